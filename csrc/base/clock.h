@@ -1,0 +1,20 @@
+/* clock.h: the real clock. Protocol code never reads it; core asks the provider first, which may have a virtual one. */
+#ifndef RT_BASE_CLOCK_H
+#define RT_BASE_CLOCK_H
+
+#include <stdint.h>
+#include <time.h>
+
+#define RT_NS_PER_US 1000ll
+#define RT_NS_PER_MS 1000000ll
+#define RT_NS_PER_S 1000000000ll
+
+/* Nanoseconds of CLOCK_MONOTONIC. */
+static inline int64_t rt_clock_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * RT_NS_PER_S + now.tv_nsec;
+}
+
+#endif

@@ -1,0 +1,326 @@
+/* core.h: the objects of core, who guards each of their members, and what the files of core offer each other.
+ *
+ * core owns the objects, drives proto over a provider, and decides by the provider's limits, never by its name.
+ *
+ * Locks, in the order in which they may be taken: device->lock (a mutex: set-up, control plane, names; never on the data
+ * path) → queue->turn (who polls a completion queue) → link->turn (who posts on a link and retires its work). Region
+ * arenas have a turn of their own, taken last and for nanoseconds. Nobody sleeps holding link->turn or an arena's turn; a
+ * leader sleeps holding queue->turn (wait.c says how others get past it). */
+#ifndef RT_CORE_H
+#define RT_CORE_H
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/clock.h"
+#include "base/list.h"
+#include "base/order.h"
+#include "base/status.h"
+#include "base/turn.h"
+#include "proto/frame.h"
+#include "proto/handle.h"
+#include "proto/handshake.h"
+#include "proto/limits.h"
+#include "proto/rpc_message.h"
+#include "provider/provider.h"
+#include "rdmatensor.h"
+
+typedef struct rt_link rt_link;
+typedef struct rt_op rt_op;
+typedef struct rt_queue rt_queue;
+typedef struct rt_arena rt_arena;
+typedef struct rt_control rt_control;
+typedef struct rt_rpc rt_rpc;
+typedef struct rt_service rt_service;
+
+/* ---- device.c ---- */
+
+/* A completion queue of the device. The last one is the service queue: it takes RECVs and is polled by the service. */
+struct rt_queue {
+    rt_device *device;
+    uint32_t index;
+    rt_turn turn;                     /* guards polling, arming and the members down to `links` */
+    rt_list links;                    /* of rt_link.queue_node */
+    _Atomic uint32_t starved;         /* links with operations that are not wholly posted */
+    _Atomic uint32_t epoch;           /* bumped when a leader found something or left; followers sleep on it */
+    _Atomic uint32_t followers;
+    int kick_fd;                      /* eventfd: ends a leader's sleep, and stays readable while links are starved */
+    pthread_t poller;
+    bool has_poller;
+};
+
+struct rt_device {
+    const rt_provider *provider;
+    rt_pdevice *pdevice;
+    rt_limits limits;                 /* constant after open, as all down to `lock` */
+    uint8_t id[RT_DEVICE_ID_SIZE];
+    uint32_t queue_count;             /* for data; queues[queue_count] is the service queue */
+    uint32_t links_per_peer;
+    uint32_t pollers;
+    uint32_t wait_policy;
+    uint32_t spins;                   /* looks before an adaptive wait yields; 0 on one core */
+    rt_queue *queues;
+    int loop_fd;                      /* epoll for event loops: all queues, plus loop_event_fd; -1 in virtual time */
+    int loop_event_fd;                /* written when an operation ends while `armed` */
+
+    pthread_mutex_t lock;             /* guards the lists and tables down to `stats` */
+    rt_list channels;                 /* of rt_channel.node */
+    rt_list listeners;                /* of rt_listener.node */
+    rt_list regions;                  /* of rt_region.node */
+    rt_link **links;                  /* by link id, limits.link_count_max entries at most; read by pollers too */
+    uint32_t link_capacity;
+    uint32_t next_queue;              /* round robin of links to queues (paper, section on the device abstraction) */
+    rt_service *service;              /* thread, epoll, names: service.c and rpc.c */
+    rt_list names;                    /* of rt_name.node: rpc.c */
+    bool lost;                        /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
+    rt_detail failure;
+    uint64_t channels_lost;
+    char notices[512];                /* the newest RT_EVENT_NOTICE texts, for the dump */
+
+    _Atomic uint32_t change;          /* bumped after every change that a waiting set-up call may look for */
+    _Atomic uint32_t armed;           /* an event loop sleeps on loop_fd */
+    _Atomic uint64_t operations;      /* not finished */
+    _Atomic bool stopping;            /* pollers leave */
+};
+
+/* Now, in the device's time. */
+int64_t rt_device_time(const rt_device *device);
+
+/* Announces a change to set-up waits (connect, accept, lookup, attach). */
+void rt_device_changed(rt_device *device);
+
+/* Waits for the next change after `seen` or until deadline_ns (device time), letting virtual time pass where time is
+ * virtual. Called without device->lock. RT_OK, RT_E_AGAIN, RT_E_INTERRUPTED. */
+int rt_device_wait_change(rt_device *device, uint32_t seen, int64_t deadline_ns);
+
+/* True in a child made by fork: the entry point returns RT_E_FORKED. */
+bool rt_forked(void);
+
+/* ---- region.c, arena.c ---- */
+
+struct rt_region {
+    rt_device *device;                /* NULL once the region is closed */
+    rt_list node;                     /* in device->regions */
+    rt_pmemory *memory;               /* NULL once closed */
+    uint8_t *address;
+    uint64_t size;
+    uint64_t mapped_size;             /* of memory this library mapped; 0 for adopted memory */
+    int descriptor;
+    uint32_t rights;
+    bool huge_pages;
+    int64_t registering_ns;
+    _Atomic uint32_t references;      /* the caller's, and one per open registration */
+    _Atomic uint32_t operations;      /* copies in flight or prepared that use it; close returns RT_E_BUSY meanwhile */
+    rt_arena *arena;                  /* NULL for adopted memory */
+    _Atomic uint32_t deferred_count;  /* quarantined blocks, in the arena */
+};
+
+/* Whether an unfinished operation of the device uses local bytes of this range. Takes device->lock and link turns. */
+bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
+
+/* Called without locks after operations of the region ended: frees quarantined blocks that nothing uses any more. */
+void rt_region_settle(rt_region *region);
+
+/* Closes all regions of a device that is being closed; no operation is left. Memory of created regions stays until drop. */
+void rt_region_close_all(rt_device *device);
+
+/* An arena serves blocks of a region in constant time. Its bookkeeping lies outside the region, where no peer can reach.
+ * All functions are thread-safe through a turn of the arena. */
+int rt_arena_create(uint64_t size, rt_arena **arena_out);
+void rt_arena_destroy(rt_arena *arena);
+/* Block as in rt_region_allocate, or RT_E_NO_MEMORY, RT_E_INVALID. */
+int64_t rt_arena_allocate(rt_arena *arena, uint64_t size, uint64_t alignment);
+/* RT_E_INVALID for a block that is not allocated: nothing is changed. */
+int rt_arena_free(rt_arena *arena, int64_t block);
+/* Offset and size of an allocated block. */
+int rt_arena_range(rt_arena *arena, int64_t block, uint64_t *offset_out, uint64_t *size_out);
+typedef struct rt_arena_stats {
+    uint64_t allocated_bytes, allocations, peak_bytes, largest_free_bytes;
+} rt_arena_stats;
+void rt_arena_get_stats(rt_arena *arena, rt_arena_stats *stats_out);
+
+/* ---- link.c (set-up), post.c and poll.c (hot), op.c ---- */
+
+/* A transfer that was not finished by the call that began it. Lives in its link's pool; guarded by link->turn, except
+ * `state`, which waiters read. */
+enum rt_op_state { RT_OP_FREE = 0, RT_OP_RUNNING = 1, RT_OP_DONE = 2 };
+
+struct rt_op {
+    _Atomic uint32_t state;
+    uint32_t index;                   /* in the pool */
+    uint64_t generation;              /* part of the operation number, so that an old number finds nothing */
+    int32_t status;                   /* the first failure, or RT_OK */
+    bool wanted;                      /* the caller still holds the number */
+    bool cancelled;                   /* post no more of it */
+    uint32_t outstanding;             /* posted items that are not retired */
+    const rt_copy *copies;            /* the caller's, or &single */
+    uint64_t count;
+    uint64_t cursor_index;            /* the next copy to post … */
+    uint64_t cursor_offset;           /* … and where in it */
+    rt_copy single;
+    rt_list node;                     /* in link->starved_ops while not wholly posted; in link->free_ops when free */
+};
+
+typedef struct rt_inflight {
+    rt_op *op;                        /* NULL: an RPC message, whose slot is `size` */
+    uint64_t size;
+    uint32_t opcode;
+} rt_inflight;
+
+struct rt_link {
+    rt_channel *channel;
+    rt_plink *plink;
+    rt_queue *queue;
+    uint32_t index;                   /* in channel->links: the QP number that users give */
+    uint32_t id;                      /* in device->links: the upper half of tokens */
+    rt_list queue_node;               /* in queue->links */
+    rt_turn turn;                     /* guards all below */
+    rt_inflight *ring;                /* posted items in order; ring_mask + 1 entries */
+    uint32_t ring_mask;
+    uint32_t depth;                   /* items allowed in flight */
+    uint32_t head, tail;              /* free-running: posted, retired */
+    uint32_t unsignaled;              /* posted since the last signaled item */
+    bool starved;                     /* counted in queue->starved */
+    bool shut;
+    rt_list starved_ops;
+    rt_list free_ops;
+    rt_op *ops;                       /* RT_OPS_PER_LINK */
+    rt_channel_stats stats;           /* summed over links by rt_channel_get_stats */
+    uint64_t last_posted, last_completed; /* sequence of work items, for the dump */
+};
+
+/* Creates `count` links of a channel, spread over the device's queues, and their address bytes. device->lock held. */
+int rt_links_create(rt_channel *channel, uint32_t count, rt_detail *detail);
+/* Destroys links from `keep` upwards; they are quiet. device->lock held. */
+void rt_links_destroy(rt_channel *channel, uint32_t keep);
+/* Shuts all links and fails what was not posted. device->lock held. */
+void rt_links_shut(rt_channel *channel);
+/* Whether every posted item has been retired. */
+bool rt_links_quiet(rt_channel *channel);
+
+/* Tokens: link id << 32 | position in the ring; receives have RT_TOKEN_RECEIVE set and carry their slot. */
+#define RT_TOKEN_RECEIVE (1ull << 31)
+static inline uint64_t rt_token(const rt_link *link, uint32_t low)
+{
+    return ((uint64_t)link->id << 32) | low;
+}
+
+/* Posts what can be posted of the link's starved operations, at most `budget` bytes where posting is copying. Link turn
+ * held. HOT. */
+void rt_link_pump(rt_link *link, uint64_t budget);
+
+/* Posts one SEND of an RPC message and one RECV for one. RT_E_AGAIN: the send side is full, try again later. The SEND's
+ * bytes are free when rt_rpc_sent(slot) is called. device->lock held. */
+int rt_link_send(rt_link *link, const rt_segment *segment, uint32_t slot, rt_detail *detail);
+int rt_link_receive(rt_link *link, const rt_segment *segment, uint32_t slot, rt_detail *detail);
+
+/* Polls the queue once if nobody else does, retires completions, pumps starved links. Returns how many completions it
+ * took plus how many pumps moved something, or a negative status. HOT. */
+int rt_queue_step(rt_queue *queue);
+/* The same with the queue's turn held. */
+int rt_queue_step_held(rt_queue *queue);
+
+/* Sleeps until the queue may have something, as leader or follower, at most timeout_ns. wait.c explains. `done` is looked at
+ * after arming. RT_OK, RT_E_AGAIN, RT_E_INTERRUPTED. */
+int rt_queue_sleep(rt_queue *queue, const _Atomic uint32_t *done, uint32_t done_value, int64_t timeout_ns);
+/* Ends a leader's sleep. */
+void rt_queue_kick(rt_queue *queue);
+
+/* Poller threads: poller.c. */
+int rt_pollers_start(rt_device *device, rt_detail *detail);
+void rt_pollers_stop(rt_device *device);
+
+/* ---- channel.c ---- */
+
+struct rt_channel {
+    rt_device *device;                /* valid until the device is closed, which closes the channel first */
+    rt_list node;                     /* in device->channels until the channel is dead and quiet */
+    _Atomic uint32_t references;      /* the caller's; the device's while it is listed; one per remote and prepared copy */
+    _Atomic int32_t state;            /* rt_channel_state; stored with release after what it announces */
+    uint32_t link_count;
+    rt_link *links;                   /* allocated for the count that was asked for */
+    uint8_t link_addresses[RT_LINKS_PER_CHANNEL_MAX][RT_LINK_ADDRESS_SIZE_MAX];
+    uint8_t link_address_sizes[RT_LINKS_PER_CHANNEL_MAX];
+    uint8_t peer_id[RT_DEVICE_ID_SIZE];
+    char peer[RT_PEER_TEXT_MAX + 1];
+    rt_detail failure;                /* written once, before state becomes FAILED or CLOSED */
+    rt_control *control;              /* its control connection: control.c; NULL once it is gone */
+    rt_rpc *rpc;                      /* its RPC state: rpc.c */
+    bool shut_wanted;                 /* the service shall shut the links: set with state FAILED */
+    bool counted_lost;
+};
+
+/* A new channel in CONNECTING, listed, with one reference for the caller and one for the device. device->lock held. */
+int rt_channel_create(rt_device *device, uint32_t link_count, rt_channel **channel_out, rt_detail *detail);
+
+/* Moves to READY. device->lock held. */
+void rt_channel_ready(rt_channel *channel);
+
+/* Ends a channel: writes the failure if it is the first, sets FAILED (or CLOSED for RT_E_CLOSED), fails every operation not yet posted, wakes every
+ * waiter and asks the service to shut the links. Any thread, with or without device->lock, also under a queue's turn. */
+void rt_channel_fail(rt_channel *channel, const rt_detail *why);
+
+/* The status that a call on a channel which is not READY returns; the detail may be NULL. */
+int rt_channel_refuse(rt_channel *channel, rt_detail *detail);
+
+void rt_channel_reference(rt_channel *channel);
+void rt_channel_unreference(rt_channel *channel);
+
+/* ---- remote.c ---- */
+
+struct rt_remote {
+    rt_channel *channel;              /* holds a reference */
+    rt_premote *premote;
+    uint64_t offset;                  /* of the handle's range in the peer's registration */
+    uint64_t size;
+    uint32_t rights;
+    _Atomic uint32_t references;      /* the caller's, and one per copy in flight or prepared */
+    rt_list node;
+};
+void rt_remote_reference(rt_remote *remote);
+void rt_remote_unreference(rt_remote *remote);
+
+/* ---- service.c: the control plane's thread. It sleeps in epoll on streams, listeners, the service queue and the
+ * provider's own descriptor. In virtual time there is no thread: the provider's upcall runs rt_service_run. ---- */
+
+int rt_service_start(rt_device *device, rt_detail *detail);
+void rt_service_stop(rt_device *device);
+/* Makes the service look at everything soon. Any thread, any lock. */
+void rt_service_kick(rt_device *device);
+/* One round: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
+void rt_service_run(rt_device *device);
+/* Watches or forgets a descriptor; `owner` is a token for the dump only, every round looks at everything. */
+int rt_service_watch(rt_device *device, int descriptor, bool readable, bool writable, rt_detail *detail);
+void rt_service_unwatch(rt_device *device, int descriptor);
+
+/* ---- control.c: one control connection: stream, handshake, frames. Functions have device->lock held. ---- */
+
+/* Begins the connector's or (with an accepted stream) the acceptor's side. On failure nothing is left. */
+int rt_control_connect(rt_channel *channel, const char *address, const uint8_t *secret, size_t secret_size, rt_detail *detail);
+/* Moves the connection: reads, feeds the handshake, writes, joins links, notices death. Calls rt_channel_ready and
+ * rt_channel_fail. True when something moved. */
+bool rt_control_run(rt_channel *channel);
+/* Says BYE (RT_E_CLOSED) or ERROR with the failure, as far as the stream takes it without waiting, and closes. */
+void rt_control_end(rt_channel *channel, const rt_detail *why);
+/* Where the handshake or connection stands, for the dump; as snprintf. */
+int rt_control_describe(const rt_channel *channel, char *text_out, size_t capacity);
+
+/* ---- listener.c ---- */
+/* Accepts who waits and moves those that are not channels yet. device->lock held. */
+bool rt_listener_run(rt_listener *listener);
+void rt_listener_close_locked(rt_listener *listener);
+
+/* ---- rpc.c: address distribution; all with device->lock held ---- */
+int rt_rpc_open(rt_channel *channel, rt_detail *detail);  /* registers nothing: buffers come from the device's RPC region */
+void rt_rpc_close(rt_channel *channel);                   /* fails pending lookups; links are quiet */
+int rt_rpc_device_open(rt_device *device, rt_detail *detail);
+void rt_rpc_device_close(rt_device *device);
+void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size); /* a RECV completed; from the service */
+void rt_rpc_sent(rt_channel *channel, uint32_t slot);     /* a SEND completed; under a queue's turn, WITHOUT device->lock: atomics only */
+bool rt_rpc_run(rt_channel *channel);                     /* sends what waits, expires lookups; true when something moved */
+int64_t rt_rpc_next_deadline(const rt_device *device);    /* of pending lookups, or INT64_MAX */
+
+#endif

@@ -1,0 +1,28 @@
+/* handle.h: the bytes that name a range of registered memory to a peer (PROTOCOL.md section 5). Pure. A capability: never log one. */
+#ifndef RT_PROTO_HANDLE_H
+#define RT_PROTO_HANDLE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "proto/limits.h"
+
+enum { RT_HANDLE_KEY_MAX = 64 }; /* equals RT_MEMORY_KEY_SIZE_MAX of the seam; core asserts it */
+
+typedef struct rt_handle {
+    char provider[RT_PROVIDER_NAME_MAX + 1];
+    uint8_t device_id[RT_DEVICE_ID_SIZE];
+    uint64_t offset, size;      /* the range */
+    uint64_t registration_size; /* of the whole registration */
+    uint32_t rights;            /* rt_rights: remote write, remote read */
+    uint8_t key_size;
+    uint8_t key[RT_HANDLE_KEY_MAX];
+} rt_handle;
+
+/* Returns the encoded size, or RT_E_INVALID. */
+int64_t rt_handle_encode(const rt_handle *handle, uint8_t *bytes_out, size_t capacity);
+/* RT_OK, RT_E_VERSION or RT_E_PROTOCOL with the detail. Ranges and rights are checked; the key is the provider's to check. */
+int rt_handle_decode(const uint8_t *bytes, size_t size, rt_handle *handle_out, rt_detail *detail);
+
+#endif

@@ -1,0 +1,58 @@
+/* limits.h: every fixed capacity of the protocol and of core, with its derivation and what happens when it is full.
+ *
+ * Sizes are bytes unless the name says count or depth. */
+#ifndef RT_PROTO_LIMITS_H
+#define RT_PROTO_LIMITS_H
+
+enum {
+    /* ---- the control connection ---- */
+
+    RT_PROTOCOL_VERSION = 1,
+
+    /* A preface is the same 48 bytes in every version, so that versions can tell each other apart. */
+    RT_PREFACE_SIZE = 48,
+    RT_NONCE_SIZE = 32,
+    RT_PROOF_SIZE = 32,
+
+    /* Header 8 + payload + tag 16. The largest payload is an OFFER: 512 fixed bytes and 64 links of 1 + 64 bytes. A peer
+     * that announces more is ended with RT_E_PROTOCOL before a byte of it is read. */
+    RT_FRAME_HEADER_SIZE = 8,
+    RT_FRAME_TAG_SIZE = 16,
+    RT_FRAME_PAYLOAD_MAX = 512 + 64 * (1 + 64),
+    RT_FRAME_SIZE_MAX = RT_FRAME_HEADER_SIZE + RT_FRAME_PAYLOAD_MAX + RT_FRAME_TAG_SIZE,
+
+    /* QPs of one channel. More than cores that post at once buys nothing; 64 covers the largest hosts with NUMA spread. */
+    RT_LINKS_PER_CHANNEL_MAX = 64,
+
+    /* A secret longer than the hash's block is hashed first by HMAC anyway; the bound only keeps the object small. */
+    RT_SECRET_SIZE_MAX = 256,
+
+    RT_DEVICE_ID_SIZE = 16, /* random, so that two devices never agree by chance */
+    RT_PROVIDER_NAME_MAX = 15,
+    RT_PEER_TEXT_MAX = 95, /* "host pid 1234 device" for messages */
+    RT_REASON_MAX = 255,   /* text of a BYE or ERROR frame; longer text is cut */
+
+    /* ---- names and handles (address distribution) ---- */
+
+    RT_NAME_MAX = 128,
+    RT_HANDLE_SIZE_MAX = 160, /* 2 version + 16 name + 16 id + 8 size + 4 access + 1 + 64 key = 111, and room to grow */
+
+    /* One RPC message: header 8 + the larger of a name (1 + 128) and a handle (1 + 160), in one SEND of every provider. */
+    RT_RPC_MESSAGE_MAX = 256,
+
+    /* Lookups outstanding per channel and direction; one more waits for a free one, with its own deadline. */
+    RT_RPC_REQUESTS_MAX = 8,
+
+    /* RECVs kept posted per channel: the peer's requests and its replies to ours, so a SEND never finds none. */
+    RT_RPC_RECEIVES = 2 * RT_RPC_REQUESTS_MAX,
+
+    /* ---- core ---- */
+
+    RT_QUEUES_MAX = 64,   /* data completion queues of a device */
+    RT_POLLERS_MAX = 64,  /* poller threads of a device */
+    RT_OPS_PER_LINK = 256, /* transfers of one QP that are not finished; one more waits, with its own deadline */
+    RT_POST_BATCH = 32,   /* work items given to `post` at once: one doorbell; fits a few cache lines of stack */
+    RT_POLL_BATCH = 32,   /* completions taken by one `poll` */
+};
+
+#endif

@@ -1,0 +1,256 @@
+/* rdmatensor.h: the C interface of rdmatensor. Its marked slice, after that of base/status.h, is what cffi reads, so there
+ * is no second copy: between the marks stand only declarations, enums with values, plain #defines and opaque structs.
+ *
+ * Ownership: *_open, *_create, *_attach and *_accept give an object to the caller, who ends it with the paired call. A
+ * pair is idempotent in Python, not here. Strings and byte arguments are copied unless the comment says otherwise.
+ * Threads: every function may be called by any thread. Two threads may use one object at once, but not end it meanwhile.
+ * Waiting: a function that waits takes timeout_ns, sleeps at most RT_SLICE_NS per call and then returns RT_E_AGAIN, so that
+ * the caller can look after signals; it returns RT_E_INTERRUPTED at once when a signal arrives. Python loops to its deadline.
+ * Fork: in a child every function returns RT_E_FORKED (or NULL, or 0) and touches nothing. */
+#ifndef RDMATENSOR_H
+#define RDMATENSOR_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/* <cffi> */
+#define RT_SLICE_NS 50000000
+
+typedef struct rt_device rt_device;
+typedef struct rt_region rt_region;
+typedef struct rt_listener rt_listener;
+typedef struct rt_channel rt_channel;
+typedef struct rt_remote rt_remote;
+typedef struct rt_prepared rt_prepared;
+
+enum rt_direction { RT_WRITE = 1, RT_READ = 2 };
+
+/* Rights of a region, by purpose. The target of a READ and the source of a WRITE need none. */
+enum rt_rights {
+    RT_RIGHT_REMOTE_WRITE = 2,  /* peers may WRITE here */
+    RT_RIGHT_REMOTE_READ = 4,   /* peers may READ here */
+    RT_RIGHT_RELAXED_ORDER = 8, /* the bus may reorder: payload only, never flags */
+};
+
+enum rt_wait_policy {
+    RT_WAIT_ADAPTIVE = 0, /* spin a little, yield a little, then block */
+    RT_WAIT_SPIN = 1,     /* spin to the end: lowest latency on a core of one's own */
+    RT_WAIT_YIELD = 2,    /* give the core away between looks */
+    RT_WAIT_BLOCK = 3,    /* block at once: lowest CPU use */
+};
+
+enum rt_huge_pages { RT_HUGE_AUTO = 0, RT_HUGE_OFF = 1, RT_HUGE_REQUIRE = 2 };
+
+enum rt_channel_state {
+    RT_CHANNEL_CONNECTING = 0,
+    RT_CHANNEL_READY = 1,
+    RT_CHANNEL_CLOSED = 2, /* by this side */
+    RT_CHANNEL_FAILED = 3, /* the detail says why */
+};
+
+/* Limits and promises of an opened device; the words are those of provider.h. */
+typedef struct rt_device_limits {
+    uint64_t message_size_max, region_size_max;
+    uint32_t region_count_max, link_count_max, completion_queue_max, work_depth, receive_depth, completion_depth;
+    uint32_t read_depth, segments_max, inline_size_max, send_size_max;
+    uint8_t completes_in_post, orders_writes, orders_bytes_within_a_write, places_words_whole, can_wake_receiver;
+    uint8_t carries_immediate, reaches_gpu_memory, exposes_caller_memory, pins_memory, maps_remote, virtual_time;
+} rt_device_limits;
+
+typedef struct rt_device_entry {
+    char name[64];
+    char state[160];
+    rt_device_limits limits;
+} rt_device_entry;
+
+typedef struct rt_device_options {
+    const char *provider;   /* "verbs", "shm", "sim": never "auto", which Python resolves */
+    const char *name;       /* of the device, or "" */
+    const char *arguments;  /* "key=value&key=value" for the provider, or "" */
+    uint32_t queues;        /* completion queues for data; 0: the provider's default */
+    uint32_t qps_per_peer;  /* links of a channel; 0: the provider's default */
+    uint32_t pollers;       /* threads that poll them; 0: the caller polls */
+    uint32_t wait_policy;   /* rt_wait_policy */
+} rt_device_options;
+
+typedef struct rt_device_stats {
+    uint64_t regions, region_bytes, registrations, registered_bytes, registering_ns;
+    uint64_t channels, channels_lost;
+    uint64_t operations_in_flight, quarantined_bytes;
+} rt_device_stats;
+
+typedef struct rt_channel_stats {
+    uint64_t writes, reads, bytes_written, bytes_read; /* transfers finished with success */
+    uint64_t work_items, doorbells;                    /* posted to the provider */
+    uint64_t failures, deadlines, waits;               /* waits: transfers that were not done when they were posted */
+} rt_channel_stats;
+
+typedef struct rt_region_stats {
+    uint64_t size, allocated_bytes, allocations, peak_bytes, largest_free_bytes, quarantined_bytes, registering_ns;
+    uint32_t huge_pages; /* 1 when backed by them on request */
+    uint32_t operations_in_flight;
+} rt_region_stats;
+
+/* One memcpy between local and remote memory. Pointers as integers, so that Python can pack many at once. */
+typedef struct rt_copy {
+    uint64_t region;        /* rt_region* */
+    uint64_t region_offset;
+    uint64_t remote;        /* rt_remote* */
+    uint64_t remote_offset;
+    uint64_t size;
+    uint64_t direction;     /* rt_direction */
+} rt_copy;
+
+/* ---- providers ---- */
+int rt_provider_count(void);
+const char *rt_provider_name_at(int index);
+int rt_provider_viable(const char *provider, rt_detail *detail);
+/* Fills up to `capacity` entries and returns how many devices there are, or a negative status. */
+int rt_provider_list(const char *provider, rt_device_entry *entries_out, int capacity, rt_detail *detail);
+/* A text command to a provider, for fault plans of `sim`. */
+int rt_provider_command(const char *provider, const char *text, char *reply_out, size_t capacity, rt_detail *detail);
+
+/* ---- device ---- */
+int rt_device_open(const rt_device_options *options, rt_device **device_out, rt_detail *detail);
+/* Ends every channel (telling the peers), releases every region; then no pointer of this device is valid except regions
+ * whose memory is still borrowed, which live until rt_region_drop. */
+void rt_device_close(rt_device *device);
+void rt_device_get_limits(const rt_device *device, rt_device_limits *limits_out);
+const char *rt_device_provider(const rt_device *device);
+const char *rt_device_name(const rt_device *device);
+uint32_t rt_device_queues(const rt_device *device);
+uint32_t rt_device_qps_per_peer(const rt_device *device);
+void rt_device_id(const rt_device *device, uint8_t id_out[16]);
+void rt_device_get_stats(rt_device *device, rt_device_stats *stats_out);
+/* Polls every queue once and runs what is due. Returns how many completions it took, or a negative status. */
+int rt_device_progress(rt_device *device);
+/* Readable when rt_device_progress may have something to do, after rt_device_arm returned RT_OK. -1: virtual time. */
+int rt_device_event_fd(rt_device *device);
+/* RT_OK: armed, sleep now. RT_E_AGAIN: something came meanwhile; progress first. */
+int rt_device_arm(rt_device *device);
+/* Now, in the device's time. */
+int64_t rt_device_now_ns(rt_device *device);
+/* "Who hangs?": writes a report of all channels; returns its full length, as snprintf does. */
+int64_t rt_device_dump(rt_device *device, char *text_out, size_t capacity);
+
+/* ---- region ---- */
+int rt_region_create(rt_device *device, uint64_t size, uint32_t rights, uint32_t huge_pages, rt_region **region_out, rt_detail *detail);
+/* Registers memory of the caller, who keeps it alive and in place until rt_region_close returned RT_OK. */
+int rt_region_adopt(rt_device *device, void *address, uint64_t size, uint32_t rights, rt_region **region_out, rt_detail *detail);
+/* Ends the registration. RT_E_BUSY while operations use it; nothing is lost then. The memory of a created region stays
+ * readable until rt_region_drop. */
+int rt_region_close(rt_region *region, rt_detail *detail);
+/* Gives up the caller's reference. The last one frees the memory; every pointer into it is dead then. */
+void rt_region_drop(rt_region *region);
+uint64_t rt_region_address(const rt_region *region);
+uint64_t rt_region_size(const rt_region *region);
+uint32_t rt_region_rights(const rt_region *region);
+void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out);
+/* Takes `size` bytes (at least 1) aligned to `alignment` (a power of two, at most 2 MiB). Returns a block: its offset in
+ * units of 64 bytes shifted left by RT_BLOCK_INDEX_BITS, plus its index; or a negative status. */
+#define RT_BLOCK_INDEX_BITS 22
+int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment);
+/* Gives a block back. While an operation still uses it, it is quarantined and comes back later by itself. */
+int rt_region_free(rt_region *region, int64_t block);
+/* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). */
+int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail);
+
+/* ---- listener ---- */
+/* `address` is "host:port"; port 0 lets the system choose. The secret may be empty on loopback: then only processes of
+ * this user are let in. */
+int rt_listener_open(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size, rt_listener **listener_out,
+                     rt_detail *detail);
+void rt_listener_close(rt_listener *listener);
+const char *rt_listener_address(const rt_listener *listener);
+/* The next channel that a peer has connected; it is ready. RT_E_AGAIN at the end of the slice. */
+int rt_listener_accept(rt_listener *listener, int64_t timeout_ns, rt_channel **channel_out, rt_detail *detail);
+/* Takes the oldest refusal that no one was told of yet (a stranger, a wrong secret). RT_E_AGAIN when there is none. */
+int rt_listener_refusal(rt_listener *listener, rt_detail *detail);
+
+/* ---- channel ---- */
+/* Begins to connect; the channel is CONNECTING. */
+int rt_channel_connect(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size, rt_channel **channel_out,
+                       rt_detail *detail);
+/* Waits until the channel is READY. RT_E_AGAIN at the end of the slice; any other failure is final, with its detail. */
+int rt_channel_wait_ready(rt_channel *channel, int64_t timeout_ns, rt_detail *detail);
+/* Tells the peer and ends what is outstanding. The object stays valid, closed, until rt_channel_drop. */
+void rt_channel_close(rt_channel *channel);
+void rt_channel_drop(rt_channel *channel);
+int rt_channel_state(const rt_channel *channel);
+/* RT_OK, or the status that ended the channel, with its detail. */
+int rt_channel_failure(rt_channel *channel, rt_detail *detail);
+uint32_t rt_channel_qps(const rt_channel *channel);
+/* The completion queue that a QP of this channel reports to. */
+uint32_t rt_channel_queue_of(const rt_channel *channel, uint32_t qp);
+/* "host pid device" of the other end. */
+const char *rt_channel_peer(const rt_channel *channel);
+void rt_channel_get_stats(rt_channel *channel, rt_channel_stats *stats_out);
+int64_t rt_channel_dump(rt_channel *channel, char *text_out, size_t capacity);
+
+/* Copies one range. qp < 0 takes QP 0. Returns RT_OK when it is done (a WRITE is placed, a READ is here); a positive
+ * operation number when it goes on; or a negative status with nothing posted. timeout_ns is how long this call may work
+ * and wait, at most RT_SLICE_NS: 0 starts the copy and returns.
+ * Order: copies of one QP begin in the order of the calls. A WRITE is placed after all earlier WRITEs of its QP where
+ * limits.orders_writes. A READ may be overtaken by later WRITEs unless it was waited for. Different QPs: no order. */
+int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset, rt_region *region,
+                        uint64_t region_offset, uint64_t size, int64_t timeout_ns);
+/* Copies many, in order, as one operation. `copies` stays the caller's and is kept until the operation ended. Every copy is
+ * checked before the first is posted; bad_out is the index of a bad one. */
+int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns, uint64_t *bad_out);
+
+/* Checks and binds copies once, to be run many times. Keeps the regions and remotes referenced. */
+int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out, uint64_t *bad_out);
+void rt_prepared_drop(rt_prepared *prepared);
+/* As rt_channel_copy_many, working for up to one slice. */
+int64_t rt_prepared_run(rt_prepared *prepared);
+int64_t rt_prepared_start(rt_prepared *prepared);
+
+/* Waits for an operation. RT_OK, RT_E_AGAIN at the end of the slice, or why it failed. The number stays valid. */
+int rt_op_wait(rt_channel *channel, int64_t op, int64_t timeout_ns);
+/* Ends the caller's interest and returns the result with its detail. An operation that is not done is abandoned: what was
+ * not posted never will be, and local ranges of what was stay quarantined until the provider is done with them; it then
+ * returns RT_E_AGAIN. */
+int rt_op_release(rt_channel *channel, int64_t op, rt_detail *detail);
+/* RT_OK when the provider is done with every abandoned or running operation; else RT_E_AGAIN. */
+int rt_channel_quiet(rt_channel *channel);
+
+/* Waits until the 8-byte word at region_offset (a multiple of 8) is at or past `value`, as sequence numbers compare:
+ * (int64_t)(word - value) >= 0. What the peer placed before the word is visible then. RT_E_AGAIN at the end of the slice;
+ * RT_E_PEER_LOST and the like when the channel failed and the word did not come. */
+int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns);
+
+/* ---- address distribution ---- */
+/* Makes a handle known under a name to every peer that has a channel to this device. RT_E_EXISTS when it is taken. */
+int rt_device_publish(rt_device *device, const char *name, rt_region *region, uint64_t offset, uint64_t size, rt_detail *detail);
+int rt_device_unpublish(rt_device *device, const char *name, rt_detail *detail);
+/* Asks the peer; the request waits there until the name is published or `wait_ns` has passed. Gives a lookup number. */
+int64_t rt_lookup_start(rt_channel *channel, const char *name, int64_t wait_ns, rt_detail *detail);
+/* RT_OK with the handle; RT_E_AGAIN at the end of the slice; RT_E_NOT_FOUND when the peer did not publish it in time. */
+int rt_lookup_wait(rt_channel *channel, int64_t lookup, int64_t timeout_ns, uint8_t *handle_out, size_t *size_out, rt_detail *detail);
+void rt_lookup_release(rt_channel *channel, int64_t lookup);
+
+/* ---- remote region ---- */
+/* Makes a peer's range usable through this channel. RT_E_AGAIN at the end of the slice: call again. */
+int rt_remote_attach(rt_channel *channel, const uint8_t *handle, size_t size, int64_t timeout_ns, rt_remote **remote_out, rt_detail *detail);
+void rt_remote_drop(rt_remote *remote);
+uint64_t rt_remote_size(const rt_remote *remote);
+uint32_t rt_remote_rights(const rt_remote *remote);
+/* Where the peer's range can be read in place, valid until rt_remote_drop; 0 where it cannot. */
+uint64_t rt_remote_address(const rt_remote *remote);
+
+/* ---- for tests and fuzzing ---- */
+void rt_sha256(const uint8_t *bytes, size_t size, uint8_t digest_out[32]);
+void rt_hmac_sha256(const uint8_t *key, size_t key_size, const uint8_t *bytes, size_t size, uint8_t digest_out[32]);
+/* </cffi> */
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif
