@@ -1,0 +1,61 @@
+"""How the C core becomes the Python module `rdmatensor._native`.
+
+The cdef is the text between the cffi marks of the headers themselves, so there is no second copy of the interface. The list
+of sources is a glob over the layers: a new file of a layer, or a new provider's directory, is built without a change here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cffi import FFI
+
+MODULE = "rdmatensor._native"
+ROOT = Path(__file__).resolve().parent.parent
+HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h")
+SOURCES = (
+    "csrc/base/*.c",
+    "csrc/proto/*.c",
+    "csrc/memory/*.c",
+    "csrc/core/*.c",
+    "csrc/provider/*.c",
+    "csrc/provider/*/*.c",
+)
+OPENING, CLOSING = "/* <cffi> */", "/* </cffi> */"
+
+# Assertions stay in release builds (-UNDEBUG undoes Python's own flags): they guard memory that a peer writes.
+FLAGS = ["-std=gnu11", "-D_GNU_SOURCE", "-O3", "-fvisibility=hidden", "-UNDEBUG"]
+
+
+def slice_header(text: str, name: str) -> str:
+    """The text between the marks; each mark must stand there exactly once."""
+    if text.count(OPENING) != 1 or text.count(CLOSING) != 1:
+        raise ValueError(f"{name}: expected one {OPENING} and one {CLOSING}")
+    return text.split(OPENING)[1].split(CLOSING)[0]
+
+
+def declarations() -> str:
+    """The cdef: the marked slices of the headers, in order."""
+    return "\n".join(slice_header((ROOT / header).read_text(encoding="utf-8"), header) for header in HEADERS)
+
+
+def sources() -> list[str]:
+    """Every C file of the library, relative to the repository, layer by layer."""
+    return [str(path.relative_to(ROOT)) for pattern in SOURCES for path in sorted(ROOT.glob(pattern))]
+
+
+ffibuilder = FFI()
+ffibuilder.cdef(declarations())
+ffibuilder.set_source(
+    MODULE,
+    '#include "rdmatensor.h"\n',
+    sources=sources(),
+    include_dirs=["csrc"],
+    depends=[str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*.h"))],
+    extra_compile_args=FLAGS,
+    libraries=["pthread", "dl"],
+    py_limited_api=True,
+)
+
+if __name__ == "__main__":
+    print("\n".join(sources()))
