@@ -1,0 +1,206 @@
+# The only door. Every target does its own set-up: system packages (apt-get, through sudo when not root, only what is
+# missing), a virtual environment in .venv, the build. CI calls the same targets.
+#
+#   make          build and fast tests          make asan tsan   tests under sanitizers
+#   make demo     two processes, real arrays    make fuzz        every fuzz target for FUZZ_SECONDS
+#   make test     all tests                     make bench       benchmarks (results as JSON)
+#   make lint     style, types, warnings        make soak        kill -9 at random moments
+#   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
+#   make torch    torch into .venv (optional)   make clean       remove all that was made here
+#
+# Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS.
+
+PYTHON ?= python3
+VENV ?= .venv
+CC = gcc
+CLANG ?= $(or $(CLANG_FOUND),clang)
+CLANG_FOUND := $(shell for name in clang clang-21 clang-20 clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do \
+                   command -v $$name && break; done)
+JOBS ?= $(shell nproc)
+FUZZ_SECONDS ?= 30
+TORCH ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+BUILD := build
+STAMP := $(BUILD)/stamp
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet install
+export PYTHON
+
+# ---- sources ----
+
+LIBRARY := $(foreach layer,base proto memory core provider provider/*,$(sort $(wildcard csrc/$(layer)/*.c)))
+HEADERS := $(shell find csrc tests/c -name '*.h')
+C_TESTS := $(sort $(wildcard tests/c/test_*.c))
+FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))
+FAKES := $(sort $(wildcard tests/c/fake_verbs*.c))
+HELPERS := $(filter-out $(C_TESTS) $(FUZZERS) $(FAKES),$(sort $(wildcard tests/c/*.c)))
+PYTHON_BUILD := $(LIBRARY) $(HEADERS) csrc/ffi_build.py setup.py pyproject.toml
+
+WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wmissing-field-initializers
+C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
+C_LIBRARIES := -lpthread -ldl -lm
+
+.DEFAULT_GOAL := all
+.PHONY: all build c-tests demo test lint format asan tsan fuzz bench soak wheel torch clean
+.DELETE_ON_ERROR:
+MAKEFLAGS += --no-builtin-rules
+
+# ---- set-up: each step leaves a stamp and is not done again until what it read has changed ----
+
+$(STAMP)/packages-%: .ci/packages
+	@mkdir -p $(STAMP)
+	@.ci/packages $*
+	@touch $@
+
+$(VENV)/pyvenv.cfg: | $(STAMP)/packages-build
+	@echo "== making $(VENV) with $$($(PYTHON) --version)"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.build: $(VENV)/pyvenv.cfg pyproject.toml
+	@echo "== installing what the build needs into $(VENV)"
+	@$(PIP) --upgrade "setuptools>=77" wheel "cffi>=1.15" "numpy>=1.22"
+	@touch $@
+
+$(VENV)/.test: .ci/requirements-test.txt $(VENV)/.build
+	@echo "== installing what the tests need into $(VENV)"
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/.lint: .ci/requirements-lint.txt $(VENV)/.build
+	@echo "== installing what lint needs into $(VENV)"
+	@$(PIP) -r $<
+	@touch $@
+
+$(VENV)/.torch: $(VENV)/.build
+	@echo "== installing $(TORCH) into $(VENV)"
+	@$(PIP) "$(TORCH)"
+	@touch $@
+
+# The extension in place, and the package in the environment as an editable install.
+$(VENV)/.native: $(PYTHON_BUILD) $(VENV)/.build
+	@echo "== building rdmatensor._native from $(words $(LIBRARY)) C files"
+	@$(PIP) --no-build-isolation --no-deps --editable .
+	@touch $@
+
+build: $(VENV)/.native
+
+torch: $(VENV)/.torch
+
+# ---- C: the library as an archive, tests and fuzzers linked with it, in one folder per flavour ----
+
+# $(1) flavour, $(2) compiler, $(3) flags
+define flavour
+$(BUILD)/$(1)/%.o: %.c Makefile | $(STAMP)/packages-build
+	@mkdir -p $$(@D)
+	@$(2) $$(C_FLAGS) $(3) -MMD -MP -c $$< -o $$@
+
+$(BUILD)/$(1)/librdmatensor.a: $$(LIBRARY:%.c=$(BUILD)/$(1)/%.o)
+	@rm -f $$@
+	@ar rcs $$@ $$^
+
+$(BUILD)/$(1)/tests/c/test_%: $(BUILD)/$(1)/tests/c/test_%.o $$(HELPERS:%.c=$(BUILD)/$(1)/%.o) $(BUILD)/$(1)/librdmatensor.a
+	@$(2) $(3) -rdynamic $$^ -o $$@ $$(C_LIBRARIES)
+
+$(BUILD)/$(1)/tests/c/fuzz_%: $(BUILD)/$(1)/tests/c/fuzz_%.o $$(HELPERS:%.c=$(BUILD)/$(1)/%.o) $(BUILD)/$(1)/librdmatensor.a
+	@$(2) $(3) -fsanitize=fuzzer $$^ -o $$@ $$(C_LIBRARIES)
+
+$(BUILD)/$(1)/libfakeibverbs.so: $$(FAKES:%.c=$(BUILD)/$(1)/%.o)
+	@$(2) $(3) -shared $$^ -o $$@ $$(C_LIBRARIES)
+
+$(1)-tests: $$(C_TESTS:%.c=$(BUILD)/$(1)/%) $$(if $$(FAKES),$(BUILD)/$(1)/libfakeibverbs.so)
+$(1)-fuzzers: $$(FUZZERS:%.c=$(BUILD)/$(1)/%)
+$(1)-objects: $$(patsubst %.c,$(BUILD)/$(1)/%.o,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(FUZZERS))
+.PHONY: $(1)-tests $(1)-fuzzers $(1)-objects
+.SECONDARY: $$(patsubst %.c,$(BUILD)/$(1)/%.o,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(FUZZERS))
+-include $$(patsubst %.c,$(BUILD)/$(1)/%.d,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(FUZZERS))
+endef
+
+SANITIZE_ADDRESS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZE_THREAD := -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan
+$(eval $(call flavour,plain,$(CC),-O2))
+$(eval $(call flavour,asan,$(CC),$(SANITIZE_ADDRESS)))
+$(eval $(call flavour,tsan,$(CC),$(SANITIZE_THREAD)))
+$(eval $(call flavour,fuzz,$(CLANG),$(SANITIZE_ADDRESS) -fsanitize=fuzzer-no-link))
+$(eval $(call flavour,lint-gcc,$(CC),-O2 -Werror))
+$(eval $(call flavour,lint-clang,$(CLANG),-O2 -Werror))
+
+# ---- tests ----
+
+# C tests appear in pytest's report beside the others: tests/c/conftest.py runs the executables of RT_C_FLAVOURS.
+PYTEST := $(BIN)/pytest -p no:cacheprovider $(PYTEST_ARGS)
+
+all: build $(VENV)/.test
+	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests
+	@RT_C_FLAVOURS=plain $(PYTEST) -q -m "not slow" tests
+
+demo: build
+	@$(BIN)/python examples/exchange.py
+
+test: build $(VENV)/.test
+	@echo "== building the C tests, plain and under sanitizers"
+	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
+	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
+
+asan: build $(VENV)/.test
+	@$(MAKE) --no-print-directory -j$(JOBS) asan-tests
+	@RT_C_FLAVOURS=asan $(PYTEST) -rs tests/c
+
+tsan: build $(VENV)/.test
+	@$(MAKE) --no-print-directory -j$(JOBS) tsan-tests
+	@RT_C_FLAVOURS=tsan $(PYTEST) -rs tests/c
+
+# What a fuzzer finds is written to build/fuzz/found, and the run fails.
+fuzz: $(STAMP)/packages-fuzz
+	@$(MAKE) --no-print-directory -j$(JOBS) fuzz-fuzzers
+	@mkdir -p $(BUILD)/fuzz/found
+	@set -e; for target in $(FUZZERS:tests/c/%.c=%); do \
+	    mkdir -p $(BUILD)/fuzz/corpus/$$target; \
+	    echo "== $$target for $(FUZZ_SECONDS) s"; \
+	    $(BUILD)/fuzz/tests/c/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 -verbosity=0 \
+	        -artifact_prefix=$(BUILD)/fuzz/found/$$target- $(BUILD)/fuzz/corpus/$$target; \
+	done
+
+# ---- style ----
+
+C_FILES = $(shell find csrc tests/c -name '*.[ch]')
+
+lint: build $(VENV)/.lint $(VENV)/.test $(STAMP)/packages-lint
+	@echo "== ruff"
+	@$(BIN)/ruff check --quiet .
+	@$(BIN)/ruff format --quiet --check --diff .
+	@echo "== mypy --strict"
+	@$(BIN)/mypy --strict rdmatensor
+	@echo "== clang-format"
+	@$(BIN)/clang-format --dry-run -Werror $(C_FILES)
+	@echo "== gcc and clang, warnings are errors"
+	@$(MAKE) --no-print-directory -j$(JOBS) lint-gcc-objects
+	@$(MAKE) --no-print-directory -j$(JOBS) lint-clang-objects
+	@echo "lint: clean"
+
+format: $(VENV)/.lint
+	@$(BIN)/ruff check --quiet --fix .
+	@$(BIN)/ruff format --quiet .
+	@$(BIN)/clang-format -i $(C_FILES)
+
+# ---- measuring, packaging ----
+
+bench: build $(VENV)/.test
+	@$(BIN)/python -m benchmarks
+
+soak: build $(VENV)/.test
+	@$(BIN)/python tests/soak.py
+
+wheel: build
+	@rm -rf dist $(BUILD)/wheel && mkdir -p dist
+	@$(BIN)/python -m pip --disable-pip-version-check wheel --quiet --no-build-isolation --no-deps --wheel-dir dist .
+	@echo "== trying it in an environment of its own"
+	@$(PYTHON) -m venv $(BUILD)/wheel && $(BUILD)/wheel/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
+	@cd $(BUILD)/wheel && bin/rdmatensor devices
+	@ls -l dist
+
+clean:
+	@rm -rf $(BUILD) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .cache
+	@rm -rf *.egg-info rdmatensor/_native.* tests/**/__pycache__
+	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
