@@ -1,7 +1,7 @@
 """How the C core becomes the Python module `rdmatensor._native`.
 
-The cdef is the text between the cffi marks of the headers themselves, so there is no second copy of the interface. The list
-of sources is a glob over the layers: a new file of a layer, or a new provider's directory, is built without a change here.
+The cdef is the text between the cffi marks of the headers themselves, so there is no second copy of the interface.
+The list of sources is a glob over the layers: a new file or a new provider's directory needs no change here.
 """
 
 from __future__ import annotations

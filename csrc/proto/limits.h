@@ -7,15 +7,15 @@
 enum {
     /* ---- the control connection ---- */
 
-    RT_PROTOCOL_VERSION = 1,
+    RT_PROTOCOL_VERSION = 1, /* raised by every change that an older end would misread */
 
     /* A preface is the same 48 bytes in every version, so that versions can tell each other apart. */
     RT_PREFACE_SIZE = 48,
     RT_NONCE_SIZE = 32,
     RT_PROOF_SIZE = 32,
 
-    /* Header 8 + payload + tag 16. The largest payload is an OFFER: 512 fixed bytes and 64 links of 1 + 64 bytes. A peer
-     * that announces more is ended with RT_E_PROTOCOL before a byte of it is read. */
+    /* Header 8 + payload + tag 16. The largest payload is an OFFER: at most 512 bytes before 64 links of 1 + 64 bytes. A
+     * peer that announces more is ended with RT_E_PROTOCOL before a byte of it is read. */
     RT_FRAME_HEADER_SIZE = 8,
     RT_FRAME_TAG_SIZE = 16,
     RT_FRAME_PAYLOAD_MAX = 512 + 64 * (1 + 64),
@@ -28,16 +28,16 @@ enum {
     RT_SECRET_SIZE_MAX = 256,
 
     RT_DEVICE_ID_SIZE = 16, /* random, so that two devices never agree by chance */
-    RT_PROVIDER_NAME_MAX = 15,
+    RT_PROVIDER_NAME_MAX = 15, /* a word; 16 bytes with its length or its end */
     RT_PEER_TEXT_MAX = 95, /* "host pid 1234 device" for messages */
     RT_REASON_MAX = 255,   /* text of a BYE or ERROR frame; longer text is cut */
 
     /* ---- names and handles (address distribution) ---- */
 
-    RT_NAME_MAX = 128,
-    RT_HANDLE_SIZE_MAX = 160, /* 2 version + 16 name + 16 id + 8 size + 4 access + 1 + 64 key = 111, and room to grow */
+    RT_NAME_MAX = 128, /* room for "model.layers.79.mlp.down_proj.weight.grad" and a prefix; longer ones are RT_E_INVALID */
+    RT_HANDLE_SIZE_MAX = 160, /* 2 version + 16 provider + 16 id + 3 × 8 range + 4 rights + 1 + 64 key = 127, and room to grow */
 
-    /* One RPC message: header 8 + the larger of a name (1 + 128) and a handle (1 + 160), in one SEND of every provider. */
+    /* One RPC message: header 4 + the larger of LOOKUP (4 + 1 + 128) and FOUND (1 + 160), in one SEND of every provider. */
     RT_RPC_MESSAGE_MAX = 256,
 
     /* Lookups outstanding per channel and direction; one more waits for a free one, with its own deadline. */

@@ -1,0 +1,115 @@
+"""Shows the C tests in pytest's report: one item per CHECK_TEST of every tests/c/test_*.c and flavour.
+
+The executables are built by the Makefile (build/FLAVOUR/tests/c/); RT_C_FLAVOURS names the flavours, `plain` by
+default. An executable runs once, when the first of its tests is asked for; its output is shown with every test that
+failed in it.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+TIMEOUT_S = 240
+SANITIZERS = {
+    "ASAN_OPTIONS": "abort_on_error=0:detect_leaks=1:strict_string_checks=1",
+    "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
+    "TSAN_OPTIONS": "halt_on_error=1:second_deadlock_stack=1",
+}
+
+
+def flavours() -> list[str]:
+    return [name for name in os.environ.get("RT_C_FLAVOURS", "plain").split(",") if name]
+
+
+def test_names(source: str) -> list[str]:
+    """The claims of a C test file, in order."""
+    return re.findall(r"\bCHECK_TEST\((\w+)\)", source)
+
+
+class CProgram:
+    """One executable, run at most once."""
+
+    def __init__(self, flavour: str, stem: str) -> None:
+        self.path = ROOT / "build" / flavour / "tests" / "c" / stem
+        self.fake = ROOT / "build" / flavour / "libfakeibverbs.so"
+        self.output: str | None = None
+        self.returncode = 0
+
+    def run(self) -> str:
+        if self.output is not None:
+            return self.output
+        if not self.path.exists():
+            self.output, self.returncode = f"{self.path} is not built: run make", 127
+            return self.output
+        environment = {**os.environ, **SANITIZERS, "RT_FAKE_IBVERBS": str(self.fake)}
+        try:
+            done = subprocess.run(
+                [self.path],
+                env=environment,
+                cwd=ROOT,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+            self.output, self.returncode = done.stdout.decode(errors="replace"), done.returncode
+        except subprocess.TimeoutExpired as late:
+            text = (late.stdout or b"").decode(errors="replace")
+            self.output, self.returncode = f"{text}\nstill running after {TIMEOUT_S} s: killed", 124
+        return self.output
+
+
+class CTestFailure(Exception):
+    pass
+
+
+class CTest(pytest.Item):
+    """One CHECK_TEST."""
+
+    def __init__(self, *, program: CProgram, claim: str, **arguments: object) -> None:
+        super().__init__(**arguments)  # type: ignore[arg-type]
+        self.program = program
+        self.claim = claim
+
+    def runtest(self) -> None:
+        output = self.program.run()
+        skipped = re.search(rf"^skipped: {self.claim}: (.*)$", output, re.MULTILINE)
+        if skipped:
+            pytest.skip(skipped.group(1))
+        if re.search(rf"^FAILED: {self.claim}$", output, re.MULTILINE):
+            raise CTestFailure(output[-6000:])
+        # The last line is the program's own verdict; without it, or with a bad exit, nothing in it is believed.
+        verdict = re.search(r"^\d+ passed, (\d+) failed$", output, re.MULTILINE)
+        if verdict is None or (self.program.returncode != 0 and verdict.group(1) == "0"):
+            raise CTestFailure(f"{self.program.path.name} ended with {self.program.returncode}\n{output[-6000:]}")
+
+    def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
+        return str(excinfo.value)
+
+    def reportinfo(self) -> tuple[Path, int, str]:
+        return self.path, 0, self.name
+
+
+class CFile(pytest.File):
+    def collect(self) -> Iterator[pytest.Item]:
+        names = test_names(self.path.read_text(encoding="utf-8"))
+        if not names:
+            raise self.CollectError(f"{self.path.name} has no CHECK_TEST")
+        for flavour in flavours():
+            program = CProgram(flavour, self.path.stem)
+            for name in names:
+                yield CTest.from_parent(self, name=f"{name}[{flavour}]", program=program, claim=name)
+
+
+def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> CFile | None:
+    if file_path.suffix == ".c" and file_path.name.startswith("test_"):
+        return CFile.from_parent(parent, path=file_path)
+    return None
