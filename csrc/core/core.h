@@ -42,7 +42,8 @@ typedef struct rt_service rt_service;
 struct rt_queue {
     rt_device *device;
     uint32_t index;
-    rt_turn turn;                     /* guards polling, arming and the members down to `links` */
+    rt_turn turn;                     /* guards polling and arming; a leader sleeps with it */
+    rt_turn links_turn;               /* guards `links`; taken after `turn`, before a link's turn */
     rt_list links;                    /* of rt_link.queue_node */
     _Atomic uint32_t starved;         /* links with operations that are not wholly posted */
     _Atomic uint32_t epoch;           /* bumped when a leader found something or left; followers sleep on it */
@@ -70,7 +71,7 @@ struct rt_device {
     rt_list channels;                 /* of rt_channel.node */
     rt_list listeners;                /* of rt_listener.node */
     rt_list regions;                  /* of rt_region.node */
-    rt_link **links;                  /* by link id, limits.link_count_max entries at most; read by pollers too */
+    _Atomic(rt_link *) *links;        /* by link id; read by pollers too */
     uint32_t link_capacity;
     uint32_t next_queue;              /* round robin of links to queues (paper, section on the device abstraction) */
     rt_service *service;              /* thread, epoll, names: service.c and rpc.c */
@@ -78,13 +79,21 @@ struct rt_device {
     bool lost;                        /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
     rt_detail failure;
     uint64_t channels_lost;
+    rt_device_stats stats;            /* regions … registering_ns, kept by region.c; the rest is counted on request */
     char notices[512];                /* the newest RT_EVENT_NOTICE texts, for the dump */
 
     _Atomic uint32_t change;          /* bumped after every change that a waiting set-up call may look for */
     _Atomic uint32_t armed;           /* an event loop sleeps on loop_fd */
     _Atomic uint64_t operations;      /* not finished */
     _Atomic bool stopping;            /* pollers leave */
+    _Atomic uint32_t references;      /* the opener's, and one per channel and listener: of the struct, not of what it does */
+    bool closed;
+    rt_device *next;                  /* in the list of all devices of the process */
 };
+
+/* The struct and its queues live until the last reference is gone, so that a call on a channel after close finds its state. */
+void rt_device_reference(rt_device *device);
+void rt_device_unreference(rt_device *device);
 
 /* Now, in the device's time. */
 int64_t rt_device_time(const rt_device *device);
@@ -95,6 +104,10 @@ void rt_device_changed(rt_device *device);
 /* Waits for the next change after `seen` or until deadline_ns (device time), letting virtual time pass where time is
  * virtual. Called without device->lock. RT_OK, RT_E_AGAIN, RT_E_INTERRUPTED. */
 int rt_device_wait_change(rt_device *device, uint32_t seen, int64_t deadline_ns);
+
+/* The address at which the registration of a handle starts when its device lives in this process, or 0: lets overlapping
+ * ends of a copy be found. Takes the lock of that device. */
+uint64_t rt_device_alias(const rt_handle *handle);
 
 /* True in a child made by fork: the entry point returns RT_E_FORKED. */
 bool rt_forked(void);
@@ -113,10 +126,15 @@ struct rt_region {
     bool huge_pages;
     int64_t registering_ns;
     _Atomic uint32_t references;      /* the caller's, and one per open registration */
-    _Atomic uint32_t operations;      /* copies in flight or prepared that use it; close returns RT_E_BUSY meanwhile */
+    _Atomic uint32_t operations;      /* copies in flight that use it; close returns RT_E_BUSY meanwhile */
+    _Atomic uint32_t bound;           /* prepared copies that use it; likewise */
     rt_arena *arena;                  /* NULL for adopted memory */
     _Atomic uint32_t deferred_count;  /* quarantined blocks, in the arena */
+    pthread_mutex_t settling;         /* one thread at a time decides about quarantined blocks; taken before device->lock */
 };
+
+/* The functions of rdmatensor.h that create, adopt, close and free take device->lock: call them without it. Allocating
+ * and freeing take the arena's turn only, as long as no operation uses the region. */
 
 /* Whether an unfinished operation of the device uses local bytes of this range. Takes device->lock and link turns. */
 bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
@@ -124,7 +142,8 @@ bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
 /* Called without locks after operations of the region ended: frees quarantined blocks that nothing uses any more. */
 void rt_region_settle(rt_region *region);
 
-/* Closes all regions of a device that is being closed; no operation is left. Memory of created regions stays until drop. */
+/* Closes all regions of a device that is being closed; no operation is left. Memory of created regions stays until drop.
+ * Called without device->lock. */
 void rt_region_close_all(rt_device *device);
 
 /* An arena serves blocks of a region in constant time. Its bookkeeping lies outside the region, where no peer can reach.
@@ -135,14 +154,31 @@ void rt_arena_destroy(rt_arena *arena);
 int64_t rt_arena_allocate(rt_arena *arena, uint64_t size, uint64_t alignment);
 /* RT_E_INVALID for a block that is not allocated: nothing is changed. */
 int rt_arena_free(rt_arena *arena, int64_t block);
-/* Offset and size of an allocated block. */
+/* Offset and size of an allocated or deferred block. */
 int rt_arena_range(rt_arena *arena, int64_t block, uint64_t *offset_out, uint64_t *size_out);
+/* Takes an allocated block into quarantine: its caller gave it up, but its bytes are not served again before
+ * rt_arena_reclaim. RT_E_INVALID for a block that is not allocated. */
+int rt_arena_defer(rt_arena *arena, int64_t block);
+/* RT_E_INVALID for a block that is not in quarantine. */
+int rt_arena_reclaim(rt_arena *arena, int64_t block);
+/* The quarantined block after this one, in no order; 0 asks for the first and is the answer at the end. */
+int64_t rt_arena_next_deferred(rt_arena *arena, int64_t block);
 typedef struct rt_arena_stats {
-    uint64_t allocated_bytes, allocations, peak_bytes, largest_free_bytes;
+    uint64_t allocated_bytes, allocations, peak_bytes; /* without what is in quarantine; allocations: blocks now */
+    uint64_t largest_free_bytes;                       /* what an allocation aligned to 64 is sure to get */
+    uint64_t deferred_bytes, deferred;
 } rt_arena_stats;
 void rt_arena_get_stats(rt_arena *arena, rt_arena_stats *stats_out);
 
 /* ---- link.c (set-up), post.c and poll.c (hot), op.c ---- */
+
+/* Where the next byte of an operation to post is. */
+typedef struct rt_cursor {
+    const rt_copy *copies;            /* the caller's array, or &op->single */
+    uint64_t count;
+    uint64_t index;                   /* the next copy to post … */
+    uint64_t offset;                  /* … and where in it */
+} rt_cursor;
 
 /* A transfer that was not finished by the call that began it. Lives in its link's pool; guarded by link->turn, except
  * `state`, which waiters read. */
@@ -155,12 +191,11 @@ struct rt_op {
     int32_t status;                   /* the first failure, or RT_OK */
     bool wanted;                      /* the caller still holds the number */
     bool cancelled;                   /* post no more of it */
+    bool pinned;                      /* its regions and remotes are counted as used */
     uint32_t outstanding;             /* posted items that are not retired */
-    const rt_copy *copies;            /* the caller's, or &single */
-    uint64_t count;
-    uint64_t cursor_index;            /* the next copy to post … */
-    uint64_t cursor_offset;           /* … and where in it */
-    rt_copy single;
+    rt_cursor cursor;                 /* what is not posted yet */
+    rt_copy single;                   /* the one copy, when it came without an array */
+    uint64_t writes, reads, bytes_written, bytes_read; /* of what was posted; added to the link's when it ends well */
     rt_list node;                     /* in link->starved_ops while not wholly posted; in link->free_ops when free */
 };
 
@@ -208,9 +243,22 @@ static inline uint64_t rt_token(const rt_link *link, uint32_t low)
     return ((uint64_t)link->id << 32) | low;
 }
 
-/* Posts what can be posted of the link's starved operations, at most `budget` bytes where posting is copying. Link turn
- * held. HOT. */
-void rt_link_pump(rt_link *link, uint64_t budget);
+/* Posts of an operation what the send queue takes, at most about `budget` bytes. Link turn held. RT_OK: all is posted.
+ * RT_E_AGAIN: not yet. Another status: the link failed, `op` has the status, and the caller fails the channel after it left the turn. HOT. */
+int rt_link_post(rt_link *link, rt_op *op, uint64_t budget);
+
+/* Posts what can be posted of the link's starved operations, about `budget` bytes. Link turn held. Returns how many items
+ * moved, or the status of a failed link as above. HOT. */
+int64_t rt_link_pump(rt_link *link, uint64_t budget);
+
+/* op.c; link turn held. Take gives NULL when the pool is empty. End is called when nothing of the operation is outstanding
+ * or to be posted; it keeps the slot while the caller wants the number. */
+rt_op *rt_op_take(rt_link *link);
+void rt_op_end(rt_link *link, rt_op *op);
+void rt_op_give(rt_link *link, rt_op *op);
+void rt_op_pin(rt_op *op);
+void rt_op_starve(rt_link *link, rt_op *op);
+void rt_op_fed(rt_link *link);
 
 /* Posts one SEND of an RPC message and one RECV for one. RT_E_AGAIN: the send side is full, try again later. The SEND's
  * bytes are free when rt_rpc_sent(slot) is called. device->lock held. */
@@ -241,7 +289,9 @@ struct rt_channel {
     _Atomic uint32_t references;      /* the caller's; the device's while it is listed; one per remote and prepared copy */
     _Atomic int32_t state;            /* rt_channel_state; stored with release after what it announces */
     uint32_t link_count;
-    rt_link *links;                   /* allocated for the count that was asked for */
+    uint32_t link_capacity;           /* of `links`, whose memory stays until the channel is freed: operation numbers refer to it */
+    rt_link *links;
+    bool links_gone;                  /* the provider's links are destroyed */
     uint8_t link_addresses[RT_LINKS_PER_CHANNEL_MAX][RT_LINK_ADDRESS_SIZE_MAX];
     uint8_t link_address_sizes[RT_LINKS_PER_CHANNEL_MAX];
     uint8_t peer_id[RT_DEVICE_ID_SIZE];
@@ -249,8 +299,11 @@ struct rt_channel {
     rt_detail failure;                /* written once, before state becomes FAILED or CLOSED */
     rt_control *control;              /* its control connection: control.c; NULL once it is gone */
     rt_rpc *rpc;                      /* its RPC state: rpc.c */
-    bool shut_wanted;                 /* the service shall shut the links: set with state FAILED */
+    _Atomic bool ending;              /* taken by the one who writes `failure` */
+    _Atomic bool shut_wanted;         /* the service shall shut the links: set with state FAILED */
     bool counted_lost;
+    _Atomic uint32_t word_waiters;    /* threads in rt_channel_wait_word, and for the dump … */
+    _Atomic uint64_t word_expected, word_seen; /* … what the newest of them waits for and saw last */
 };
 
 /* A new channel in CONNECTING, listed, with one reference for the caller and one for the device. device->lock held. */
@@ -277,6 +330,7 @@ struct rt_remote {
     uint64_t offset;                  /* of the handle's range in the peer's registration */
     uint64_t size;
     uint32_t rights;
+    uint64_t alias_address;           /* where the peer's registration starts when its device lives in this process, or 0 */
     _Atomic uint32_t references;      /* the caller's, and one per copy in flight or prepared */
     rt_list node;
 };

@@ -1,0 +1,209 @@
+/* copy.c: the public calls that begin copies: one, many, prepared. They check everything that can be known here before
+ * anything is posted: fork, state, QP, bounds, rights, overlap. post.c makes work items of what passed. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/copy.h"
+
+struct rt_prepared {
+    rt_channel *channel;
+    rt_link *link;
+    uint64_t count;
+    rt_copy copies[];
+};
+
+static int64_t slice_end(const rt_device *device, int64_t timeout_ns)
+{
+    int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
+    return rt_device_time(device) + slice;
+}
+
+/* Whether both ends share bytes, which no order of copying makes meaningful. Known where both devices live in this process. */
+static bool overlap(const rt_copy *copy, const rt_region *region, const rt_remote *remote)
+{
+    uint64_t here = (uint64_t)(uintptr_t)region->address + copy->region_offset;
+    uint64_t there = remote->alias_address + remote->offset + copy->remote_offset;
+    return here < there + copy->size && there < here + copy->size;
+}
+
+static int check_copy(const rt_channel *channel, const rt_copy *copy)
+{
+    const rt_region *region = (const rt_region *)(uintptr_t)copy->region;
+    const rt_remote *remote = (const rt_remote *)(uintptr_t)copy->remote;
+    if (copy->direction != RT_WRITE && copy->direction != RT_READ)
+        return RT_E_INVALID;
+    if (remote->channel != channel || (region->device != NULL && region->device != channel->device))
+        return RT_E_INVALID;
+    if (region->memory == NULL)
+        return RT_E_CLOSED;
+    if (copy->size > region->size || copy->region_offset > region->size - copy->size)
+        return RT_E_BOUNDS;
+    if (copy->size > remote->size || copy->remote_offset > remote->size - copy->size)
+        return RT_E_BOUNDS;
+    uint32_t right = copy->direction == RT_WRITE ? RT_RIGHT_REMOTE_WRITE : RT_RIGHT_REMOTE_READ;
+    if ((remote->rights & right) == 0)
+        return RT_E_ACCESS;
+    if (remote->alias_address != 0 && overlap(copy, region, remote))
+        return RT_E_OVERLAP;
+    return RT_OK;
+}
+
+static int check_all(const rt_channel *channel, const rt_copy *copies, uint64_t count, uint64_t *bad_out)
+{
+    for (uint64_t index = 0; index < count; index++) {
+        int status = check_copy(channel, &copies[index]);
+        if (status != RT_OK) {
+            *bad_out = index;
+            return status;
+        }
+    }
+    return RT_OK;
+}
+
+static rt_link *link_of(rt_channel *channel, int32_t qp)
+{
+    uint32_t index = qp < 0 ? 0 : (uint32_t)qp;
+    return index < channel->link_count ? &channel->links[index] : NULL;
+}
+
+/* Takes an operation of the link with its turn held; NULL with *status_out when there is none. */
+static rt_op *take(rt_link *link, int *status_out)
+{
+    rt_turn_take(&link->turn);
+    if (link->shut) {
+        rt_turn_leave(&link->turn);
+        *status_out = rt_channel_refuse(link->channel, NULL);
+        return NULL;
+    }
+    rt_op *op = rt_op_take(link);
+    if (op == NULL) {
+        rt_turn_leave(&link->turn);
+        *status_out = RT_E_BUSY;
+    }
+    return op;
+}
+
+/* Waits for an operation as far as the slice goes; RT_OK when it ended well and its number is void. */
+static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
+{
+    rt_link *found = NULL;
+    rt_op *op = rt_op_find(link->channel, number, &found);
+    assert(op != NULL && found == link);
+    if (rt_op_wait_on(link, op, slice_end_ns) != RT_OK)
+        return number;
+    rt_turn_take(&link->turn);
+    op->wanted = false;
+    rt_op_give(link, op);
+    rt_turn_leave(&link->turn);
+    return RT_OK;
+}
+
+int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset, rt_region *region,
+                        uint64_t region_offset, uint64_t size, int64_t timeout_ns)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        return rt_channel_refuse(channel, NULL);
+    rt_copy copy = {(uint64_t)(uintptr_t)region, region_offset, (uint64_t)(uintptr_t)remote, remote_offset, size, direction};
+    int status = check_copy(channel, &copy);
+    rt_link *link = link_of(channel, qp);
+    if (status != RT_OK || link == NULL)
+        return status != RT_OK ? status : RT_E_INVALID;
+    rt_op *op = take(link, &status);
+    if (op == NULL)
+        return status;
+    op->single = copy;
+    op->cursor = (rt_cursor){&op->single, 1, 0, 0};
+    /* A small copy where posting is copying needs no clock. */
+    bool timed = size > 65536 || !channel->device->limits.completes_in_post;
+    int64_t end = timed && timeout_ns > 0 ? slice_end(channel->device, timeout_ns) : INT64_MAX;
+    int64_t number = rt_op_begin(link, op, timeout_ns > 0, end);
+    if (number == RT_OK || timeout_ns <= 0)
+        return number;
+    return finish(link, number, end == INT64_MAX ? slice_end(channel->device, timeout_ns) : end);
+}
+
+static int64_t run(rt_channel *channel, rt_link *link, const rt_copy *copies, uint64_t count, int64_t timeout_ns)
+{
+    int status = RT_OK;
+    rt_op *op = take(link, &status);
+    if (op == NULL)
+        return status;
+    op->cursor = (rt_cursor){copies, count, 0, 0};
+    int64_t end = timeout_ns > 0 ? slice_end(channel->device, timeout_ns) : INT64_MAX;
+    int64_t number = rt_op_begin(link, op, timeout_ns > 0, end);
+    return number == RT_OK || timeout_ns <= 0 ? number : finish(link, number, end);
+}
+
+int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns, uint64_t *bad_out)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        return rt_channel_refuse(channel, NULL);
+    rt_link *link = link_of(channel, qp);
+    if (link == NULL)
+        return RT_E_INVALID;
+    int status = check_all(channel, copies, count, bad_out);
+    if (status != RT_OK)
+        return status;
+    return run(channel, link, copies, count, timeout_ns);
+}
+
+int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out, uint64_t *bad_out)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    rt_link *link = link_of(channel, qp);
+    if (link == NULL || count > (SIZE_MAX - sizeof(rt_prepared)) / sizeof(rt_copy))
+        return RT_E_INVALID;
+    if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        return rt_channel_refuse(channel, NULL);
+    int status = check_all(channel, copies, count, bad_out);
+    if (status != RT_OK)
+        return status;
+    rt_prepared *prepared = malloc(sizeof *prepared + count * sizeof *copies);
+    if (prepared == NULL)
+        return RT_E_NO_MEMORY;
+    *prepared = (rt_prepared){.channel = channel, .link = link, .count = count};
+    memcpy(prepared->copies, copies, count * sizeof *copies);
+    rt_channel_reference(channel);
+    for (uint64_t index = 0; index < count; index++) {
+        atomic_fetch_add_explicit(&((rt_region *)(uintptr_t)copies[index].region)->bound, 1, memory_order_relaxed);
+        rt_remote_reference((rt_remote *)(uintptr_t)copies[index].remote);
+    }
+    *prepared_out = prepared;
+    return RT_OK;
+}
+
+void rt_prepared_drop(rt_prepared *prepared)
+{
+    if (rt_forked())
+        return;
+    for (uint64_t index = 0; index < prepared->count; index++) {
+        atomic_fetch_sub_explicit(&((rt_region *)(uintptr_t)prepared->copies[index].region)->bound, 1, memory_order_release);
+        rt_remote_unreference((rt_remote *)(uintptr_t)prepared->copies[index].remote);
+    }
+    rt_channel_unreference(prepared->channel);
+    free(prepared);
+}
+
+static int64_t run_prepared(rt_prepared *prepared, int64_t timeout_ns)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (atomic_load_explicit(&prepared->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        return rt_channel_refuse(prepared->channel, NULL);
+    return run(prepared->channel, prepared->link, prepared->copies, prepared->count, timeout_ns);
+}
+
+int64_t rt_prepared_run(rt_prepared *prepared)
+{
+    return run_prepared(prepared, RT_SLICE_NS);
+}
+
+int64_t rt_prepared_start(rt_prepared *prepared)
+{
+    return run_prepared(prepared, 0);
+}

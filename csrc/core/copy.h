@@ -1,0 +1,44 @@
+/* copy.h: what the hot files of core share: beginning operations and checking copies. Private to core. */
+#ifndef RT_CORE_COPY_H
+#define RT_CORE_COPY_H
+
+#include <assert.h>
+
+#include "core/core.h"
+
+/* ---- fork.c ---- */
+int rt_fork_watch(rt_detail *detail);
+
+/* ---- op.c ---- */
+rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out);
+/* Starts an operation whose cursor is set, with the link's turn held, and leaves the turn. RT_OK: finished. A positive
+ * number: it goes on. `waited`: the caller will wait, so copying may take until slice_end_ns. */
+int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
+
+/* ---- post.c ---- */
+int rt_op_start(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
+
+/* ---- wait.c ---- */
+int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns);
+
+/* ---- link.c ---- */
+void rt_links_free(rt_channel *channel);
+void rt_links_fail_starved(rt_channel *channel, int status);
+/* Ends operations whose provider links are destroyed already: the last resort of a device that closes. */
+void rt_links_abandon(rt_channel *channel);
+
+/* ---- channel.c ---- */
+/* Fails the link's channel because of a local or completion error while `doing`. No turn held. */
+void rt_link_fail(rt_link *link, int status, const char *doing);
+/* Writes why an operation ended with `status`: the channel's failure where that is the cause. Returns the status. */
+int rt_channel_explain(rt_channel *channel, int status, rt_detail *detail);
+
+/* ---- dump.c ---- */
+void rt_limits_public(const rt_limits *from, rt_device_limits *out);
+
+/* ---- device.c ---- */
+/* Makes an eventfd readable, or not. */
+void rt_event_signal(int event_fd);
+void rt_event_drain(int event_fd);
+
+#endif

@@ -1,0 +1,255 @@
+/* op.c: the life of an operation: taken from its link's pool, pinned, ended, given back; and the public calls that begin
+ * copies. How items are posted is in post.c, how they retire in poll.c, how callers wait in wait.c. */
+#include "core/copy.h"
+#include "core/core.h"
+
+enum { OP_INDEX_BITS = 8, OP_LINK_BITS = 6 };
+_Static_assert(RT_OPS_PER_LINK == 1 << OP_INDEX_BITS, "operation numbers carry the index in the pool");
+_Static_assert(RT_LINKS_PER_CHANNEL_MAX == 1 << OP_LINK_BITS, "operation numbers carry the link");
+
+static rt_region *region_of(const rt_copy *copy)
+{
+    return (rt_region *)(uintptr_t)copy->region;
+}
+
+static rt_remote *remote_of(const rt_copy *copy)
+{
+    return (rt_remote *)(uintptr_t)copy->remote;
+}
+
+rt_op *rt_op_take(rt_link *link)
+{
+    if (rt_list_empty(&link->free_ops))
+        return NULL;
+    rt_op *op = RT_LIST_ENTRY(link->free_ops.next, rt_op, node);
+    rt_list_remove(&op->node);
+    op->status = RT_OK;
+    op->wanted = op->cancelled = op->pinned = false;
+    op->outstanding = 0;
+    op->writes = op->reads = op->bytes_written = op->bytes_read = 0;
+    atomic_store_explicit(&op->state, RT_OP_RUNNING, memory_order_relaxed);
+    return op;
+}
+
+void rt_op_give(rt_link *link, rt_op *op)
+{
+    assert(op->outstanding == 0 && !op->pinned);
+    op->generation++;
+    atomic_store_explicit(&op->state, RT_OP_FREE, memory_order_relaxed);
+    rt_list_append(&link->free_ops, &op->node);
+}
+
+void rt_op_pin(rt_op *op)
+{
+    for (uint64_t index = 0; index < op->cursor.count; index++) {
+        atomic_fetch_add_explicit(&region_of(&op->cursor.copies[index])->operations, 1, memory_order_relaxed);
+        rt_remote_reference(remote_of(&op->cursor.copies[index]));
+    }
+    op->pinned = true;
+}
+
+static void unpin(rt_op *op)
+{
+    for (uint64_t index = 0; index < op->cursor.count; index++) {
+        atomic_fetch_sub_explicit(&region_of(&op->cursor.copies[index])->operations, 1, memory_order_release);
+        rt_remote_unreference(remote_of(&op->cursor.copies[index]));
+    }
+    op->pinned = false;
+}
+
+static void count(rt_link *link, rt_op *op)
+{
+    if (op->status != RT_OK || op->cancelled) {
+        link->stats.failures++;
+        return;
+    }
+    if (op->cursor.count == 1) {
+        link->stats.writes += op->cursor.copies[0].direction == RT_WRITE;
+        link->stats.reads += op->cursor.copies[0].direction == RT_READ;
+    } else {
+        for (uint64_t index = 0; index < op->cursor.count; index++) {
+            link->stats.writes += op->cursor.copies[index].direction == RT_WRITE;
+            link->stats.reads += op->cursor.copies[index].direction == RT_READ;
+        }
+    }
+    link->stats.bytes_written += op->bytes_written;
+    link->stats.bytes_read += op->bytes_read;
+}
+
+void rt_op_end(rt_link *link, rt_op *op)
+{
+    assert(op->outstanding == 0);
+    rt_device *device = link->channel->device;
+    count(link, op);
+    if (op->pinned) {
+        unpin(op);
+        atomic_fetch_sub_explicit(&device->operations, 1, memory_order_relaxed);
+    }
+    if (!op->wanted) {
+        rt_op_give(link, op);
+        return;
+    }
+    /* Pairs with the acquire of waiters: status and what a READ brought are visible to them. */
+    atomic_store_explicit(&op->state, RT_OP_DONE, memory_order_release);
+    rt_fence_full(); /* pairs with the fence in rt_device_arm: either it sees DONE or we see `armed` */
+    if (atomic_load_explicit(&device->armed, memory_order_relaxed) != 0 && atomic_exchange(&device->armed, 0) != 0)
+        rt_event_signal(device->loop_event_fd);
+}
+
+void rt_op_starve(rt_link *link, rt_op *op)
+{
+    rt_list_append(&link->starved_ops, &op->node);
+    if (link->starved)
+        return;
+    link->starved = true;
+    atomic_fetch_add_explicit(&link->queue->starved, 1, memory_order_release);
+    if (link->channel->device->limits.completes_in_post)
+        rt_queue_kick(link->queue);
+}
+
+void rt_op_fed(rt_link *link)
+{
+    if (!link->starved || !rt_list_empty(&link->starved_ops))
+        return;
+    link->starved = false;
+    atomic_fetch_sub_explicit(&link->queue->starved, 1, memory_order_release);
+}
+
+/* Finds the operation of a number that is still held. NULL for a number that was never given or is over. */
+rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out)
+{
+    uint64_t value = (uint64_t)number;
+    uint64_t link_index = (value >> OP_INDEX_BITS) & ((1u << OP_LINK_BITS) - 1);
+    if (number <= 0 || link_index >= channel->link_count)
+        return NULL;
+    rt_link *link = &channel->links[link_index];
+    rt_op *op = &link->ops[value & (RT_OPS_PER_LINK - 1)];
+    if (op->generation != value >> (OP_INDEX_BITS + OP_LINK_BITS) || !op->wanted)
+        return NULL;
+    *link_out = link;
+    return op;
+}
+
+static int64_t number_of(const rt_link *link, const rt_op *op)
+{
+    return (int64_t)(op->generation << (OP_INDEX_BITS + OP_LINK_BITS) | (uint64_t)link->index << OP_INDEX_BITS | op->index);
+}
+
+int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
+{
+    rt_channel *channel = link->channel;
+    rt_device *device = channel->device;
+    op->wanted = false;
+    if (!device->limits.completes_in_post) {
+        rt_op_pin(op);
+        atomic_fetch_add_explicit(&device->operations, 1, memory_order_relaxed);
+        op->wanted = true;
+    }
+    int status = rt_op_start(link, op, waited, slice_end_ns);
+    if (status == RT_OK && op->outstanding == 0) { /* finished in post: the short way out */
+        op->wanted = false;
+        rt_op_end(link, op);
+        rt_turn_leave(&link->turn);
+        return RT_OK;
+    }
+    if (!op->pinned) {
+        rt_op_pin(op);
+        atomic_fetch_add_explicit(&device->operations, 1, memory_order_relaxed);
+        op->wanted = true;
+    }
+    link->stats.waits++;
+    int64_t number = number_of(link, op);
+    if (status == RT_E_AGAIN)
+        rt_op_starve(link, op);
+    else if (status != RT_OK && op->outstanding == 0)
+        rt_op_end(link, op);
+    rt_turn_leave(&link->turn);
+    if (status != RT_OK && status != RT_E_AGAIN)
+        rt_link_fail(link, status, "posting");
+    return number;
+}
+
+int rt_op_release(rt_channel *channel, int64_t number, rt_detail *detail)
+{
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "this process is a child made by fork: the operation belongs to the parent");
+    rt_link *link = NULL;
+    rt_op *op = rt_op_find(channel, number, &link);
+    if (op == NULL)
+        return rt_fail(detail, RT_E_INVALID, 0, "operation %lld is not one of this channel, or was released", (long long)number);
+    rt_turn_take(&link->turn);
+    op->wanted = false;
+    int status = RT_E_AGAIN;
+    if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE) {
+        status = op->status;
+        rt_op_give(link, op);
+    } else {
+        link->stats.deadlines++;
+        op->cancelled = true; /* what is not posted never will be; what is stays quarantined until it retires */
+        if (!rt_list_empty(&op->node)) {
+            rt_list_remove(&op->node);
+            rt_op_fed(link);
+            if (op->outstanding == 0)
+                rt_op_end(link, op);
+        }
+    }
+    rt_turn_leave(&link->turn);
+    if (status == RT_OK)
+        return RT_OK;
+    if (status == RT_E_AGAIN)
+        return rt_fail(detail, RT_E_AGAIN, 0, "the operation was abandoned");
+    return rt_channel_explain(channel, status, detail);
+}
+
+/* ---- what is in flight, for quarantine ---- */
+
+static bool overlaps(const rt_op *op, const rt_region *region, uint64_t offset, uint64_t size)
+{
+    for (uint64_t index = 0; op->pinned && index < op->cursor.count; index++) {
+        const rt_copy *copy = &op->cursor.copies[index];
+        if (region_of(copy) == region && copy->region_offset < offset + size && offset < copy->region_offset + copy->size)
+            return true;
+    }
+    return false;
+}
+
+static bool link_range_busy(rt_link *link, const rt_region *region, uint64_t offset, uint64_t size)
+{
+    bool busy = false;
+    rt_turn_take(&link->turn);
+    for (uint32_t index = 0; !busy && index < RT_OPS_PER_LINK; index++)
+        busy = overlaps(&link->ops[index], region, offset, size);
+    rt_turn_leave(&link->turn);
+    return busy;
+}
+
+bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size)
+{
+    rt_device *device = region->device;
+    bool busy = false;
+    pthread_mutex_lock(&device->lock);
+    RT_LIST_EACH (node, &device->channels) {
+        rt_channel *channel = RT_LIST_ENTRY(node, rt_channel, node);
+        for (uint32_t index = 0; !busy && index < channel->link_count; index++)
+            busy = link_range_busy(&channel->links[index], region, offset, size);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return busy;
+}
+
+int rt_channel_quiet(rt_channel *channel)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    for (uint32_t index = 0; index < channel->link_count; index++) {
+        rt_link *link = &channel->links[index];
+        rt_turn_take(&link->turn);
+        bool quiet = rt_list_empty(&link->starved_ops);
+        for (uint32_t op = 0; quiet && op < RT_OPS_PER_LINK; op++)
+            quiet = !link->ops[op].pinned;
+        rt_turn_leave(&link->turn);
+        if (!quiet)
+            return RT_E_AGAIN;
+    }
+    return RT_OK;
+}

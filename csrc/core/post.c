@@ -1,0 +1,195 @@
+/* post.c: where a copy becomes work items. HOT: no allocation, lock, system call or log; the link's turn is held throughout.
+ *
+ * Cuts copies below the provider's largest message, decides inline and signaling, enters items into the link's ring. What
+ * comes back is in poll.c; operations are in op.c; waiting is in wait.c. */
+#include "core/core.h"
+
+/* Below this many bytes a copy that is not waited for is still made at once where posting is copying. */
+enum { RT_IN_POST_ASYNC_MAX = 65536 };
+
+typedef struct rt_batch {
+    rt_work works[RT_POST_BATCH];
+    rt_segment segments[RT_POST_BATCH];
+    uint32_t count;
+    uint64_t bytes;
+} rt_batch;
+
+static rt_region *region_of(const rt_copy *copy)
+{
+    return (rt_region *)(uintptr_t)copy->region;
+}
+
+static rt_remote *remote_of(const rt_copy *copy)
+{
+    return (rt_remote *)(uintptr_t)copy->remote;
+}
+
+static bool cursor_at_end(const rt_cursor *cursor)
+{
+    return cursor->index == cursor->count;
+}
+
+/* Bytes of the next item; 0 when the copy under the cursor is empty. */
+static uint64_t next_size(const rt_link *link, const rt_cursor *cursor)
+{
+    uint64_t rest = cursor->copies[cursor->index].size - cursor->offset;
+    uint64_t most = link->channel->device->limits.message_size_max;
+    return rest < most ? rest : most;
+}
+
+static void cursor_step(rt_cursor *cursor, uint64_t size)
+{
+    cursor->offset += size;
+    if (cursor->offset == cursor->copies[cursor->index].size) {
+        cursor->index++;
+        cursor->offset = 0;
+    }
+}
+
+/* Fills the batch from a cursor, which it moves, up to `room` items and about `budget` bytes. */
+static void build(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint32_t room, uint64_t budget)
+{
+    uint32_t inline_max = link->channel->device->limits.inline_size_max;
+    batch->count = 0;
+    batch->bytes = 0;
+    while (!cursor_at_end(cursor) && batch->count < room && batch->bytes < budget) {
+        const rt_copy *copy = &cursor->copies[cursor->index];
+        uint64_t size = next_size(link, cursor);
+        if (size != 0) {
+            rt_region *region = region_of(copy);
+            rt_remote *remote = remote_of(copy);
+            bool is_write = copy->direction == RT_WRITE;
+            rt_segment *segment = &batch->segments[batch->count];
+            *segment = (rt_segment){region->memory, region->address + copy->region_offset + cursor->offset, size};
+            batch->works[batch->count++] = (rt_work){
+                .opcode = is_write ? RT_WORK_WRITE : RT_WORK_READ,
+                .flags = is_write && size <= inline_max ? RT_WORK_INLINE : 0,
+                .segment_count = 1,
+                .segments = segment,
+                .remote = remote->premote,
+                .remote_offset = remote->offset + copy->remote_offset + cursor->offset,
+            };
+            batch->bytes += size;
+        }
+        cursor_step(cursor, size);
+    }
+}
+
+/* Gives every item its place in the ring, and asks for completions: at the end of the batch and every half queue, so that
+ * slots come back in time (RDMA-RULES 23). */
+static void number(rt_link *link, rt_batch *batch)
+{
+    uint32_t unsignaled = link->unsignaled;
+    for (uint32_t index = 0; index < batch->count; index++) {
+        batch->works[index].token = rt_token(link, (link->head + index) & (uint32_t)(RT_TOKEN_RECEIVE - 1));
+        unsignaled++;
+        if (index + 1 == batch->count || unsignaled >= link->depth / 2) {
+            batch->works[index].flags |= RT_WORK_SIGNALED;
+            unsignaled = 0;
+        }
+    }
+}
+
+/* Enters what the provider accepted: finished items into the counters, the others into the ring. */
+static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted posted)
+{
+    for (uint32_t index = 0; index < posted.accepted; index++) {
+        const rt_work *work = &batch->works[index];
+        uint64_t size = work->segments[0].size;
+        if (work->opcode == RT_WORK_WRITE)
+            op->bytes_written += size;
+        else
+            op->bytes_read += size;
+        if (index < posted.completed)
+            continue;
+        link->ring[link->head & link->ring_mask] = (rt_inflight){.op = op, .size = size, .opcode = work->opcode};
+        link->head++;
+        link->unsignaled = (work->flags & RT_WORK_SIGNALED) != 0 ? 0 : link->unsignaled + 1;
+        op->outstanding++;
+    }
+    link->stats.doorbells++;
+    link->stats.work_items += posted.accepted;
+    link->last_posted += posted.accepted;
+    link->last_completed += posted.completed;
+}
+
+int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
+{
+    const rt_device *device = link->channel->device;
+    rt_batch batch;
+    while (!cursor_at_end(&op->cursor)) {
+        uint32_t room = link->depth - (link->head - link->tail);
+        if (room == 0 || budget == 0)
+            return RT_E_AGAIN;
+        rt_cursor before = op->cursor;
+        build(link, &op->cursor, &batch, room < RT_POST_BATCH ? room : RT_POST_BATCH, budget);
+        if (batch.count == 0)
+            continue;
+        number(link, &batch);
+        rt_posted posted = {0, 0};
+        int status = device->provider->post(link->plink, batch.works, batch.count, &posted);
+        enter(link, op, &batch, posted);
+        if (status != RT_OK) {
+            op->status = status;
+            op->cancelled = true;
+            return status;
+        }
+        if (posted.accepted < batch.count) {
+            op->cursor = before;
+            build(link, &op->cursor, &batch, posted.accepted, UINT64_MAX);
+            return RT_E_AGAIN;
+        }
+        budget -= batch.bytes < budget ? batch.bytes : budget;
+    }
+    return RT_OK;
+}
+
+int64_t rt_link_pump(rt_link *link, uint64_t budget)
+{
+    uint64_t before = link->last_posted;
+    while (!rt_list_empty(&link->starved_ops)) {
+        rt_op *op = RT_LIST_ENTRY(link->starved_ops.next, rt_op, node);
+        uint64_t bytes_before = op->bytes_written + op->bytes_read;
+        int status = link->shut ? RT_E_FLUSHED : rt_link_post(link, op, budget);
+        if (status == RT_E_AGAIN)
+            break;
+        uint64_t bytes = op->bytes_written + op->bytes_read - bytes_before;
+        budget -= bytes < budget ? bytes : budget;
+        rt_list_remove(&op->node);
+        if (op->outstanding == 0)
+            rt_op_end(link, op);
+        if (status != RT_OK && !link->shut) {
+            rt_op_fed(link);
+            return status;
+        }
+    }
+    rt_op_fed(link);
+    return (int64_t)(link->last_posted - before);
+}
+
+/* Whether an operation may be copied by the thread that starts it without being waited for. */
+static bool small(const rt_op *op)
+{
+    uint64_t bytes = 0;
+    for (uint64_t index = 0; index < op->cursor.count && bytes <= RT_IN_POST_ASYNC_MAX; index++)
+        bytes += op->cursor.copies[index].size;
+    return bytes <= RT_IN_POST_ASYNC_MAX;
+}
+
+int rt_op_start(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
+{
+    const rt_device *device = link->channel->device;
+    if (!rt_list_empty(&link->starved_ops) || (device->limits.completes_in_post && !waited && !small(op)))
+        return RT_E_AGAIN;
+    if (!device->limits.completes_in_post)
+        return rt_link_post(link, op, UINT64_MAX);
+    /* Posting is copying: look at the clock and at the channel between the pieces of a large copy. */
+    for (;;) {
+        int status = rt_link_post(link, op, device->limits.message_size_max);
+        if (status != RT_E_AGAIN)
+            return status;
+        if (rt_device_time(device) >= slice_end_ns || link->head - link->tail == link->depth
+            || atomic_load_explicit(&link->channel->state, memory_order_relaxed) != RT_CHANNEL_READY)
+            return RT_E_AGAIN;
+    }
+}

@@ -1,0 +1,243 @@
+/* wait.c: how a thread waits: for an operation, for a word that a peer writes, for a completion queue.
+ *
+ * The policy: look; spin for a while if a core is free to spin on; give the core away between looks; then block. A blocked
+ * thread costs nothing and a spinning one costs its core, which is a disaster where the core is the peer's (RDMA-RULES 26).
+ *
+ * Blocking on a completion queue: one thread, the leader, holds the queue's turn, arms the queue, looks once more and sleeps
+ * on its descriptors. The others, followers, sleep on queue->epoch, which the leader bumps when it found something and when
+ * it leaves; then one of them takes the turn. Whoever ends a leader's sleep from outside kicks the queue. A follower
+ * announces itself before it looks a last time, and the leader bumps before it looks for followers, so no wake-up is lost. */
+#include <poll.h>
+#include <sched.h>
+
+#include "core/copy.h"
+
+enum {
+    RT_YIELDS = 32,            /* looks with the core given away in between, before an adaptive wait blocks */
+    RT_CLOCK_EVERY = 64,       /* looks between two readings of the clock while spinning */
+    RT_NAP_MIN_NS = 20000,     /* naps where the provider cannot wake a receiver: from 20 us … */
+    RT_NAP_MAX_NS = 2000000,   /* … to 2 ms, which keeps an idle waiter well under 1 % of a core */
+    RT_FOLLOWER_NAP_NS = 10000000, /* a follower looks for a free turn at least this often */
+};
+
+typedef struct rt_waiter {
+    rt_device *device;
+    int64_t end_ns;
+    uint32_t looks;
+    int64_t nap_ns;
+} rt_waiter;
+
+enum rt_step { RT_STEP_LOOK, RT_STEP_BLOCK, RT_STEP_END };
+
+/* What to do after a look that found nothing. */
+static enum rt_step waiter_step(rt_waiter *waiter)
+{
+    const rt_device *device = waiter->device;
+    uint32_t looks = ++waiter->looks;
+    switch ((enum rt_wait_policy)device->wait_policy) {
+    case RT_WAIT_BLOCK: return RT_STEP_BLOCK;
+    case RT_WAIT_YIELD:
+        sched_yield();
+        return looks % 16 == 0 && rt_device_time(device) >= waiter->end_ns ? RT_STEP_END : RT_STEP_LOOK;
+    case RT_WAIT_ADAPTIVE:
+        if (looks > device->spins + RT_YIELDS)
+            return RT_STEP_BLOCK;
+        if (looks > device->spins) {
+            sched_yield();
+            return RT_STEP_LOOK;
+        }
+        break;
+    case RT_WAIT_SPIN: break;
+    }
+    rt_pause();
+    return looks % RT_CLOCK_EVERY == 0 && rt_device_time(device) >= waiter->end_ns ? RT_STEP_END : RT_STEP_LOOK;
+}
+
+/* ---- completion queues ---- */
+
+void rt_queue_kick(rt_queue *queue)
+{
+    if (queue->kick_fd >= 0)
+        rt_event_signal(queue->kick_fd);
+}
+
+static int sleep_as_leader(rt_queue *queue, const _Atomic uint32_t *done, uint32_t done_value, int64_t timeout_ns)
+{
+    rt_device *device = queue->device;
+    int status = device->provider->arm(device->pdevice, queue->index);
+    if (status != RT_OK)
+        return status;
+    if (rt_queue_step_held(queue) != 0 || atomic_load_explicit(done, memory_order_acquire) == done_value)
+        return RT_OK;
+    struct pollfd fds[2] = {
+        {.fd = device->provider->event_fd(device->pdevice, queue->index), .events = POLLIN},
+        {.fd = queue->kick_fd, .events = POLLIN},
+    };
+    struct timespec timeout = {.tv_sec = timeout_ns / RT_NS_PER_S, .tv_nsec = timeout_ns % RT_NS_PER_S};
+    int ready = ppoll(fds, 2, &timeout, NULL);
+    if (ready < 0)
+        return RT_E_INTERRUPTED;
+    if (fds[0].revents != 0)
+        device->provider->event_clear(device->pdevice, queue->index);
+    if (fds[1].revents != 0 && atomic_load(&queue->starved) == 0)
+        rt_event_drain(queue->kick_fd);
+    rt_queue_step_held(queue);
+    return ready == 0 ? RT_E_AGAIN : RT_OK;
+}
+
+static void wake_followers(rt_queue *queue)
+{
+    atomic_fetch_add(&queue->epoch, 1);
+    if (atomic_load(&queue->followers) != 0)
+        rt_futex_wake(&queue->epoch, INT_MAX, false);
+}
+
+int rt_queue_sleep(rt_queue *queue, const _Atomic uint32_t *done, uint32_t done_value, int64_t timeout_ns)
+{
+    rt_device *device = queue->device;
+    if (device->limits.virtual_time)
+        return device->provider->clock->advance(device->pdevice, rt_device_time(device) + timeout_ns);
+    uint32_t epoch = atomic_load_explicit(&queue->epoch, memory_order_acquire);
+    if (rt_turn_try(&queue->turn)) {
+        int status = sleep_as_leader(queue, done, done_value, timeout_ns);
+        rt_turn_leave(&queue->turn);
+        wake_followers(queue);
+        return status;
+    }
+    atomic_fetch_add(&queue->followers, 1);
+    int status = RT_OK;
+    if (atomic_load(done) != done_value && atomic_load(&queue->epoch) == epoch)
+        status = rt_futex_sleep(&queue->epoch, epoch, timeout_ns < RT_FOLLOWER_NAP_NS ? timeout_ns : RT_FOLLOWER_NAP_NS, false);
+    atomic_fetch_sub(&queue->followers, 1);
+    return status == RT_E_INTERRUPTED ? status : RT_OK;
+}
+
+/* ---- operations ---- */
+
+int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
+{
+    rt_queue *queue = link->queue;
+    rt_waiter waiter = {.device = queue->device, .end_ns = slice_end_ns};
+    for (;;) {
+        if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
+            return op->status;
+        if (atomic_load_explicit(&link->channel->state, memory_order_acquire) != RT_CHANNEL_READY) {
+            if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
+                return op->status;
+            return rt_channel_refuse(link->channel, NULL);
+        }
+        int moved = rt_queue_step(queue);
+        if (moved < 0)
+            return moved;
+        if (moved > 0) {
+            waiter.looks = 0;
+            if (rt_device_time(queue->device) >= slice_end_ns && atomic_load(&op->state) != RT_OP_DONE)
+                return RT_E_AGAIN;
+            continue;
+        }
+        enum rt_step step = queue->device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
+        int64_t left = step == RT_STEP_BLOCK ? slice_end_ns - rt_device_time(queue->device) : 1;
+        if (step == RT_STEP_END || left <= 0)
+            return RT_E_AGAIN;
+        if (step == RT_STEP_BLOCK && rt_queue_sleep(queue, &op->state, RT_OP_DONE, left) == RT_E_INTERRUPTED)
+            return RT_E_INTERRUPTED;
+    }
+}
+
+int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    rt_link *link = NULL;
+    const rt_op *op = rt_op_find(channel, number, &link);
+    if (op == NULL)
+        return RT_E_INVALID;
+    if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
+        return op->status;
+    int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
+    if (slice <= 0) {
+        int moved = rt_queue_step(link->queue);
+        if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
+            return op->status;
+        if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+            return rt_channel_refuse(channel, NULL);
+        return moved < 0 ? moved : RT_E_AGAIN;
+    }
+    return rt_op_wait_on(link, op, rt_device_time(channel->device) + slice);
+}
+
+/* ---- words ---- */
+
+static bool word_came(const uint64_t *word, uint64_t value)
+{
+    return (int64_t)(rt_load_acquire_u64(word) - value) >= 0;
+}
+
+/* Sleeps until a peer may have written: woken by it where the provider can, in growing naps elsewhere. */
+static int sleep_for_word(rt_waiter *waiter, const uint64_t *word, uint64_t value, int64_t left_ns)
+{
+    rt_device *device = waiter->device;
+    const rt_provider *provider = device->provider;
+    if (device->limits.can_wake_receiver) {
+        uint32_t epoch = provider->memory_epoch(device->pdevice);
+        bool came = word_came(word, value);
+        bool pending = atomic_load_explicit(&device->operations, memory_order_relaxed) != 0;
+        int64_t nap = pending && left_ns > RT_NS_PER_MS ? RT_NS_PER_MS : left_ns;
+        return provider->memory_sleep(device->pdevice, epoch, came ? 0 : nap);
+    }
+    if (device->limits.virtual_time)
+        return provider->clock->advance(device->pdevice, rt_device_time(device) + left_ns);
+    int64_t nap = waiter->nap_ns < RT_NAP_MIN_NS ? RT_NAP_MIN_NS : waiter->nap_ns;
+    waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
+    struct timespec time = {.tv_nsec = nap < left_ns ? nap : left_ns};
+    return nanosleep(&time, NULL) != 0 ? RT_E_INTERRUPTED : RT_OK;
+}
+
+/* Operations of this device that nobody else drives must go on while their starter waits for an answer to them. */
+static void drive(rt_device *device)
+{
+    if (atomic_load_explicit(&device->operations, memory_order_relaxed) == 0)
+        return;
+    for (uint32_t index = 0; index < device->queue_count; index++)
+        rt_queue_step(&device->queues[index]);
+}
+
+static int wait_word(rt_channel *channel, const uint64_t *word, uint64_t value, int64_t slice_end_ns)
+{
+    rt_waiter waiter = {.device = channel->device, .end_ns = slice_end_ns};
+    for (;;) {
+        if (word_came(word, value))
+            return RT_OK;
+        if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+            return word_came(word, value) ? RT_OK : rt_channel_refuse(channel, NULL);
+        drive(channel->device);
+        enum rt_step step = channel->device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
+        if (step == RT_STEP_LOOK)
+            continue;
+        int64_t left = slice_end_ns - rt_device_time(channel->device);
+        if (step == RT_STEP_END || left <= 0)
+            return word_came(word, value) ? RT_OK : RT_E_AGAIN;
+        atomic_store_explicit(&channel->word_expected, value, memory_order_relaxed);
+        atomic_store_explicit(&channel->word_seen, *(const volatile uint64_t *)word, memory_order_relaxed);
+        if (sleep_for_word(&waiter, word, value, left) == RT_E_INTERRUPTED)
+            return word_came(word, value) ? RT_OK : RT_E_INTERRUPTED;
+    }
+}
+
+int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (region_offset % sizeof(uint64_t) != 0)
+        return RT_E_INVALID;
+    if (region->size < sizeof(uint64_t) || region_offset > region->size - sizeof(uint64_t))
+        return RT_E_BOUNDS;
+    const uint64_t *word = (const uint64_t *)(const void *)(region->address + region_offset);
+    if (word_came(word, value))
+        return RT_OK;
+    int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
+    atomic_fetch_add_explicit(&channel->word_waiters, 1, memory_order_relaxed);
+    int status = wait_word(channel, word, value, rt_device_time(channel->device) + slice);
+    atomic_fetch_sub_explicit(&channel->word_waiters, 1, memory_order_relaxed);
+    return status;
+}
