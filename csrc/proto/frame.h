@@ -18,12 +18,16 @@ typedef struct rt_frame_lane {
 } rt_frame_lane;
 
 /* Writes a whole frame and advances the lane. Returns its size, or RT_E_INVALID when the payload or capacity is wrong. */
-int64_t rt_frame_seal(rt_frame_lane *lane, uint16_t kind, const uint8_t *payload, size_t payload_size, uint8_t *bytes_out, size_t capacity);
+int64_t rt_frame_seal(rt_frame_lane *lane, uint16_t kind, const uint8_t *payload, size_t payload_size, uint8_t *bytes_out,
+                      size_t capacity);
 
 /* Looks at the start of `bytes`. RT_E_AGAIN: more bytes are needed. RT_E_PROTOCOL: too large, unknown kind, padding, tag.
  * RT_OK: kind, payload (a pointer into `bytes`) and the whole frame's size are set, the lane is advanced. */
 int rt_frame_open(rt_frame_lane *lane, const uint8_t *bytes, size_t size, uint16_t *kind_out, const uint8_t **payload_out,
                   size_t *payload_size_out, size_t *frame_size_out, rt_detail *detail);
+
+/* "OFFER", "READY", "BYE", "ERROR". */
+const char *rt_frame_kind_name(enum rt_frame_kind kind);
 
 /* Copies peer text of `size` bytes into `text_out` with '?' for whatever is not printable ASCII; always terminated. */
 void rt_text_clean(const uint8_t *bytes, size_t size, char *text_out, size_t capacity);

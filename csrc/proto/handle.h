@@ -8,7 +8,11 @@
 #include "base/status.h"
 #include "proto/limits.h"
 
-enum { RT_HANDLE_KEY_MAX = 64 }; /* equals RT_MEMORY_KEY_SIZE_MAX of the seam; core asserts it */
+enum {
+    RT_HANDLE_VERSION = 1,
+    RT_HANDLE_KEY_MAX = 64,   /* equals RT_MEMORY_KEY_SIZE_MAX of the seam; core asserts it */
+    RT_HANDLE_RIGHTS = 2 | 4, /* the remote ones of rt_rights; no other right concerns a peer */
+};
 
 typedef struct rt_handle {
     char provider[RT_PROVIDER_NAME_MAX + 1];
@@ -20,9 +24,11 @@ typedef struct rt_handle {
     uint8_t key[RT_HANDLE_KEY_MAX];
 } rt_handle;
 
-/* Returns the encoded size, or RT_E_INVALID. */
+/* Returns the encoded size, or RT_E_INVALID: provider empty or not printable, range outside the registration, rights beyond
+ * RT_HANDLE_RIGHTS, key too long, or too little capacity (RT_HANDLE_SIZE_MAX is always enough). */
 int64_t rt_handle_encode(const rt_handle *handle, uint8_t *bytes_out, size_t capacity);
-/* RT_OK, RT_E_VERSION or RT_E_PROTOCOL with the detail. Ranges and rights are checked; the key is the provider's to check. */
+/* RT_OK, RT_E_VERSION or RT_E_PROTOCOL with the detail. Ranges and rights are checked; the key is the provider's to check.
+ * Accepts exactly what rt_handle_encode makes. */
 int rt_handle_decode(const uint8_t *bytes, size_t size, rt_handle *handle_out, rt_detail *detail);
 
 #endif

@@ -10,30 +10,18 @@
 #include "base/status.h"
 #include "proto/frame.h"
 #include "proto/limits.h"
-
-enum { RT_HANDSHAKE_ADDRESS_MAX = 64 }; /* equals RT_LINK_ADDRESS_SIZE_MAX of the seam; core asserts it */
-
-typedef enum rt_handshake_role { RT_ROLE_CONNECTOR, RT_ROLE_ACCEPTOR } rt_handshake_role;
+#include "proto/payload.h"
+#include "proto/preface.h"
 
 typedef enum rt_handshake_state {
-    RT_HS_PREFACE,      /* the peer's preface is awaited */
-    RT_HS_PROOF,        /* the peer's proof is awaited */
-    RT_HS_OFFER,        /* the peer's OFFER is awaited */
-    RT_HS_JOIN,         /* both offers are known; links are being joined; the peer's READY may come */
-    RT_HS_READY,        /* both READYs were seen */
-    RT_HS_CLOSED,       /* BYE came or was sent */
-    RT_HS_FAILED        /* the detail says why */
+    RT_HS_PREFACE, /* the peer's preface is awaited */
+    RT_HS_PROOF,   /* the peer's proof is awaited */
+    RT_HS_OFFER,   /* the proofs are done, an OFFER is missing: the peer's, or ours (rt_handshake_wants_offer) */
+    RT_HS_JOIN,    /* both offers are known; links are being joined; the peer's READY may come */
+    RT_HS_READY,   /* both READYs were seen */
+    RT_HS_CLOSED,  /* BYE came or was sent */
+    RT_HS_FAILED   /* the detail says why */
 } rt_handshake_state;
-
-/* What one end says of itself and its links. */
-typedef struct rt_offer {
-    char provider[RT_PROVIDER_NAME_MAX + 1];
-    uint8_t device_id[RT_DEVICE_ID_SIZE];
-    char description[RT_PEER_TEXT_MAX + 1];
-    uint32_t link_count;
-    uint8_t address_sizes[RT_LINKS_PER_CHANNEL_MAX];
-    uint8_t addresses[RT_LINKS_PER_CHANNEL_MAX][RT_HANDSHAKE_ADDRESS_MAX];
-} rt_offer;
 
 typedef struct rt_handshake {
     rt_handshake_role role;
@@ -42,9 +30,11 @@ typedef struct rt_handshake {
     size_t secret_size;
     uint8_t own_preface[RT_PREFACE_SIZE], peer_preface[RT_PREFACE_SIZE];
     rt_frame_lane send_lane, receive_lane;
-    rt_offer peer_offer;           /* valid from RT_HS_JOIN on */
-    bool offer_sent, ready_sent, ready_seen;
-    int32_t peer_status;           /* of an ERROR frame, RT_E_PEER_CLOSED after BYE */
+    rt_offer peer_offer; /* valid when offer_seen: when the acceptor's offer is wanted, and from RT_HS_JOIN on */
+    char own_provider[RT_PROVIDER_NAME_MAX + 1];
+    uint32_t own_link_count;
+    bool offer_sent, offer_seen, ready_sent, ready_seen;
+    int32_t peer_status;           /* what an ERROR frame said, RT_E_PEER_CLOSED after BYE, else 0 */
     rt_detail failure;             /* valid in RT_HS_FAILED and RT_HS_CLOSED */
     uint8_t in[RT_FRAME_SIZE_MAX]; /* bytes of the peer not yet understood */
     size_t in_size;
@@ -56,18 +46,23 @@ typedef struct rt_handshake {
 int rt_handshake_begin(rt_handshake *handshake, rt_handshake_role role, const uint8_t *secret, size_t secret_size,
                        const uint8_t nonce[RT_NONCE_SIZE]);
 
-/* Takes bytes from the peer: at most what rt_handshake_room says fits. Moves the state as far as it goes; replies are put
- * into `out`. RT_OK, or the failure (state FAILED), or RT_E_PEER_CLOSED after a BYE (state CLOSED). Feeding may leave
- * bytes waiting inside (an OFFER before ours was given): rt_handshake_step goes on. */
+/* Takes bytes from the peer: at most what rt_handshake_room says fits (it is never 0), else RT_E_INVALID and nothing is
+ * taken. Moves the state as far as it goes; replies are put into `out`. RT_OK, or the failure (state FAILED), or
+ * RT_E_PEER_CLOSED after a BYE (state CLOSED). Once over, it ignores bytes and returns the same again. rt_handshake_step is
+ * feed without bytes: how it stands. */
 size_t rt_handshake_room(const rt_handshake *handshake);
 int rt_handshake_feed(rt_handshake *handshake, const uint8_t *bytes, size_t size);
 int rt_handshake_step(rt_handshake *handshake);
 
 /* True when this end's OFFER is due: the connector's after the proofs, the acceptor's after the peer's OFFER came. */
 bool rt_handshake_wants_offer(const rt_handshake *handshake);
+
+/* Gives it. RT_E_INVALID, and nothing changed, when it is not due or not well-formed (an acceptor may offer at most as many
+ * links as peer_offer has); RT_E_REFUSED when the ends have different providers; otherwise as feed. */
 int rt_handshake_offer(rt_handshake *handshake, const rt_offer *offer);
 
-/* Every link is joined and its receives are posted: sends READY. Only in RT_HS_JOIN. */
+/* Every link is joined and its receives are posted: sends READY. RT_E_INVALID, and nothing changed, unless it is due: once,
+ * in RT_HS_JOIN. The number of links is peer_offer.link_count at the connector, that of our own OFFER at the acceptor. */
 int rt_handshake_joined(rt_handshake *handshake);
 
 /* The stream ended. Returns and records what it means in this state: RT_E_PEER_CLOSED after a BYE, else a failure that says
@@ -75,10 +70,11 @@ int rt_handshake_joined(rt_handshake *handshake);
 int rt_handshake_ended(rt_handshake *handshake);
 
 /* This end gives up or closes: queues ERROR (if the proofs are done and status is not RT_E_CLOSED), BYE (RT_E_CLOSED after
- * the proofs), or nothing. The state becomes CLOSED or FAILED. */
+ * the proofs), or nothing. The state becomes CLOSED or FAILED. `status` is negative; nothing happens when it was over. */
 void rt_handshake_close(rt_handshake *handshake, int status, const char *reason);
 
-/* The driver has sent the first `size` bytes of `out`. */
+/* The driver has sent the first `size` bytes of `out`. After a failure `out` holds the last words for the peer (ERROR, or the
+ * zero proof): worth sending as far as the stream takes them at once. */
 void rt_handshake_sent(rt_handshake *handshake, size_t size);
 
 /* A word for the state, for dumps: "preface", "proof", … */

@@ -27,10 +27,10 @@ enum {
     /* A secret longer than the hash's block is hashed first by HMAC anyway; the bound only keeps the object small. */
     RT_SECRET_SIZE_MAX = 256,
 
-    RT_DEVICE_ID_SIZE = 16, /* random, so that two devices never agree by chance */
+    RT_DEVICE_ID_SIZE = 16,    /* random, so that two devices never agree by chance */
     RT_PROVIDER_NAME_MAX = 15, /* a word; 16 bytes with its length or its end */
-    RT_PEER_TEXT_MAX = 95, /* "host pid 1234 device" for messages */
-    RT_REASON_MAX = 255,   /* text of a BYE or ERROR frame; longer text is cut */
+    RT_PEER_TEXT_MAX = 95,     /* "host pid 1234 device" for messages */
+    RT_REASON_MAX = 255,       /* text of a BYE or ERROR frame; longer text is cut */
 
     /* ---- names and handles (address distribution) ---- */
 
@@ -48,11 +48,11 @@ enum {
 
     /* ---- core ---- */
 
-    RT_QUEUES_MAX = 64,   /* data completion queues of a device */
-    RT_POLLERS_MAX = 64,  /* poller threads of a device */
+    RT_QUEUES_MAX = 64,    /* data completion queues of a device */
+    RT_POLLERS_MAX = 64,   /* poller threads of a device */
     RT_OPS_PER_LINK = 256, /* transfers of one QP that are not finished; one more waits, with its own deadline */
-    RT_POST_BATCH = 32,   /* work items given to `post` at once: one doorbell; fits a few cache lines of stack */
-    RT_POLL_BATCH = 32,   /* completions taken by one `poll` */
+    RT_POST_BATCH = 32,    /* work items given to `post` at once: one doorbell; fits a few cache lines of stack */
+    RT_POLL_BATCH = 32,    /* completions taken by one `poll` */
 };
 
 #endif

@@ -14,12 +14,12 @@ enum rt_rpc_kind { RT_RPC_LOOKUP = 1, RT_RPC_FOUND = 2, RT_RPC_MISSING = 3 };
 typedef struct rt_rpc_message {
     uint8_t kind; /* rt_rpc_kind */
     uint16_t request;
-    uint32_t wait_ms;               /* LOOKUP */
-    uint8_t name_size;              /* LOOKUP: 1 to RT_NAME_MAX */
-    char name[RT_NAME_MAX + 1];     /* LOOKUP, terminated */
-    uint8_t handle_size;            /* FOUND: 1 to RT_HANDLE_SIZE_MAX */
+    uint32_t wait_ms;           /* LOOKUP */
+    uint8_t name_size;          /* LOOKUP: 1 to RT_NAME_MAX */
+    char name[RT_NAME_MAX + 1]; /* LOOKUP, terminated */
+    uint8_t handle_size;        /* FOUND: 1 to RT_HANDLE_SIZE_MAX */
     uint8_t handle[RT_HANDLE_SIZE_MAX];
-    uint32_t published_count;       /* MISSING */
+    uint32_t published_count; /* MISSING */
 } rt_rpc_message;
 
 /* Returns the encoded size, or RT_E_INVALID. */

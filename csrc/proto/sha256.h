@@ -27,6 +27,10 @@ void rt_hmac_begin(rt_hmac_state *state, const uint8_t *key, size_t key_size);
 void rt_hmac_add(rt_hmac_state *state, const void *bytes, size_t size);
 void rt_hmac_end(rt_hmac_state *state, uint8_t digest_out[RT_SHA256_SIZE]);
 
+/* The same in one call. Part of the C interface too (rdmatensor.h), so that Python and tests can compare with another maker. */
+void rt_sha256(const uint8_t *bytes, size_t size, uint8_t digest_out[RT_SHA256_SIZE]);
+void rt_hmac_sha256(const uint8_t *key, size_t key_size, const uint8_t *bytes, size_t size, uint8_t digest_out[RT_SHA256_SIZE]);
+
 /* Compares in time that does not depend on where the bytes differ. */
 bool rt_equal_constant_time(const uint8_t *left, const uint8_t *right, size_t size);
 

@@ -20,7 +20,9 @@ typedef struct check_test {
     void (*run)(void);
 } check_test;
 
+/* clang-format off */
 #define CHECK_TEST(function) {#function, function}
+/* clang-format on */
 
 static jmp_buf check_jump;
 static const char *check_skip_reason;
