@@ -240,7 +240,7 @@ def belongs(name: str, package: str) -> bool:
 
 def python_layering(path: str, text: str) -> list[str]:
     wrong = []
-    edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/"))
+    edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/__main__.py"))
     for name in imports(path, text):
         if belongs(name, "rdmatensor._native") and path != "rdmatensor/_core.py":
             wrong.append(f"only _core.py may import {name}")
