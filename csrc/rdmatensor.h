@@ -140,6 +140,7 @@ int64_t rt_device_now_ns(rt_device *device);
 int64_t rt_device_dump(rt_device *device, char *text_out, size_t capacity);
 
 /* ---- region ---- */
+/* Memory of its own, present to the last page; rounded up to a multiple of 64, or of the huge page when they are required. */
 int rt_region_create(rt_device *device, uint64_t size, uint32_t rights, uint32_t huge_pages, rt_region **region_out, rt_detail *detail);
 /* Registers memory of the caller, who keeps it alive and in place until rt_region_close returned RT_OK. */
 int rt_region_adopt(rt_device *device, void *address, uint64_t size, uint32_t rights, rt_region **region_out, rt_detail *detail);

@@ -1,0 +1,426 @@
+/* region.c: regions: memory registered ahead, with rights and an arena inside. Where its memory comes from is
+ * memory/host.c, how blocks are served arena.c, which operations use it op.c.
+ *
+ * Three things end at three moments: the registration at rt_region_close, when no operation uses it; the memory at the last
+ * reference; a block that was freed while an operation uses it when that operation has ended (quarantine, RDMA-RULES 16). */
+#include <assert.h>
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/core.h"
+#include "memory/host.h"
+
+enum {
+    REGION_GRANULE = 64,
+    REMOTE_RIGHTS = RT_RIGHT_REMOTE_WRITE | RT_RIGHT_REMOTE_READ,
+    ALL_RIGHTS = REMOTE_RIGHTS | RT_RIGHT_RELAXED_ORDER
+};
+
+_Static_assert((int)RT_RIGHT_REMOTE_WRITE == (int)RT_ACCESS_REMOTE_WRITE &&
+                   (int)RT_RIGHT_REMOTE_READ == (int)RT_ACCESS_REMOTE_READ &&
+                   (int)RT_RIGHT_RELAXED_ORDER == (int)RT_ACCESS_RELAXED_ORDER,
+               "rights of a region are the access bits of the seam");
+_Static_assert((int)RT_HUGE_AUTO == (int)RT_HOST_PAGES_AUTO && (int)RT_HUGE_OFF == (int)RT_HOST_PAGES_SMALL &&
+                   (int)RT_HUGE_REQUIRE == (int)RT_HOST_PAGES_HUGE,
+               "huge pages are asked for by the same numbers");
+_Static_assert((int)RT_HANDLE_KEY_MAX == (int)RT_MEMORY_KEY_SIZE_MAX, "a handle carries any key of the seam");
+
+/* ---- making ---- */
+
+/* What can be refused before anything is acquired. */
+static int check_request(const rt_device *device, uint64_t size, uint32_t rights, rt_detail *detail)
+{
+    if (device->closed)
+        return rt_fail(detail, RT_E_CLOSED, 0, "cannot make a region: the device is closed");
+    if ((rights & ~(uint32_t)ALL_RIGHTS) != 0)
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "cannot make a region with rights 0x%x: known are remote write, remote read, relaxed order", rights);
+    if (size == 0)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot make a region of size 0");
+    uint64_t most = device->limits.region_size_max < INT64_MAX ? device->limits.region_size_max : INT64_MAX;
+    if (size > most)
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "cannot make a region of %" PRIu64 " bytes: %s registers at most %" PRIu64 " at once", size,
+                       device->provider->name, most);
+    return RT_OK;
+}
+
+/* A region with one reference for the caller and none of its resources. */
+static int region_new(uint64_t size, uint32_t rights, rt_region **region_out, rt_detail *detail)
+{
+    rt_region *region = calloc(1, sizeof *region);
+    if (region == NULL)
+        return rt_fail(detail, RT_E_NO_MEMORY, ENOMEM, "cannot make a region of %" PRIu64 " bytes", size);
+    rt_list_init(&region->node);
+    pthread_mutex_init(&region->settling, NULL);
+    region->size = size;
+    region->rights = rights;
+    region->descriptor = -1;
+    atomic_init(&region->references, 1);
+    *region_out = region;
+    return RT_OK;
+}
+
+/* Counts the region before it is registered, so that the limit holds with many threads registering at once. */
+static int count_in(rt_device *device, const rt_region *region, rt_detail *detail)
+{
+    int status = RT_OK;
+    pthread_mutex_lock(&device->lock);
+    if (device->lost) {
+        status = rt_detail_pass(detail, &device->failure);
+    } else if (device->stats.regions >= device->limits.region_count_max) {
+        status =
+            rt_fail(detail, RT_E_BUSY, 0, "cannot make another region: %s registers at most %" PRIu32 "; make few large ones",
+                    device->provider->name, device->limits.region_count_max);
+    } else {
+        device->stats.regions++;
+        device->stats.region_bytes += region->size;
+    }
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+static void count_out(rt_device *device, const rt_region *region)
+{
+    device->stats.regions--;
+    device->stats.region_bytes -= region->size;
+}
+
+/* Registers the region's memory and lists it: it is open from here on. `began` is when its making began. */
+static int region_open(rt_device *device, rt_region *region, int64_t began, rt_detail *detail)
+{
+    int status = count_in(device, region, detail);
+    if (status != RT_OK)
+        return status;
+    uint32_t access = region->rights | RT_ACCESS_LOCAL_WRITE;
+    const rt_memory memory = {.address = region->address,
+                              .size = region->size,
+                              .descriptor = region->descriptor,
+                              .access = access};
+    status = device->provider->memory_register(device->pdevice, &memory, &region->memory, detail);
+
+    pthread_mutex_lock(&device->lock);
+    if (status == RT_OK) {
+        region->device = device;
+        region->registering_ns = rt_device_time(device) - began;
+        atomic_fetch_add_explicit(&region->references, 1, memory_order_relaxed); /* the registration's */
+        rt_list_append(&device->regions, &region->node);
+        device->stats.registrations++;
+        device->stats.registered_bytes += region->size;
+        device->stats.registering_ns += (uint64_t)region->registering_ns;
+    } else {
+        count_out(device, region);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return status;
+}
+
+static rt_host_memory host_memory_of(const rt_region *region)
+{
+    return (rt_host_memory){.address = region->address,
+                            .size = region->mapped_size,
+                            .descriptor = region->descriptor,
+                            .huge = region->huge_pages};
+}
+
+static void region_free(rt_region *region)
+{
+    assert(region->memory == NULL);
+    if (region->mapped_size != 0) {
+        rt_host_memory memory = host_memory_of(region);
+        rt_host_unmap(&memory);
+    }
+    rt_arena_destroy(region->arena);
+    pthread_mutex_destroy(&region->settling);
+    free(region);
+}
+
+/* Gives the region memory of its own, present to the last page, and an arena. What it got is freed by region_free. */
+static int region_furnish(rt_region *region, bool shared, uint32_t huge_pages, rt_detail *detail)
+{
+    rt_host_memory memory;
+    int status = rt_host_map(region->size, shared, (enum rt_host_pages)huge_pages, &memory, detail);
+    if (status != RT_OK)
+        return status;
+    region->address = memory.address;
+    region->mapped_size = memory.size;
+    region->descriptor = memory.descriptor;
+    region->huge_pages = memory.huge;
+    if (memory.huge)
+        region->size = memory.size; /* a peer that maps part of a huge page could not unmap it */
+    status = rt_host_populate(&memory, detail);
+    if (status != RT_OK)
+        return status;
+    status = rt_arena_create(region->size, &region->arena);
+    if (status != RT_OK)
+        return rt_fail(detail, status, 0, "cannot make the bookkeeping for a region of %" PRIu64 " bytes", region->size);
+    return RT_OK;
+}
+
+int rt_region_create(rt_device *device, uint64_t size, uint32_t rights, uint32_t huge_pages, rt_region **region_out,
+                     rt_detail *detail)
+{
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "cannot make a region in a child made by fork: start that process with spawn");
+    int status = check_request(device, size, rights, detail);
+    if (status != RT_OK)
+        return status;
+    if (huge_pages > RT_HUGE_REQUIRE)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot make a region with huge pages %u: it is auto (0), off (1) or require (2)",
+                       huge_pages);
+    int64_t began = rt_device_time(device);
+    rt_region *region;
+    status = region_new((size + REGION_GRANULE - 1) & ~(uint64_t)(REGION_GRANULE - 1), rights, &region, detail);
+    if (status != RT_OK)
+        return status;
+    bool shared = device->limits.wants_shared_memory && (rights & REMOTE_RIGHTS) != 0;
+    status = region_furnish(region, shared, huge_pages, detail);
+    if (status == RT_OK)
+        status = region_open(device, region, began, detail);
+    if (status != RT_OK) {
+        region_free(region);
+        return status;
+    }
+    *region_out = region;
+    return RT_OK;
+}
+
+int rt_region_adopt(rt_device *device, void *address, uint64_t size, uint32_t rights, rt_region **region_out, rt_detail *detail)
+{
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "cannot register memory in a child made by fork: start that process with spawn");
+    int status = check_request(device, size, rights, detail);
+    if (status != RT_OK)
+        return status;
+    if (address == NULL || size > UINTPTR_MAX - (uintptr_t)address)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %" PRIu64 " bytes at %p: no memory can be there", size, address);
+    if ((rights & REMOTE_RIGHTS) != 0 && !device->limits.exposes_caller_memory)
+        return rt_fail(
+            detail, RT_E_UNSUPPORTED, 0,
+            "%s cannot give peers access to memory of the caller: create a region and copy into it, or register this memory "
+            "without remote rights",
+            device->provider->name);
+    int64_t began = rt_device_time(device);
+    rt_region *region;
+    status = region_new(size, rights, &region, detail);
+    if (status != RT_OK)
+        return status;
+    region->address = address;
+    status = region_open(device, region, began, detail);
+    if (status != RT_OK) {
+        region_free(region);
+        return status;
+    }
+    *region_out = region;
+    return RT_OK;
+}
+
+/* ---- ending ---- */
+
+static void region_unreference(rt_region *region)
+{
+    /* Release, so that every use of the memory is before it is freed; acquire, in the one that frees. */
+    if (atomic_fetch_sub_explicit(&region->references, 1, memory_order_acq_rel) == 1)
+        region_free(region);
+}
+
+/* Ends the registration of a region that no operation uses. */
+static void region_end(rt_region *region)
+{
+    rt_device *device = region->device;
+    rt_region_settle(region);
+    pthread_mutex_lock(&device->lock);
+    rt_list_remove(&region->node);
+    count_out(device, region);
+    rt_pmemory *memory = region->memory;
+    region->memory = NULL;
+    region->device = NULL;
+    pthread_mutex_unlock(&device->lock);
+    device->provider->memory_release(device->pdevice, memory);
+    region_unreference(region);
+}
+
+int rt_region_close(rt_region *region, rt_detail *detail)
+{
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "cannot close a region in a child made by fork: it is the parent's");
+    if (region->device == NULL)
+        return rt_fail(detail, RT_E_CLOSED, 0, "the region is closed already");
+    uint32_t operations = atomic_load_explicit(&region->operations, memory_order_acquire);
+    uint32_t bound = atomic_load_explicit(&region->bound, memory_order_acquire);
+    if (operations > 0)
+        return rt_fail(detail, RT_E_BUSY, 0,
+                       "cannot close a region of %" PRIu64 " bytes: %" PRIu32
+                       " operations are using it; wait for them or close the channel",
+                       region->size, operations);
+    if (bound > 0)
+        return rt_fail(detail, RT_E_BUSY, 0,
+                       "cannot close a region of %" PRIu64 " bytes: %" PRIu32 " prepared copies are bound to it; drop them",
+                       region->size, bound);
+    region_end(region);
+    return RT_OK;
+}
+
+void rt_region_drop(rt_region *region)
+{
+    if (rt_forked())
+        return;
+    region_unreference(region);
+}
+
+void rt_region_close_all(rt_device *device)
+{
+    while (!rt_list_empty(&device->regions))
+        region_end(RT_LIST_ENTRY(device->regions.next, rt_region, node));
+}
+
+/* ---- asking ---- */
+
+uint64_t rt_region_address(const rt_region *region)
+{
+    return rt_forked() ? 0 : (uint64_t)(uintptr_t)region->address;
+}
+
+uint64_t rt_region_size(const rt_region *region)
+{
+    return rt_forked() ? 0 : region->size;
+}
+
+uint32_t rt_region_rights(const rt_region *region)
+{
+    return rt_forked() ? 0 : region->rights;
+}
+
+void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out)
+{
+    memset(stats_out, 0, sizeof *stats_out);
+    if (rt_forked())
+        return;
+    rt_region_settle(region);
+    stats_out->size = region->size;
+    stats_out->registering_ns = (uint64_t)region->registering_ns;
+    stats_out->huge_pages = region->huge_pages ? 1 : 0;
+    stats_out->operations_in_flight = atomic_load_explicit(&region->operations, memory_order_relaxed);
+    if (region->arena == NULL)
+        return;
+    rt_arena_stats arena;
+    rt_arena_get_stats(region->arena, &arena);
+    stats_out->allocated_bytes = arena.allocated_bytes;
+    stats_out->allocations = arena.allocations;
+    stats_out->peak_bytes = arena.peak_bytes;
+    stats_out->largest_free_bytes = arena.largest_free_bytes;
+    stats_out->quarantined_bytes = arena.deferred_bytes;
+}
+
+int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail)
+{
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "cannot make a handle in a child made by fork: the region is the parent's");
+    const rt_device *device = region->device;
+    if (device == NULL)
+        return rt_fail(detail, RT_E_CLOSED, 0, "cannot make a handle of a closed region");
+    if ((region->rights & REMOTE_RIGHTS) == 0)
+        return rt_fail(
+            detail, RT_E_ACCESS, 0,
+            "cannot make a handle: this region gives peers no right; create it with access=\"write\", \"read\" or both");
+    if (size == 0)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot make a handle of a range of size 0");
+    if (offset > region->size || size > region->size - offset)
+        return rt_fail(detail, RT_E_BOUNDS, 0,
+                       "cannot make a handle of %" PRIu64 " bytes at offset %" PRIu64 ": the region has %" PRIu64, size, offset,
+                       region->size);
+    rt_handle handle = {
+        .offset = offset,
+        .size = size,
+        .registration_size = region->size,
+        .rights = region->rights & REMOTE_RIGHTS,
+    };
+    assert(strlen(device->provider->name) < sizeof handle.provider);
+    strcpy(handle.provider, device->provider->name);
+    memcpy(handle.device_id, device->id, sizeof handle.device_id);
+    size_t key_size = sizeof handle.key;
+    int status = device->provider->memory_key(device->pdevice, region->memory, NULL, handle.key, &key_size, detail);
+    if (status != RT_OK)
+        return status;
+    assert(key_size <= sizeof handle.key);
+    handle.key_size = (uint8_t)key_size;
+    int64_t encoded = rt_handle_encode(&handle, handle_out, RT_HANDLE_SIZE_MAX);
+    assert(encoded > 0);
+    *size_out = (size_t)encoded;
+    return RT_OK;
+}
+
+/* ---- blocks ---- */
+
+int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (region->device == NULL)
+        return RT_E_CLOSED;
+    if (region->arena == NULL)
+        return RT_E_UNSUPPORTED; /* adopted memory is the caller's to divide */
+    int64_t block = rt_arena_allocate(region->arena, size, alignment);
+    if (block == RT_E_NO_MEMORY && atomic_load_explicit(&region->deferred_count, memory_order_acquire) > 0) {
+        rt_region_settle(region);
+        block = rt_arena_allocate(region->arena, size, alignment);
+    }
+    return block;
+}
+
+/* Whether an operation that has not ended uses the block. region->settling held. */
+static bool block_busy(rt_region *region, int64_t block)
+{
+    uint64_t offset, size;
+    if (atomic_load_explicit(&region->operations, memory_order_acquire) == 0)
+        return false;
+    int status = rt_arena_range(region->arena, block, &offset, &size);
+    assert(status == RT_OK);
+    return status == RT_OK && rt_region_range_busy(region, offset, size);
+}
+
+/* Gives a quarantined block back to the arena. region->settling held. */
+static void block_reclaim(rt_region *region, int64_t block)
+{
+    int status = rt_arena_reclaim(region->arena, block);
+    assert(status == RT_OK);
+    (void)status;
+    atomic_fetch_sub_explicit(&region->deferred_count, 1, memory_order_relaxed);
+}
+
+int rt_region_free(rt_region *region, int64_t block)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (region->arena == NULL)
+        return RT_E_UNSUPPORTED;
+    if (atomic_load_explicit(&region->operations, memory_order_acquire) == 0) {
+        rt_region_settle(region);
+        return rt_arena_free(region->arena, block);
+    }
+    /* Into quarantine first, then the question: an operation found busy ends after this count, and settles the block. */
+    pthread_mutex_lock(&region->settling);
+    int status = rt_arena_defer(region->arena, block);
+    if (status == RT_OK) {
+        atomic_fetch_add_explicit(&region->deferred_count, 1, memory_order_release);
+        if (!block_busy(region, block))
+            block_reclaim(region, block);
+    }
+    pthread_mutex_unlock(&region->settling);
+    return status;
+}
+
+void rt_region_settle(rt_region *region)
+{
+    if (region->arena == NULL || atomic_load_explicit(&region->deferred_count, memory_order_acquire) == 0)
+        return;
+    pthread_mutex_lock(&region->settling);
+    int64_t next, block = rt_arena_next_deferred(region->arena, 0);
+    for (; block != 0; block = next) {
+        next = rt_arena_next_deferred(region->arena, block);
+        if (!block_busy(region, block))
+            block_reclaim(region, block);
+    }
+    pthread_mutex_unlock(&region->settling);
+}
