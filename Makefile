@@ -8,7 +8,7 @@
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
 #   make torch    torch into .venv (optional)   make clean       remove all that was made here
 #
-# Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS.
+# Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS, SOAK_ARGS.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -78,10 +78,12 @@ $(VENV)/.torch: $(VENV)/.build
 	@$(PIP) "$(TORCH)"
 	@touch $@
 
-# The extension in place, and the package in the environment as an editable install.
+# The extension in place, and the package in the environment as an editable install. Python's own way of building compiles
+# one file after the other and all of them every time, so the files are compiled here, with its flags.
 $(VENV)/.native: $(PYTHON_BUILD) $(VENV)/.build
 	@echo "== building rdmatensor._native from $(words $(LIBRARY)) C files"
-	@$(PIP) --no-build-isolation --no-deps --editable .
+	@$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/native/librdmatensor.a
+	@RDMATENSOR_BUILD_ARCHIVE=$(BUILD)/native/librdmatensor.a $(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
 build: $(VENV)/.native
@@ -119,6 +121,7 @@ endef
 
 SANITIZE_ADDRESS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
 SANITIZE_THREAD := -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan
+$(eval $(call flavour,native,$(CC),-O3 -fvisibility=hidden))
 $(eval $(call flavour,plain,$(CC),-O2))
 $(eval $(call flavour,asan,$(CC),$(SANITIZE_ADDRESS)))
 $(eval $(call flavour,tsan,$(CC),$(SANITIZE_THREAD)))
@@ -143,9 +146,20 @@ test: build $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
 	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
 
-asan: build $(VENV)/.test
+# The extension under AddressSanitizer, and a copy of the package around it. Leaks are looked for in the C tests only.
+$(BUILD)/asan/python/.built: $(PYTHON_BUILD) $(wildcard rdmatensor/*.py rdmatensor/*/*.py) $(VENV)/.build
+	@echo "== building rdmatensor._native under AddressSanitizer"
+	@$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/asan/librdmatensor.a
+	@RDMATENSOR_BUILD_ARCHIVE=$(BUILD)/asan/librdmatensor.a LDFLAGS="-fsanitize=address,undefined" \
+	    $(BIN)/python setup.py --quiet build --build-base $(BUILD)/asan/setup --build-lib $(BUILD)/asan/python 2>/dev/null
+	@touch $@
+
+asan: build $(VENV)/.test $(BUILD)/asan/python/.built
 	@$(MAKE) --no-print-directory -j$(JOBS) asan-tests
 	@RT_C_FLAVOURS=asan $(PYTEST) -rs tests/c
+	@echo "== Python tests with the extension under AddressSanitizer"
+	@PYTHONPATH=$(CURDIR)/$(BUILD)/asan/python LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(PYTEST) -q -rs tests/python tests/contract
 
 tsan: build $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(JOBS) tsan-tests
@@ -189,8 +203,8 @@ format: $(VENV)/.lint
 bench: build $(VENV)/.test
 	@$(BIN)/python -m benchmarks
 
-soak: build $(VENV)/.test
-	@$(BIN)/python tests/soak.py
+soak: build
+	@$(BIN)/python tests/soak.py $(SOAK_ARGS)
 
 wheel: build
 	@rm -rf dist $(BUILD)/wheel && mkdir -p dist

@@ -117,10 +117,10 @@ def report(channel: rt.Channel, there: list[float], back: list[float]) -> None:
     payload = sum(int(np.prod(s)) * np.dtype(d).itemsize * n for s, d, n in ARRAYS)
     words = stats.bytes_written - payload
     print(
-        f"\nout of this process: {stats.writes} WRITEs, {stats.bytes_written:,} bytes ({payload:,} of arrays, {words:,} of"
-        f" sequence numbers); as much came back\n"
-        "copies: every byte was placed once, by the provider, from the outbox of one process straight into the inbox of\n"
-        "the other; none before and none after, as outbox and inbox are the NumPy arrays\n"
+        f"\nout of this process: {stats.writes} WRITEs, {stats.bytes_written:,} bytes ({payload:,} of arrays,"
+        f" {words:,} of sequence numbers); as much came back\n"
+        "copies: every byte was placed once, by the provider, from the outbox of one process straight into the\n"
+        "inbox of the other; none before and none after, as outbox and inbox are the NumPy arrays\n"
         "times: medians of array and sequence number together, at the sender"
     )
 

@@ -72,7 +72,9 @@ def as_text(found: list[ProviderInfo]) -> str:
             lines += textwrap.wrap(f"{info.provider}://  not usable: {why}", 110, subsequent_indent="    ")
         for device in info.devices:
             lines.append(f"    {device.name or '(default)'}" + (f": {device.state}" if device.state else ""))
-            lines += textwrap.wrap(describe(device.limits), 110, initial_indent="        ", subsequent_indent="        ")
+            lines += textwrap.wrap(
+                describe(device.limits), 110, initial_indent="        ", subsequent_indent="        "
+            )
     return "\n".join(lines)
 
 
