@@ -99,7 +99,7 @@ static inline void ends_pump(ends *pair)
 static inline bool ends_act(rt_handshake *end, const rt_offer *offer)
 {
     if (rt_handshake_wants_offer(end))
-        return rt_handshake_offer(end, offer) == RT_OK;
+        return rt_handshake_offer(end, offer) != RT_E_INVALID;
     return end->state == RT_HS_JOIN && !end->ready_sent && rt_handshake_joined(end) == RT_OK;
 }
 
