@@ -1,0 +1,120 @@
+/* event.c: what the device says on its own: completion notices of a queue, and asynchronous events (RDMA-RULES 24, 25).
+ *
+ * Every event is acknowledged as soon as it is taken, by the thread that also destroys objects, so destroying never waits. */
+#include "provider/verbs/verbs.h"
+
+#if RT_HAVE_VERBS
+
+#include <stdio.h>
+#include <string.h>
+
+int verbs_arm(rt_pdevice *base, uint32_t queue)
+{
+    verbs_device *device = verbs_device_of(base);
+    int error = ibv_req_notify_cq(device->queues[queue].cq, 0);
+    return error == 0 ? RT_OK : RT_E_DEVICE_LOST;
+}
+
+int verbs_event_fd(rt_pdevice *base, uint32_t queue)
+{
+    return verbs_device_of(base)->queues[queue].channel->fd;
+}
+
+void verbs_event_clear(rt_pdevice *base, uint32_t queue)
+{
+    verbs_device *device = verbs_device_of(base);
+    verbs_queue *events_of = &device->queues[queue];
+    struct ibv_cq *cq;
+    void *context;
+    unsigned count = 0;
+    while (device->library->ibv_get_cq_event(events_of->channel, &cq, &context) == 0)
+        count++;
+    if (count != 0)
+        device->library->ibv_ack_cq_events(events_of->cq, count);
+}
+
+int verbs_service_fd(rt_pdevice *base)
+{
+    return verbs_device_of(base)->context->async_fd;
+}
+
+static void device_lost(verbs_device *device, int error, const char *what, rt_event *event_out)
+{
+    atomic_store_explicit(&device->lost, true, memory_order_release); /* pairs with the acquire in link_shut */
+    verbs_links_orphan(device);
+    event_out->kind = RT_EVENT_DEVICE_LOST;
+    rt_fail(&event_out->detail, RT_E_DEVICE_LOST, error, "%s failed: %s", device->base.name, what);
+}
+
+/* A queue pair's own trouble. That of a link which is gone, or of the trial in limits.c, concerns nobody. */
+static void link_lost(verbs_device *device, struct ibv_qp *qp, const char *what, rt_event *event_out)
+{
+    verbs_link *link = qp->qp_context;
+    if (link == NULL)
+        return;
+    event_out->kind = RT_EVENT_LINK_LOST;
+    event_out->link = &link->base;
+    rt_fail(&event_out->detail, RT_E_PEER_LOST, 0, "queue pair 0x%x of %s to 0x%x failed: %s", link->qpn, device->base.name,
+            link->peer_qpn, what);
+}
+
+static void notice(verbs_device *device, int port, const char *what, rt_event *event_out)
+{
+    if (port != device->port.number)
+        return;
+    event_out->kind = RT_EVENT_NOTICE;
+    rt_fail(&event_out->detail, RT_OK, 0, "port %d of %s: %s", port, device->base.name, what);
+}
+
+static void translate(verbs_device *device, const struct ibv_async_event *event, rt_event *event_out)
+{
+    const char *name = device->library->ibv_event_type_str(event->event_type);
+    switch (event->event_type) {
+    case IBV_EVENT_DEVICE_FATAL: device_lost(device, 0, "the device reported a fatal error (IBV_EVENT_DEVICE_FATAL)", event_out); return;
+    case IBV_EVENT_CQ_ERR: device_lost(device, 0, "a completion queue failed (IBV_EVENT_CQ_ERR)", event_out); return;
+    case IBV_EVENT_QP_FATAL: link_lost(device, event->element.qp, "the device gave it up (IBV_EVENT_QP_FATAL)", event_out); return;
+    case IBV_EVENT_QP_REQ_ERR:
+        link_lost(device, event->element.qp, "the peer sent an invalid request (IBV_EVENT_QP_REQ_ERR)", event_out);
+        return;
+    case IBV_EVENT_QP_ACCESS_ERR:
+        link_lost(device, event->element.qp, "the peer reached for memory it has no right to (IBV_EVENT_QP_ACCESS_ERR)", event_out);
+        return;
+    case IBV_EVENT_PATH_MIG_ERR: link_lost(device, event->element.qp, "its path failed (IBV_EVENT_PATH_MIG_ERR)", event_out); return;
+    case IBV_EVENT_PORT_ERR: notice(device, event->element.port_num, "went down", event_out); return;
+    case IBV_EVENT_PORT_ACTIVE: notice(device, event->element.port_num, "came up", event_out); return;
+    case IBV_EVENT_GID_CHANGE:
+    case IBV_EVENT_LID_CHANGE: notice(device, event->element.port_num, "its address changed: new links may fail", event_out); return;
+    case IBV_EVENT_PKEY_CHANGE:
+    case IBV_EVENT_SM_CHANGE:
+    case IBV_EVENT_CLIENT_REREGISTER: notice(device, event->element.port_num, name, event_out); return;
+    case IBV_EVENT_COMM_EST:
+    case IBV_EVENT_SQ_DRAINED:
+    case IBV_EVENT_PATH_MIG:
+    case IBV_EVENT_SRQ_ERR:
+    case IBV_EVENT_SRQ_LIMIT_REACHED:
+    case IBV_EVENT_QP_LAST_WQE_REACHED:
+    case IBV_EVENT_WQ_FATAL: return; /* in the course of things, or of objects that this provider does not make */
+    }
+}
+
+void verbs_service(rt_pdevice *base, rt_event *event_out)
+{
+    verbs_device *device = verbs_device_of(base);
+    struct ibv_async_event event;
+    memset(event_out, 0, sizeof *event_out);
+    event_out->kind = RT_EVENT_NONE;
+    while (event_out->kind == RT_EVENT_NONE) {
+        errno = 0;
+        if (device->library->ibv_get_async_event(device->context, &event) != 0) {
+            int error = verbs_errno();
+            bool lost = atomic_load_explicit(&device->lost, memory_order_relaxed);
+            if (error != EAGAIN && error != EINTR && !lost)
+                device_lost(device, error, "its events cannot be read", event_out);
+            return;
+        }
+        translate(device, &event, event_out);
+        device->library->ibv_ack_async_event(&event);
+    }
+}
+
+#endif

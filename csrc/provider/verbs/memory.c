@@ -1,0 +1,148 @@
+/* memory.c: registration, the key bytes that travel to a peer, and reading such bytes of a peer.
+ *
+ * A key is a capability (RDMA-RULES 14): it is given to the caller and appears in no message. Least privilege: the rights
+ * of a registration are those asked for, and relaxed ordering is never added. */
+#include "provider/verbs/verbs.h"
+
+#if RT_HAVE_VERBS
+
+#include <inttypes.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/bytes.h"
+
+/* version 1 · rkey 4 · address 8 · size 8 · access 4 */
+enum { KEY_VERSION = 1, KEY_SIZE = 25, REMOTE_RIGHTS = RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ };
+_Static_assert(KEY_SIZE <= (int)RT_MEMORY_KEY_SIZE_MAX, "a key fits the seam");
+
+static unsigned access_of(uint32_t access)
+{
+    unsigned flags = 0;
+    if ((access & RT_ACCESS_LOCAL_WRITE) != 0)
+        flags |= IBV_ACCESS_LOCAL_WRITE;
+    if ((access & RT_ACCESS_REMOTE_WRITE) != 0)
+        flags |= IBV_ACCESS_REMOTE_WRITE;
+    if ((access & RT_ACCESS_REMOTE_READ) != 0)
+        flags |= IBV_ACCESS_REMOTE_READ;
+    if ((access & RT_ACCESS_RELAXED_ORDER) != 0)
+        flags |= IBV_ACCESS_RELAXED_ORDERING;
+    return flags;
+}
+
+static int fail_to_register(const verbs_device *device, const rt_memory *memory, int error, rt_detail *detail)
+{
+    const char *name = device->base.name;
+    uint64_t size = memory->size;
+    char memlock[320];
+    if (error == ENOMEM && verbs_memlock_exceeded(size, memlock, sizeof memlock))
+        return rt_fail(detail, RT_E_MEMLOCK, 0, "cannot register memory with %s: %s", name, memlock);
+    switch (error) {
+    case ENOMEM:
+        return rt_fail(detail, RT_E_NO_MEMORY, error, "cannot register %" PRIu64 " bytes with %s (out of memory, or more than %u "
+                       "registrations)", size, name, device->base.limits.region_count_max);
+    case EFAULT:
+        return rt_fail(detail, RT_E_INVALID, error, "cannot register %" PRIu64 " bytes with %s: not all of the range is mapped, or it is "
+                       "mapped read-only", size, name);
+    case EINVAL:
+        return rt_fail(detail, RT_E_INVALID, error, "cannot register %" PRIu64 " bytes with %s: it does not take this range with the "
+                       "rights 0x%x (with huge pages on kernels before 5.12, RDMAV_HUGEPAGES_SAFE=1 must be set)", size, name,
+                       memory->access);
+    case EOPNOTSUPP:
+        return rt_fail(detail, RT_E_UNSUPPORTED, error, "cannot register %" PRIu64 " bytes with %s: it does not do the rights 0x%x", size,
+                       name, memory->access);
+    default: return verbs_fail(detail, error, "register %" PRIu64 " bytes with %s", size, name);
+    }
+}
+
+static struct ibv_mr *reg_mr(const verbs_device *device, const rt_memory *memory)
+{
+    unsigned flags = access_of(memory->access);
+    errno = 0;
+    if (device->library->ibv_reg_mr_iova2 != NULL)
+        return device->library->ibv_reg_mr_iova2(device->pd, memory->address, memory->size, (uintptr_t)memory->address, flags);
+    /* ibv_reg_mr of this age takes no optional flags: what asks for speed only is left out. */
+    return device->library->ibv_reg_mr(device->pd, memory->address, memory->size, (int)(flags & ~(unsigned)IBV_ACCESS_OPTIONAL_RANGE));
+}
+
+int verbs_memory_register(rt_pdevice *base, const rt_memory *memory, rt_pmemory **out, rt_detail *detail)
+{
+    verbs_device *device = verbs_device_of(base);
+    if (memory->address == NULL || memory->size == 0)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register an empty range");
+    if (memory->size > base->limits.region_size_max)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %" PRIu64 " bytes: %s takes at most %" PRIu64 " at once", memory->size,
+                       base->name, base->limits.region_size_max);
+    if ((memory->access & RT_ACCESS_REMOTE_WRITE) != 0 && (memory->access & RT_ACCESS_LOCAL_WRITE) == 0)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register memory for remote writing without the right to write it locally");
+    verbs_memory *made = calloc(1, sizeof *made);
+    if (made == NULL)
+        return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a registration");
+    made->mr = reg_mr(device, memory);
+    if (made->mr == NULL) {
+        int status = fail_to_register(device, memory, verbs_errno(), detail);
+        free(made);
+        return status;
+    }
+    made->base = (rt_pmemory){.address = memory->address, .size = memory->size, .access = memory->access};
+    *out = &made->base;
+    return RT_OK;
+}
+
+void verbs_memory_release(rt_pdevice *base, rt_pmemory *memory)
+{
+    verbs_memory *registered = (verbs_memory *)(void *)memory;
+    verbs_device_of(base)->library->ibv_dereg_mr(registered->mr);
+    free(registered);
+}
+
+int verbs_memory_key(rt_pdevice *base, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail)
+{
+    (void)base;
+    (void)link;
+    (void)detail;
+    const verbs_memory *registered = (const verbs_memory *)(const void *)memory;
+    rt_writer writer = rt_writer_of(key_out, RT_MEMORY_KEY_SIZE_MAX);
+    rt_write_uint(&writer, KEY_VERSION, 1);
+    rt_write_uint(&writer, registered->mr->rkey, 4);
+    rt_write_uint(&writer, (uintptr_t)memory->address, 8);
+    rt_write_uint(&writer, memory->size, 8);
+    rt_write_uint(&writer, memory->access & REMOTE_RIGHTS, 4);
+    assert(!writer.failed && writer.size == KEY_SIZE);
+    *size_out = writer.size;
+    return RT_OK;
+}
+
+int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uint64_t size, uint32_t access, rt_premote **out,
+                        rt_detail *detail)
+{
+    (void)link;
+    rt_reader reader = rt_reader_of(key, key_size);
+    uint64_t version = rt_read_uint(&reader, 1);
+    uint32_t rkey = (uint32_t)rt_read_uint(&reader, 4);
+    uint64_t address = rt_read_uint(&reader, 8);
+    uint64_t key_says = rt_read_uint(&reader, 8);
+    uint32_t rights = (uint32_t)rt_read_uint(&reader, 4);
+    if (key_size >= 1 && version != KEY_VERSION)
+        return rt_fail(detail, RT_E_VERSION, 0, "the peer's memory key has version %u, this end knows %u", (unsigned)version, KEY_VERSION);
+    if (!rt_reader_done(&reader))
+        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key has %zu bytes, not %u", key_size, KEY_SIZE);
+    if (key_says != size || size == 0 || size > UINT64_MAX - address)
+        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key is for %" PRIu64 " bytes, its handle for %" PRIu64, key_says, size);
+    if ((rights & ~(uint32_t)REMOTE_RIGHTS) != 0 || rights != (access & REMOTE_RIGHTS))
+        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key gives the rights 0x%x, its handle 0x%x", rights, access);
+    verbs_remote *remote = calloc(1, sizeof *remote);
+    if (remote == NULL)
+        return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a remote range");
+    *remote = (verbs_remote){.base = {.size = size, .access = rights}, .address = address, .key = rkey};
+    *out = &remote->base;
+    return RT_OK;
+}
+
+void verbs_remote_detach(rt_plink *link, rt_premote *remote)
+{
+    (void)link;
+    free(remote);
+}
+
+#endif
