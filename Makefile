@@ -200,8 +200,12 @@ format: $(VENV)/.lint
 
 # ---- measuring, packaging ----
 
-bench: build $(VENV)/.test
-	@$(BIN)/python -m benchmarks
+# Results lie in benchmarks/results/, each with its machine and commit. Gloo, which some rows stand beside, comes with torch.
+bench: build $(VENV)/.test $(VENV)/.torch
+	@mkdir -p benchmarks/results
+	@$(PYTEST) -q --benchmark-only --benchmark-json=benchmarks/results/calls.json benchmarks
+	@$(BIN)/python benchmarks/transfers.py --json transfers
+	@$(BIN)/python benchmarks/waiting.py --json waiting
 
 soak: build
 	@$(BIN)/python tests/soak.py $(SOAK_ARGS)
