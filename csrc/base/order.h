@@ -31,6 +31,12 @@ static inline void rt_fence_full(void)
     __atomic_thread_fence(__ATOMIC_SEQ_CST);
 }
 
+/* Orders earlier loads and stores before later stores. Pairs with an acquire load that sees one of the later stores. */
+static inline void rt_fence_release(void)
+{
+    __atomic_thread_fence(__ATOMIC_RELEASE);
+}
+
 /* Tells the core that it spins. */
 static inline void rt_pause(void)
 {

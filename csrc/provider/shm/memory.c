@@ -1,0 +1,230 @@
+/* memory.c: registrations and the memfds behind them. Making the memory is not done here: the caller brings a sealed
+ * memfd that backs it. How its descriptor reaches a peer is in exchange.c, and what the peer does with it in remote.c.
+ *
+ * A registration without the right of remote write hands out a descriptor opened for reading, so the kernel refuses a
+ * writable mapping of it. Write without read cannot be held that way: a writable mapping is readable on every machine.
+ * Ending a registration is seen by peers at their next item, in the board; it cannot take back a mapping, so a copy that
+ * a peer has begun is finished into the file. */
+#include "provider/shm/shm.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/magic.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/vfs.h>
+#include <unistd.h>
+
+#include "base/random.h"
+
+#ifndef MFD_NOEXEC_SEAL
+#define MFD_NOEXEC_SEAL 0x0008U
+#endif
+
+int shm_memfd_create(const char *name, uint64_t size, int *descriptor_out, rt_detail *detail)
+{
+    int descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING | MFD_NOEXEC_SEAL);
+    if (descriptor < 0 && errno == EINVAL) /* before Linux 6.3 */
+        descriptor = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    if (descriptor < 0)
+        return rt_fail(detail, RT_E_SYSTEM, errno, "cannot create shared memory for %s", name);
+    if (ftruncate(descriptor, (off_t)size) != 0 ||
+        fcntl(descriptor, F_ADD_SEALS, F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL) != 0) {
+        int error = errno;
+        close(descriptor);
+        return rt_fail(detail, RT_E_SYSTEM, error, "cannot size and seal %llu bytes of shared memory for %s",
+                       (unsigned long long)size, name);
+    }
+    *descriptor_out = descriptor;
+    return RT_OK;
+}
+
+int shm_reopen_readonly(int descriptor, int *descriptor_out, rt_detail *detail)
+{
+    char path[32];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
+    int reopened = open(path, O_RDONLY | O_CLOEXEC);
+    if (reopened < 0)
+        return rt_fail(detail, RT_E_SYSTEM, errno, "cannot open shared memory for reading through %s: shm needs /proc", path);
+    *descriptor_out = reopened;
+    return RT_OK;
+}
+
+int shm_check_sealed(int descriptor, uint64_t size, rt_detail *detail)
+{
+    int seals = fcntl(descriptor, F_GET_SEALS);
+    if (seals < 0)
+        return rt_fail(detail, RT_E_INVALID, errno, "the descriptor is not a memfd");
+    if ((seals & F_SEAL_SHRINK) == 0)
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "the memfd is not sealed against shrinking: add F_SEAL_SHRINK before registering it");
+    struct stat status;
+    if (fstat(descriptor, &status) != 0)
+        return rt_fail(detail, RT_E_SYSTEM, errno, "cannot ask for the size of a memfd");
+    if (status.st_size < 0 || size > (uint64_t)status.st_size)
+        return rt_fail(detail, RT_E_INVALID, 0, "the memfd holds %lld bytes and not the %llu that are claimed",
+                       (long long)status.st_size, (unsigned long long)size);
+    return RT_OK;
+}
+
+/* A mapping of huge pages must be unmapped in whole ones; the file is a multiple of them, so this stays inside it. */
+static int mapping_size(int descriptor, uint64_t size, uint64_t *mapped_size_out)
+{
+    struct statfs system;
+    if (fstatfs(descriptor, &system) != 0)
+        return -1;
+    uint64_t page = system.f_type == HUGETLBFS_MAGIC ? (uint64_t)system.f_bsize : (uint64_t)sysconf(_SC_PAGESIZE);
+    *mapped_size_out = (size + page - 1) / page * page;
+    return 0;
+}
+
+int shm_map(int descriptor, uint64_t size, bool writable, void **address_out, uint64_t *mapped_size_out, rt_detail *detail)
+{
+    uint64_t mapped_size;
+    int status = shm_check_sealed(descriptor, size, detail);
+    if (status != RT_OK)
+        return status;
+    if (mapping_size(descriptor, size, &mapped_size) != 0)
+        return rt_fail(detail, RT_E_SYSTEM, errno, "cannot ask for the page size of a memfd");
+    void *address = mmap(NULL, mapped_size, PROT_READ | (writable ? PROT_WRITE : 0), MAP_SHARED, descriptor, 0);
+    if (address == MAP_FAILED)
+        return rt_fail(detail, errno == ENOMEM ? RT_E_NO_MEMORY : RT_E_SYSTEM, errno, "cannot map %llu bytes of shared memory%s",
+                       (unsigned long long)size, writable ? " for writing" : "");
+    *address_out = address;
+    *mapped_size_out = mapped_size;
+    return RT_OK;
+}
+
+/* Checks what the caller registered before anything is made of it. */
+static int check_memory(const rt_memory *memory, uint32_t remote_rights, rt_detail *detail)
+{
+    if (memory->address == NULL || memory->size == 0 || memory->size > UINTPTR_MAX - (uintptr_t)memory->address)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %llu bytes at %p: no such range",
+                       (unsigned long long)memory->size, memory->address);
+    if ((memory->access & RT_ACCESS_REMOTE_WRITE) != 0 && (memory->access & RT_ACCESS_LOCAL_WRITE) == 0)
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register memory with remote write and without local write");
+    if (remote_rights == 0)
+        return RT_OK;
+    if (memory->descriptor < 0)
+        return rt_fail(
+            detail, RT_E_UNSUPPORTED, 0,
+            "cannot give peers rights to memory of the caller's own (%llu bytes): shm shares memory by its descriptor; create a "
+            "region with device.region() and copy into it, or register without remote rights",
+            (unsigned long long)memory->size);
+    return shm_check_sealed(memory->descriptor, memory->size, detail);
+}
+
+/* Takes a place in the board for the registration. Its number differs from all before, so an old one never fits again. */
+static int export_publish(shm_device *device, shm_memory *memory, rt_detail *detail)
+{
+    pthread_mutex_lock(&device->exports_lock);
+    uint32_t index = 0;
+    while (index < SHM_EXPORTS_MAX && atomic_load_explicit(&device->board->exports[index], memory_order_relaxed) != 0)
+        index++;
+    if (index < SHM_EXPORTS_MAX) {
+        if (++device->generation == 0)
+            device->generation = 1;
+        memory->index = index;
+        memory->generation = device->generation;
+        atomic_store_explicit(&device->board->exports[index], memory->generation, memory_order_release);
+        rt_list_append(&device->exports, &memory->node);
+    }
+    pthread_mutex_unlock(&device->exports_lock);
+    if (index == SHM_EXPORTS_MAX)
+        return rt_fail(detail, RT_E_BUSY, 0,
+                       "cannot register: all %d registrations with remote rights of this device are in use; close some",
+                       SHM_EXPORTS_MAX);
+    return RT_OK;
+}
+
+int shm_memory_register(rt_pdevice *pdevice, const rt_memory *given, rt_pmemory **out, rt_detail *detail)
+{
+    uint32_t remote_rights = given->access & (RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ);
+    int status = check_memory(given, remote_rights, detail);
+    if (status != RT_OK)
+        return status;
+    shm_memory *memory = calloc(1, sizeof *memory);
+    if (memory == NULL)
+        return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory to register %llu bytes", (unsigned long long)given->size);
+    memory->base = (rt_pmemory){.address = given->address, .size = given->size, .access = given->access};
+    memory->descriptor = -1;
+    rt_list_init(&memory->node);
+    if (remote_rights == 0) {
+        *out = &memory->base;
+        return RT_OK;
+    }
+    status = rt_random(memory->token, sizeof memory->token, detail);
+    if (status != RT_OK)
+        goto free_memory;
+    if ((remote_rights & RT_ACCESS_REMOTE_WRITE) == 0) {
+        status = shm_reopen_readonly(given->descriptor, &memory->descriptor, detail);
+        if (status != RT_OK)
+            goto free_memory;
+    } else if ((memory->descriptor = fcntl(given->descriptor, F_DUPFD_CLOEXEC, 0)) < 0) {
+        status = rt_fail(detail, RT_E_SYSTEM, errno, "cannot keep a descriptor of %llu bytes of shared memory",
+                         (unsigned long long)given->size);
+        goto free_memory;
+    }
+    status = export_publish(shm_device_of(pdevice), memory, detail);
+    if (status != RT_OK)
+        goto close_descriptor;
+    *out = &memory->base;
+    return RT_OK;
+
+close_descriptor:
+    close(memory->descriptor);
+free_memory:
+    free(memory);
+    return status;
+}
+
+void shm_memory_release(rt_pdevice *pdevice, rt_pmemory *pmemory)
+{
+    shm_device *device = shm_device_of(pdevice);
+    shm_memory *memory = (shm_memory *)(void *)pmemory;
+    if (memory->descriptor >= 0) {
+        pthread_mutex_lock(&device->exports_lock);
+        rt_list_remove(&memory->node);
+        /* Pairs with the look of every item in post.c: from here on the peer's items are refused there. */
+        atomic_store_explicit(&device->board->exports[memory->index], 0, memory_order_release);
+        pthread_mutex_unlock(&device->exports_lock);
+        close(memory->descriptor);
+    }
+    free(memory);
+}
+
+int shm_memory_key(rt_pdevice *device, rt_pmemory *pmemory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail)
+{
+    (void)device;
+    (void)link;
+    const shm_memory *memory = (const shm_memory *)(const void *)pmemory;
+    if (memory->descriptor < 0)
+        return rt_fail(detail, RT_E_ACCESS, 0, "cannot give out a key: the region was registered without remote rights");
+    key_out[0] = SHM_VERSION;
+    memcpy(key_out + 1, memory->token, SHM_TOKEN_SIZE);
+    *size_out = SHM_KEY_SIZE;
+    return RT_OK;
+}
+
+int shm_export_find(shm_device *device, const uint8_t *token, shm_reply *reply, int *descriptor_out)
+{
+    int status = RT_E_REMOTE_ACCESS;
+    pthread_mutex_lock(&device->exports_lock);
+    RT_LIST_EACH(node, &device->exports) {
+        const shm_memory *memory = RT_LIST_ENTRY(node, shm_memory, node);
+        if (memcmp(memory->token, token, SHM_TOKEN_SIZE) != 0)
+            continue;
+        *descriptor_out = fcntl(memory->descriptor, F_DUPFD_CLOEXEC, 0);
+        status = *descriptor_out < 0 ? RT_E_SYSTEM : RT_OK;
+        reply->value = memory->base.access & (RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ);
+        reply->index = memory->index;
+        reply->generation = memory->generation;
+        reply->size = memory->base.size;
+        break;
+    }
+    pthread_mutex_unlock(&device->exports_lock);
+    return status;
+}
