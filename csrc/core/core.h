@@ -34,6 +34,7 @@ typedef struct rt_queue rt_queue;
 typedef struct rt_arena rt_arena;
 typedef struct rt_control rt_control;
 typedef struct rt_rpc rt_rpc;
+typedef struct rt_rpc_pool rt_rpc_pool;
 typedef struct rt_service rt_service;
 
 /* ---- device.c ---- */
@@ -75,7 +76,8 @@ struct rt_device {
     uint32_t link_capacity;
     uint32_t next_queue;              /* round robin of links to queues (paper, section on the device abstraction) */
     rt_service *service;              /* thread, epoll, names: service.c and rpc.c */
-    rt_list names;                    /* of rt_name.node: rpc.c */
+    rt_list names;                    /* of rt_name.node: names.c */
+    rt_rpc_pool *rpc_pool;            /* registered memory for RPC messages: rpc_buffers.c */
     bool lost;                        /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
     rt_detail failure;
     uint64_t channels_lost;
@@ -86,6 +88,7 @@ struct rt_device {
     _Atomic uint32_t armed;           /* an event loop sleeps on loop_fd */
     _Atomic uint64_t operations;      /* not finished */
     _Atomic bool stopping;            /* pollers leave */
+    _Atomic(rt_remote *) detached;    /* remotes to detach once the lock is free: remote.c */
     _Atomic uint32_t references;      /* the opener's, and one per channel and listener: of the struct, not of what it does */
     bool closed;
     rt_device *next;                  /* in the list of all devices of the process */
@@ -139,7 +142,8 @@ struct rt_region {
 /* Whether an unfinished operation of the device uses local bytes of this range. Takes device->lock and link turns. */
 bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
 
-/* Called without locks after operations of the region ended: frees quarantined blocks that nothing uses any more. */
+/* Frees quarantined blocks that nothing uses any more. Called without locks. Nobody has to: asking for the region's
+ * statistics, running out of memory, freeing when nothing is in flight, and closing do it too. */
 void rt_region_settle(rt_region *region);
 
 /* Closes all regions of a device that is being closed; no operation is left. Memory of created regions stays until drop.
@@ -302,6 +306,7 @@ struct rt_channel {
     _Atomic bool ending;              /* taken by the one who writes `failure` */
     _Atomic bool shut_wanted;         /* the service shall shut the links: set with state FAILED */
     bool counted_lost;
+    uint32_t queues_passed;           /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
     _Atomic uint32_t word_waiters;    /* threads in rt_channel_wait_word, and for the dump … */
     _Atomic uint64_t word_expected, word_seen; /* … what the newest of them waits for and saw last */
 };
@@ -332,7 +337,8 @@ struct rt_remote {
     uint32_t rights;
     uint64_t alias_address;           /* where the peer's registration starts when its device lives in this process, or 0 */
     _Atomic uint32_t references;      /* the caller's, and one per copy in flight or prepared */
-    rt_list node;
+    rt_list node;                     /* in the channel's rt_rpc.remotes while attached */
+    rt_remote *next_detached;         /* in device->detached */
 };
 void rt_remote_reference(rt_remote *remote);
 void rt_remote_unreference(rt_remote *remote);
@@ -341,19 +347,19 @@ void rt_remote_unreference(rt_remote *remote);
  * provider's own descriptor. In virtual time there is no thread: the provider's upcall runs rt_service_run. ---- */
 
 int rt_service_start(rt_device *device, rt_detail *detail);
+/* Ends the thread and detaches what remotes are left. Kicks are harmless until rt_service_free. Without device->lock. */
 void rt_service_stop(rt_device *device);
+void rt_service_free(rt_device *device);
 /* Makes the service look at everything soon. Any thread, any lock. */
 void rt_service_kick(rt_device *device);
-/* One round: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
+/* Looks at everything: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
 void rt_service_run(rt_device *device);
-/* Watches or forgets a descriptor; `owner` is a token for the dump only, every round looks at everything. */
+/* Watches a descriptor, or changes what for, or forgets it. Every round looks at everything, whatever woke it. */
 int rt_service_watch(rt_device *device, int descriptor, bool readable, bool writable, rt_detail *detail);
 void rt_service_unwatch(rt_device *device, int descriptor);
 
 /* ---- control.c: one control connection: stream, handshake, frames. Functions have device->lock held. ---- */
 
-/* Begins the connector's or (with an accepted stream) the acceptor's side. On failure nothing is left. */
-int rt_control_connect(rt_channel *channel, const char *address, const uint8_t *secret, size_t secret_size, rt_detail *detail);
 /* Moves the connection: reads, feeds the handshake, writes, joins links, notices death. Calls rt_channel_ready and
  * rt_channel_fail. True when something moved. */
 bool rt_control_run(rt_channel *channel);
@@ -365,13 +371,15 @@ int rt_control_describe(const rt_channel *channel, char *text_out, size_t capaci
 /* ---- listener.c ---- */
 /* Accepts who waits and moves those that are not channels yet. device->lock held. */
 bool rt_listener_run(rt_listener *listener);
+/* Closes the port, turns away who is not accepted yet. The struct stays the caller's until rt_listener_close. device->lock held. */
 void rt_listener_close_locked(rt_listener *listener);
 
-/* ---- rpc.c: address distribution; all with device->lock held ---- */
-int rt_rpc_open(rt_channel *channel, rt_detail *detail);  /* registers nothing: buffers come from the device's RPC region */
-void rt_rpc_close(rt_channel *channel);                   /* fails pending lookups; links are quiet */
-int rt_rpc_device_open(rt_device *device, rt_detail *detail);
-void rt_rpc_device_close(rt_device *device);
+/* ---- names.c, rpc.c: address distribution; all with device->lock held unless it says otherwise ---- */
+int rt_rpc_device_open(rt_device *device, rt_detail *detail); /* registers nothing yet; any lock */
+void rt_rpc_device_close(rt_device *device);              /* frees names, gives up RPC regions: rt_region_close_all closes them */
+void rt_names_forget(const rt_region *region);            /* the region is being closed: its names go */
+int rt_rpc_open(rt_channel *channel, rt_detail *detail);  /* buffers and receives; RT_E_AGAIN: after the next round */
+void rt_rpc_close(rt_channel *channel);                   /* links are quiet or gone, remotes detached */
 void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size); /* a RECV completed; from the service */
 void rt_rpc_sent(rt_channel *channel, uint32_t slot);     /* a SEND completed; under a queue's turn, WITHOUT device->lock: atomics only */
 bool rt_rpc_run(rt_channel *channel);                     /* sends what waits, expires lookups; true when something moved */

@@ -74,6 +74,7 @@ void rt_device_unreference(rt_device *device)
     if (atomic_fetch_sub_explicit(&device->references, 1, memory_order_acq_rel) != 1)
         return;
     assert(device->closed);
+    rt_service_free(device);
     pthread_mutex_destroy(&device->lock);
     free((void *)device->links);
     free(device->queues);
@@ -361,8 +362,8 @@ void rt_device_close(rt_device *device)
     if (rt_forked() || device->closed)
         return;
     forget(device);
+    atomic_store(&device->stopping, true); /* before: remotes that nobody dropped hold no channel up any more */
     close_channels(device);
-    atomic_store(&device->stopping, true);
     rt_pollers_stop(device);
     rt_service_stop(device);
     pthread_mutex_lock(&device->lock);

@@ -231,6 +231,7 @@ static void region_end(rt_region *region)
     rt_device *device = region->device;
     rt_region_settle(region);
     pthread_mutex_lock(&device->lock);
+    rt_names_forget(region);
     rt_list_remove(&region->node);
     count_out(device, region);
     rt_pmemory *memory = region->memory;

@@ -1,0 +1,69 @@
+/* stream.h: byte streams for the control connection: rt_stream_ops of the seam over non-blocking TCP, and what only TCP
+ * has: descriptors to sleep on, addresses, and the question who owns the other end.
+ *
+ * Providers with streams of their own (virtual time) do not come here. Nothing in these files knows the protocol. */
+#ifndef RT_CORE_STREAM_H
+#define RT_CORE_STREAM_H
+
+#include <netdb.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/socket.h>
+#include <sys/types.h>
+
+#include "base/status.h"
+#include "provider/provider.h"
+
+enum {
+    RT_SOCKET_TEXT_SIZE = 96, /* "[v6 address%scope]:port" and its zero */
+    RT_SOCKET_BACKLOG = 128,  /* connections that the kernel keeps for a listener; one more is asked to try again by TCP */
+};
+
+/* TCP behind the seam's table; the device is not used. `listen` and `connect` resolve names, which may take as long as the
+ * resolver takes: call them without locks. connect begins only; see rt_socket_connected. */
+extern const rt_stream_ops rt_socket_ops;
+
+/* For a listener or stream of rt_socket_ops: the descriptor to sleep on. */
+int rt_socket_descriptor(const void *socket);
+
+/* RT_OK once connected, RT_E_AGAIN while it goes on, else why no address of the name could be connected: RT_E_REFUSED or
+ * RT_E_PEER_LOST. While it goes on, the descriptor may be replaced by one for the next address of the name. */
+int rt_socket_connected(void *stream, rt_detail *detail);
+
+/* Whether rt_socket_connected has not given its answer yet. */
+bool rt_socket_connecting(const void *stream);
+
+/* Whether a listener is bound, or every address that a stream may be connected to leads, to this machine only. */
+bool rt_socket_loopback(const void *socket);
+
+/* RT_OK: the other end belongs to a process of this process's user. RT_E_AGAIN: no process owns it now, so that it was
+ * closed, or not accepted yet. RT_E_AUTH: another user's, or the kernel cannot tell. */
+int rt_socket_same_user(const void *stream, rt_detail *detail);
+
+/* The address that was asked for, or that an accepted connection came from. */
+const char *rt_socket_text(const void *socket);
+
+/* Why a read or write said RT_E_PEER_LOST: an errno, or 0 at the end of the stream. */
+int rt_socket_error(const void *stream);
+
+/* Whether bytes (or the end) can be read, without reading them. */
+bool rt_socket_readable(const void *stream);
+
+/* ---- stream_address.c ---- */
+
+/* "host:port" or "[v6]:port" to addresses that the caller frees with freeaddrinfo. RT_E_INVALID, RT_E_NOT_FOUND. */
+int rt_address_resolve(const char *text, bool passive, struct addrinfo **addresses_out, rt_detail *detail);
+void rt_address_text(const struct sockaddr *address, char *text_out, size_t capacity);
+bool rt_address_loopback(const struct sockaddr *address);
+/* An IPv4 address in IPv6 clothes becomes IPv4 again. */
+void rt_address_unmap(struct sockaddr_storage *address);
+
+/* ---- stream_owner.c ---- */
+
+/* Who owns the TCP socket of this machine that is bound to `local` and connected to `remote`. RT_OK; RT_E_AGAIN: no process
+ * does; RT_E_NOT_FOUND: there is no such socket; RT_E_UNAVAILABLE: this way of asking does not work here. */
+int rt_owner_by_netlink(const struct sockaddr_storage *local, const struct sockaddr_storage *remote, uid_t *user_out);
+int rt_owner_by_proc(const struct sockaddr_storage *local, const struct sockaddr_storage *remote, uid_t *user_out);
+
+#endif
