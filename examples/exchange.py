@@ -14,7 +14,9 @@ import json
 import os
 import subprocess
 import sys
+import textwrap
 import time
+from collections.abc import Callable
 from statistics import median
 from typing import Any
 
@@ -54,14 +56,21 @@ class Side:
         self.peer_arrived = channel.lookup(f"{peer} arrived", timeout=TIMEOUT_S)
         self.sent = self.received = 0
 
-    def put(self, array: np.ndarray[Any, Any]) -> float:
-        """Writes the outbox into the peer's inbox, then the sequence number; returns the seconds it took."""
-        self.sent += 1
-        self.number.array(-1, np.uint64)[0] = self.sent
-        begin = time.perf_counter()
-        self.channel.memcpy(self.peer_inbox[: array.nbytes], self.outbox[: array.nbytes])
-        self.channel.memcpy(self.peer_arrived, self.number)
-        return time.perf_counter() - begin
+    def sender(self, nbytes: int) -> Callable[[], float]:
+        """Binds outbox to inbox; the function it gives writes the array, then its number, and returns the seconds."""
+        write = self.channel.prepare_many(
+            [(self.peer_inbox[:nbytes], self.outbox[:nbytes]), (self.peer_arrived, self.number)]
+        )
+        number = self.number.array(-1, np.uint64)
+
+        def put() -> float:
+            self.sent += 1
+            number[0] = self.sent
+            begin = time.perf_counter()
+            write()
+            return time.perf_counter() - begin
+
+        return put
 
     def take(self, expected: np.ndarray[Any, Any]) -> None:
         """Waits for the peer's array and compares it, byte for byte, in the place where it arrived."""
@@ -77,13 +86,14 @@ class Side:
         for seed, (shape, dtype, rounds) in enumerate(ARRAYS):
             mine, theirs = content(shape, dtype, 2 * seed + first), content(shape, dtype, 2 * seed + (not first))
             self.outbox[: mine.nbytes].array(shape, dtype)[...] = mine
+            put = self.sender(mine.nbytes)
             seconds = []
             for _ in range(rounds):
                 if first:
-                    seconds.append(self.put(mine))
+                    seconds.append(put())
                 self.take(theirs)
                 if not first:
-                    seconds.append(self.put(mine))
+                    seconds.append(put())
             medians.append(median(seconds))
         return medians
 
@@ -96,14 +106,12 @@ def run_peer(url: str, address: str) -> None:
         sys.stdin.read()  # until the first process is done with the channel
 
 
-def why(provider: str) -> str:
+def why(device: rt.Device, url: str) -> str:
     """Why this provider was taken: what is wrong with those that auto:// would rather have."""
-    before = []
-    for info in rt.providers():
-        if info.provider == provider:
-            break
-        before.append(f"{info.provider}:// cannot be used here: {info.why_not}")
-    return "; ".join(before) or "the first choice of auto://"
+    if url != "auto://":
+        return "as asked"
+    refused = [f"{provider}:// cannot be used here: {reason}" for provider, reason in device.why.items()]
+    return "; ".join(refused) or "the first choice of auto://"
 
 
 def report(channel: rt.Channel, there: list[float], back: list[float]) -> None:
@@ -136,7 +144,7 @@ def main() -> None:
 
     with rt.Device(options.url) as device, device.listen("127.0.0.1:0") as listener:
         print(f"rdmatensor {rt.__version__}: two processes of this host, {os.cpu_count()} cores")
-        print(f"provider {device.provider} ({why(device.provider) if options.url == 'auto://' else 'as asked'})")
+        print(textwrap.fill(f"provider {device.provider}: {why(device, options.url)}", 110, subsequent_indent="    "))
         command = [sys.executable, __file__, "--url", f"{device.provider}://", "--peer", listener.address]
         with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as second:
             try:
