@@ -231,7 +231,7 @@ static void region_end(rt_region *region)
     rt_device *device = region->device;
     rt_region_settle(region);
     pthread_mutex_lock(&device->lock);
-    rt_names_forget(region);
+    rt_names_forget(region); /* what was published of it leads nowhere from here on */
     rt_list_remove(&region->node);
     count_out(device, region);
     rt_pmemory *memory = region->memory;
@@ -337,8 +337,9 @@ int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t 
         .registration_size = region->size,
         .rights = region->rights & REMOTE_RIGHTS,
     };
-    assert(strlen(device->provider->name) < sizeof handle.provider);
-    strcpy(handle.provider, device->provider->name);
+    size_t name_size = strlen(device->provider->name);
+    assert(name_size < sizeof handle.provider);
+    memcpy(handle.provider, device->provider->name, name_size);
     memcpy(handle.device_id, device->id, sizeof handle.device_id);
     size_t key_size = sizeof handle.key;
     int status = device->provider->memory_key(device->pdevice, region->memory, NULL, handle.key, &key_size, detail);

@@ -211,6 +211,19 @@ static void a_dropped_region_stays_registered_until_the_device_is_closed(void)
     }
 }
 
+static void closing_a_region_takes_back_the_names_it_was_published_under(void)
+{
+    rt_device *device = device_open("sim", "", "");
+    rt_region *region = region_create(device, 4096, RT_RIGHT_REMOTE_READ),
+              *other = region_create(device, 4096, RT_RIGHT_REMOTE_READ);
+    CHECK_INT(rt_device_publish(device, "weights", region, 0, 4096, &detail), RT_OK);
+    CHECK_INT(rt_device_publish(device, "weights", other, 0, 4096, &detail), RT_E_EXISTS);
+    region_end(region);
+    CHECK_INT(rt_device_publish(device, "weights", other, 0, 4096, &detail), RT_OK);
+    region_end(other);
+    rt_device_close(device);
+}
+
 /* ---- asking ---- */
 
 static void a_handle_names_a_range_and_only_of_a_region_with_rights(void)
@@ -339,6 +352,7 @@ static const check_test tests[] = {
     CHECK_TEST(memory_of_the_caller_is_exposed_only_where_the_provider_can),
     CHECK_TEST(a_closed_region_keeps_its_memory_until_it_is_dropped),
     CHECK_TEST(a_dropped_region_stays_registered_until_the_device_is_closed),
+    CHECK_TEST(closing_a_region_takes_back_the_names_it_was_published_under),
     CHECK_TEST(a_handle_names_a_range_and_only_of_a_region_with_rights),
     CHECK_TEST(registering_is_counted_by_region_and_by_device),
     CHECK_TEST(allocation_is_counted),
