@@ -213,6 +213,40 @@ static void our_own_bytes_coming_back_are_refused(void)
     check_failed(&pair.connector, RT_E_AUTH, "our own bytes came back");
 }
 
+/* HMAC(secret, label ‖ connector's preface ‖ acceptor's preface), put together by hand from PROTOCOL.md. */
+static void digest_of(const char *label, uint8_t digest_out[RT_SHA256_SIZE])
+{
+    uint8_t bytes[64 + 2 * RT_PREFACE_SIZE];
+    size_t size = strlen(label);
+    memcpy(bytes, label, size);
+    memcpy(bytes + size, pair.to_acceptor.bytes, RT_PREFACE_SIZE);
+    memcpy(bytes + size + RT_PREFACE_SIZE, pair.to_connector.bytes, RT_PREFACE_SIZE);
+    rt_hmac_sha256((const uint8_t *)"secret", 6, bytes, size + 2 * RT_PREFACE_SIZE, digest_out);
+}
+
+static void prefaces_proofs_and_keys_are_what_the_protocol_says(void)
+{
+    static const uint8_t start[16] = {'R', 'D', 'M', 'A', 'T', 'N', 'S', 'R', 1, 0, 1, 0, 0, 0, 0, 0};
+    uint8_t digest[RT_SHA256_SIZE];
+    ends_begin(&pair, "secret", "secret");
+    ends_pump(&pair);
+    const uint8_t *said[] = {pair.to_acceptor.bytes, pair.to_connector.bytes};
+    CHECK_BYTES(said[0], start, sizeof start);
+    CHECK_BYTES(said[1], start, sizeof start);
+    CHECK_INT(said[0][16], 0xc1);
+    CHECK_INT(said[1][47], 0xa7);
+    digest_of("rdmatensor proof connector ", digest);
+    CHECK_BYTES(said[0] + RT_PREFACE_SIZE, digest, sizeof digest);
+    digest_of("rdmatensor proof acceptor ", digest);
+    CHECK_BYTES(said[1] + RT_PREFACE_SIZE, digest, sizeof digest);
+    digest_of("rdmatensor key connector ", digest);
+    CHECK_BYTES(pair.connector.send_lane.key, digest, sizeof digest);
+    CHECK_BYTES(pair.acceptor.receive_lane.key, digest, sizeof digest);
+    digest_of("rdmatensor key acceptor ", digest);
+    CHECK_BYTES(pair.acceptor.send_lane.key, digest, sizeof digest);
+    CHECK_BYTES(pair.connector.receive_lane.key, digest, sizeof digest);
+}
+
 static void a_proof_sent_back_to_its_maker_does_not_fit(void)
 {
     ends_begin(&pair, "secret", "secret");
@@ -326,6 +360,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_preface_that_breaks_the_form_is_a_protocol_error),
     CHECK_TEST(a_stranger_is_named_by_its_first_bytes_at_once),
     CHECK_TEST(our_own_bytes_coming_back_are_refused),
+    CHECK_TEST(prefaces_proofs_and_keys_are_what_the_protocol_says),
     CHECK_TEST(a_proof_sent_back_to_its_maker_does_not_fit),
     CHECK_TEST(a_recorded_connector_cannot_be_played_again),
     CHECK_TEST(no_changed_byte_is_accepted),

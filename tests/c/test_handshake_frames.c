@@ -235,8 +235,9 @@ static void an_offer_that_breaks_its_form_is_refused(void)
     wrong[1].provider = "sixteen letters.";
     wrong[2].description = long_text;
     wrong[3].flags = 0x80000000;
-    wrong[4].link_count = 0;
-    wrong[5].link_count = 65;
+    wrong[4].link_count = wrong[4].addresses = 0;
+    wrong[5].link_count = wrong[5].addresses = 65;
+    wrong[5].address_size = 1;
     wrong[6].link_count = 65535;
     wrong[7].link_count = 3; /* an address is missing */
     wrong[8].link_count = 1; /* bytes are left */
@@ -268,6 +269,11 @@ static void two_providers_are_refused_and_named_at_both_ends(void)
     const char *words = "the acceptor's device is of provider \"verbs\" and the connector's of \"shm\"";
     check_failed(&pair.acceptor, RT_E_REFUSED, words);
     check_failed(&pair.connector, RT_E_REFUSED, words);
+
+    begin_at(STAGE_OFFERED, RT_ROLE_ACCEPTOR);
+    rt_offer own = ends_offer("verbs", "", 1, 1);
+    CHECK_INT(rt_handshake_offer(victim, &own), RT_E_REFUSED);
+    check_failed(victim, RT_E_REFUSED, words);
 
     const raw_offer other = {.provider = "verbs", .description = "", .link_count = 1, .addresses = 1, .address_size = 1};
     begin_at(STAGE_OFFERED, RT_ROLE_CONNECTOR); /* from an acceptor that did not look */

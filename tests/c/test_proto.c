@@ -222,6 +222,26 @@ static void a_frame_opens_once_with_its_own_key_only(void)
     CHECK_INT(open_frame(&receiver, bytes, size, &opened), RT_E_PROTOCOL);
 }
 
+/* A frame made by hand from PROTOCOL.md, with what the sealing end would never put into it. */
+static void a_frame_is_what_the_protocol_says_and_its_padding_is_zero(void)
+{
+    static const uint8_t tagged[] = {5, 0, 0, 0, 0, 0, 0, 0, /* counter */ 2, 0, 0, 0, 3, 0, 0, 0, /* header */ 'h', 'i'};
+    for (uint8_t padding = 0; padding < 2; padding++) {
+        uint8_t bytes[sizeof tagged], digest[RT_SHA256_SIZE], frame[sizeof tagged - 8 + RT_FRAME_TAG_SIZE], sealed[sizeof frame];
+        rt_frame_lane sender = lane_with(7), receiver = lane_with(7);
+        sender.counter = receiver.counter = 5;
+        memcpy(bytes, tagged, sizeof tagged);
+        bytes[15] = padding;
+        rt_hmac_sha256(sender.key, sizeof sender.key, bytes, sizeof bytes, digest);
+        memcpy(frame, bytes + 8, sizeof bytes - 8);
+        memcpy(frame + sizeof bytes - 8, digest, RT_FRAME_TAG_SIZE);
+        size_t opened;
+        CHECK_INT(open_frame(&receiver, frame, sizeof frame, &opened), padding == 0 ? RT_OK : RT_E_PROTOCOL);
+        CHECK_INT(rt_frame_seal(&sender, RT_FRAME_BYE, (const uint8_t *)"hi", 2, sealed, sizeof sealed), sizeof frame);
+        CHECK_INT(memcmp(sealed, frame, sizeof frame) == 0, padding == 0);
+    }
+}
+
 static void cleaned_text_is_printable_and_terminated(void)
 {
     char text[8];
@@ -243,6 +263,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_frame_that_cannot_be_sealed_leaves_its_lane_alone),
     CHECK_TEST(a_frame_with_any_byte_changed_does_not_open),
     CHECK_TEST(a_frame_opens_once_with_its_own_key_only),
+    CHECK_TEST(a_frame_is_what_the_protocol_says_and_its_padding_is_zero),
     CHECK_TEST(cleaned_text_is_printable_and_terminated),
 };
 CHECK_MAIN(tests)
