@@ -1,0 +1,657 @@
+"""The only importer of the compiled module: one typed function per call of the C interface, and status → exception.
+
+Not here: objects, policy, waiting for longer than one slice (`until` loops over slices so that signals are handled).
+Other half: csrc/rdmatensor.h.
+
+Handles are opaque. Each owns its C object: when the last reference goes, the object is dropped, and a handle holds
+the handle of the device it belongs to. So a call that another thread is inside keeps everything it uses alive, and
+nothing on the hot path counts or locks. Closing means to forget the handle; a call without one fails in cffi
+(TypeError), which callers explain.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, NewType, cast
+
+from rdmatensor import errors
+from rdmatensor._native import ffi, lib
+from rdmatensor.limits import Limits
+from rdmatensor.stats import ChannelStats, DeviceStats, RegionStats
+
+DeviceHandle = NewType("DeviceHandle", object)
+RegionHandle = NewType("RegionHandle", object)
+ListenerHandle = NewType("ListenerHandle", object)
+ChannelHandle = NewType("ChannelHandle", object)
+RemoteHandle = NewType("RemoteHandle", object)
+PreparedHandle = NewType("PreparedHandle", object)
+
+SLICE_NS: int = lib.RT_SLICE_NS
+HANDLE_SIZE_MAX = 160
+BLOCK_INDEX_BITS: int = lib.RT_BLOCK_INDEX_BITS
+BLOCK_UNIT_BITS = 6  # a block's offset is in units of 64 bytes
+
+WRITE: int = lib.RT_WRITE
+READ: int = lib.RT_READ
+
+OK: int = lib.RT_OK
+AGAIN: int = lib.RT_E_AGAIN
+INTERRUPTED: int = lib.RT_E_INTERRUPTED
+DEADLINE: int = lib.RT_E_DEADLINE
+BUSY: int = lib.RT_E_BUSY
+CLOSED: int = lib.RT_E_CLOSED
+BOUNDS: int = lib.RT_E_BOUNDS
+OVERLAP: int = lib.RT_E_OVERLAP
+ACCESS: int = lib.RT_E_ACCESS
+INVALID: int = lib.RT_E_INVALID
+NO_MEMORY: int = lib.RT_E_NO_MEMORY
+NOT_FOUND: int = lib.RT_E_NOT_FOUND
+PROTOCOL: int = lib.RT_E_PROTOCOL
+VERSION: int = lib.RT_E_VERSION
+FORKED: int = lib.RT_E_FORKED
+
+CONNECTING: int = lib.RT_CHANNEL_CONNECTING
+READY: int = lib.RT_CHANNEL_READY
+CHANNEL_STATES = {
+    lib.RT_CHANNEL_CONNECTING: "connecting",
+    lib.RT_CHANNEL_READY: "ready",
+    lib.RT_CHANNEL_CLOSED: "closed",
+    lib.RT_CHANNEL_FAILED: "failed",
+}
+WAIT_POLICIES: Mapping[str, int] = {
+    "adaptive": lib.RT_WAIT_ADAPTIVE,
+    "spin": lib.RT_WAIT_SPIN,
+    "yield": lib.RT_WAIT_YIELD,
+    "block": lib.RT_WAIT_BLOCK,
+}
+HUGE_PAGES: Mapping[str, int] = {"auto": lib.RT_HUGE_AUTO, "off": lib.RT_HUGE_OFF, "require": lib.RT_HUGE_REQUIRE}
+
+# ---- failure ----
+
+_KINDS: Mapping[int, type[errors.RdmaError]] = {
+    lib.RT_E_INVALID: errors.InvalidArgument,
+    lib.RT_E_AGAIN: errors.DeadlineExceeded,
+    lib.RT_E_DEADLINE: errors.DeadlineExceeded,
+    lib.RT_E_NO_MEMORY: errors.OutOfMemory,
+    lib.RT_E_MEMLOCK: errors.LockedMemoryError,
+    lib.RT_E_BUSY: errors.RegionBusy,
+    lib.RT_E_CLOSED: errors.ClosedError,
+    lib.RT_E_FORKED: errors.ForkedProcessError,
+    lib.RT_E_BOUNDS: errors.OutOfBounds,
+    lib.RT_E_ACCESS: errors.AccessDenied,
+    lib.RT_E_OVERLAP: errors.OverlapError,
+    lib.RT_E_UNSUPPORTED: errors.Unsupported,
+    lib.RT_E_NOT_FOUND: errors.NameNotFound,
+    lib.RT_E_EXISTS: errors.NameTaken,
+    lib.RT_E_UNAVAILABLE: errors.ProviderUnavailable,
+    lib.RT_E_REFUSED: errors.ConnectError,
+    lib.RT_E_AUTH: errors.AuthenticationError,
+    lib.RT_E_PROTOCOL: errors.ConnectError,
+    lib.RT_E_VERSION: errors.ConnectError,
+    lib.RT_E_REMOTE_ACCESS: errors.AccessDenied,
+    lib.RT_E_LOCAL_ACCESS: errors.AccessDenied,
+    lib.RT_E_FLUSHED: errors.TransferError,
+    lib.RT_E_PEER_LOST: errors.PeerLost,
+    lib.RT_E_PEER_CLOSED: errors.PeerClosed,
+    lib.RT_E_DEVICE_LOST: errors.DeviceLost,
+}
+
+Kinds = Mapping[int, type[errors.RdmaError]]
+FORKED_WHY = (
+    "this process is a child made by fork, and devices do not cross a fork: open a device of its own in the child"
+)
+
+
+def failure(
+    status: int, what: str, on: str = "", why: str = "", *, kinds: Kinds | None = None, error_number: int = 0
+) -> errors.RdmaError:
+    """The exception for a status. `kinds` says what some statuses mean in this call, where that differs from the
+    table above.
+    """
+    kind = (kinds or {}).get(status) or _KINDS.get(status, errors.RdmaError)
+    name = _text(lib.rt_status_name(status))
+    if status == FORKED:
+        why = FORKED_WHY
+    return kind(what, on, why or name, status=name, error_number=error_number)
+
+
+def _raise(detail: Any, status: int, what: str, on: str, kinds: Kinds | None = None) -> None:
+    """Raises for a negative status, with the core's own words."""
+    if status < 0:
+        raise failure(status, what, on, _text(detail.text), kinds=kinds, error_number=detail.error_number)
+
+
+def _text(chars: Any) -> str:
+    return cast(str, "" if chars == ffi.NULL else ffi.string(chars).decode("utf-8", "replace"))
+
+
+_forked = False
+
+
+def _in_child() -> None:
+    global _forked
+    _forked = True
+
+
+os.register_at_fork(after_in_child=_in_child)
+
+
+def forked() -> bool:
+    """Whether this process is a child made by fork, after this module was loaded."""
+    return _forked
+
+
+def refuse_fork(what: str, on: str = "") -> None:
+    """For calls of C that have no status: raises in a forked child."""
+    if _forked:
+        raise failure(FORKED, what, on)
+
+
+# ---- waiting ----
+
+
+def until(device: DeviceHandle, step: Callable[[int], int], timeout_ns: int) -> int:
+    """Calls `step(nanoseconds)` slice by slice until it gives something else than "not yet", or time is up: then AGAIN.
+
+    Between the slices Python handles its signals. Time is the device's.
+    """
+    now = lib.rt_device_now_ns
+    deadline = now(device) + timeout_ns
+    left = timeout_ns
+    while True:
+        status = step(left if left < SLICE_NS else SLICE_NS)
+        if status not in (AGAIN, INTERRUPTED):
+            return status
+        if left <= 0:
+            return AGAIN
+        left = max(deadline - now(device), 0)
+
+
+# ---- providers ----
+
+
+def provider_names() -> list[str]:
+    """All providers of this build, in the order in which auto:// tries them, then the others."""
+    return [_text(lib.rt_provider_name_at(index)) for index in range(lib.rt_provider_count())]
+
+
+def provider_why_not(provider: str) -> str:
+    """Empty when the provider can be used on this machine, else why not."""
+    detail = ffi.new("rt_detail *")
+    status = lib.rt_provider_viable(provider.encode(), detail)
+    return "" if status == OK else _text(detail.text) or _text(lib.rt_status_name(status))
+
+
+def provider_list(provider: str) -> list[tuple[str, str, Limits]]:
+    """Name, state in words and limits of each device of a provider."""
+    detail, capacity = ffi.new("rt_detail *"), 16
+    while True:
+        entries = ffi.new("rt_device_entry[]", capacity)
+        count = lib.rt_provider_list(provider.encode(), entries, capacity, detail)
+        _raise(detail, count, "list the devices", provider)
+        if count <= capacity:
+            return [(_text(entry.name), _text(entry.state), _limits(entry.limits)) for entry in entries[0:count]]
+        capacity = count
+
+
+def provider_command(provider: str, text: str) -> str:
+    """Gives a provider a command for its fault plan; returns its reply."""
+    detail, reply = ffi.new("rt_detail *"), ffi.new("char[]", 4096)
+    _raise(
+        detail,
+        lib.rt_provider_command(provider.encode(), text.encode(), reply, 4096, detail),
+        f"command {text!r}",
+        provider,
+    )
+    return _text(reply)
+
+
+# ---- device ----
+
+
+def device_open(
+    provider: str,
+    name: str,
+    arguments: str,
+    queues: int,
+    qps_per_peer: int,
+    pollers: int,
+    wait_policy: int,
+    kinds: Kinds,
+) -> DeviceHandle:
+    """Opens a device. It closes when the handle and all handles of its channels, remotes and listeners are gone."""
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_device **")
+    texts = [ffi.new("char[]", text.encode()) for text in (provider, name, arguments)]
+    options = ffi.new("rt_device_options *", [*texts, queues, qps_per_peer, pollers, wait_policy])
+    _raise(detail, lib.rt_device_open(options, out, detail), "open a device", f"{provider}://{name}", kinds)
+    return cast(DeviceHandle, ffi.gc(out[0], lib.rt_device_close))
+
+
+def device_provider(device: DeviceHandle) -> str:
+    return _text(lib.rt_device_provider(device))
+
+
+def device_name(device: DeviceHandle) -> str:
+    return _text(lib.rt_device_name(device))
+
+
+def device_queues(device: DeviceHandle) -> int:
+    return cast(int, lib.rt_device_queues(device))
+
+
+def device_qps_per_peer(device: DeviceHandle) -> int:
+    return cast(int, lib.rt_device_qps_per_peer(device))
+
+
+def device_id(device: DeviceHandle) -> bytes:
+    out = ffi.new("uint8_t[16]")
+    lib.rt_device_id(device, out)
+    return bytes(out)
+
+
+def device_limits(device: DeviceHandle) -> Limits:
+    out = ffi.new("rt_device_limits *")
+    lib.rt_device_get_limits(device, out)
+    return _limits(out)
+
+
+_PROMISES = frozenset(name for name, kind in Limits.__annotations__.items() if kind == "bool")
+
+
+def _limits(out: Any) -> Limits:
+    values = {name: getattr(out, name) for name in Limits.__annotations__}
+    return Limits(**{name: bool(value) if name in _PROMISES else value for name, value in values.items()})
+
+
+def device_stats(device: DeviceHandle) -> DeviceStats:
+    out = ffi.new("rt_device_stats *")
+    lib.rt_device_get_stats(device, out)
+    return DeviceStats(**{name: getattr(out, name) for name in DeviceStats.__annotations__})
+
+
+def device_dump(device: DeviceHandle) -> str:
+    return _report(lib.rt_device_dump, device)
+
+
+def _report(function: Callable[[Any, Any, int], int], handle: object) -> str:
+    capacity = 8192
+    while True:
+        text = ffi.new("char[]", capacity)
+        needed = function(handle, text, capacity)
+        if needed < capacity:
+            return _text(text)
+        capacity = needed + 1024  # it may grow meanwhile
+
+
+device_now_ns: Callable[[DeviceHandle], int] = lib.rt_device_now_ns
+device_progress: Callable[[DeviceHandle], int] = lib.rt_device_progress
+device_event_fd: Callable[[DeviceHandle], int] = lib.rt_device_event_fd
+device_arm: Callable[[DeviceHandle], int] = lib.rt_device_arm
+
+# ---- region ----
+
+
+def region_create(device: DeviceHandle, nbytes: int, rights: int, huge_pages: int, on: str) -> RegionHandle:
+    """Registers new memory. Its memory goes when the handle is gone."""
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_region **")
+    status = lib.rt_region_create(device, nbytes, rights, huge_pages, out, detail)
+    _raise(detail, status, f"register a region of {nbytes} bytes", on)
+    return cast(RegionHandle, ffi.gc(out[0], _end_region))
+
+
+def _end_region(
+    region: Any,
+    close: Callable[[Any, Any], int] = lib.rt_region_close,
+    drop: Callable[[Any], None] = lib.rt_region_drop,
+    null: Any = ffi.NULL,
+) -> None:
+    close(region, null)
+    drop(region)
+
+
+def region_adopt(
+    device: DeviceHandle, owner: object, rights: int, writable: bool, on: str, limbo: list[object]
+) -> tuple[RegionHandle, bool]:
+    """Registers memory of the caller, anything with the buffer protocol. Gives the handle and whether it may be
+    written to.
+
+    The owner's buffer stays locked as long as the registration lives; if copies are still under way when the handle
+    goes, it moves to `limbo`, which must live until the device is closed.
+    """
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_region **")
+    try:
+        with memoryview(owner) as probe:  # type: ignore[arg-type]
+            size, readonly, contiguous = probe.nbytes, probe.readonly, probe.c_contiguous
+    except TypeError:
+        raise errors.InvalidArgument(
+            "register memory",
+            on,
+            f"{type(owner).__name__} has no buffer: give a NumPy array, a bytearray, a memoryview, …",
+        ) from None
+    if not contiguous:
+        raise errors.InvalidArgument(
+            "register memory", on, "the buffer is not contiguous: register the array it is a view of"
+        )
+    if size == 0:
+        raise errors.InvalidArgument("register memory", on, "the buffer is empty")
+    if writable and readonly:
+        raise errors.InvalidArgument("register memory", on, "peers cannot be let write to a read-only buffer")
+    lock = ffi.from_buffer(owner, require_writable=not readonly)
+    address = ffi.cast("void *", lock)
+    _raise(
+        detail,
+        lib.rt_region_adopt(device, address, size, rights, out, detail),
+        f"register {size} bytes of the caller",
+        on,
+    )
+
+    def end(
+        region: Any,
+        close: Callable[[Any, Any], int] = lib.rt_region_close,
+        drop: Callable[[Any], None] = lib.rt_region_drop,
+        null: Any = ffi.NULL,
+    ) -> None:
+        if close(region, null) == BUSY:
+            limbo.append(lock)
+        drop(region)
+
+    return cast(RegionHandle, ffi.gc(out[0], end)), not readonly
+
+
+def region_close(region: RegionHandle, on: str) -> None:
+    """Ends the registration; RegionBusy while copies use it. The memory stays readable until the handle is gone."""
+    detail = ffi.new("rt_detail *")
+    status = lib.rt_region_close(region, detail)
+    if status != CLOSED:
+        _raise(detail, status, "close a region", on)
+
+
+def region_address(region: RegionHandle) -> int:
+    return cast(int, lib.rt_region_address(region))
+
+
+def region_size(region: RegionHandle) -> int:
+    return cast(int, lib.rt_region_size(region))
+
+
+def region_stats(region: RegionHandle) -> RegionStats:
+    out = ffi.new("rt_region_stats *")
+    lib.rt_region_get_stats(region, out)
+    values = {name: getattr(out, name) for name in RegionStats.__annotations__}
+    values["huge_pages"] = bool(values["huge_pages"])
+    return RegionStats(**values)
+
+
+def region_handle(region: RegionHandle, offset: int, nbytes: int, on: str) -> bytes:
+    """The bytes that let a peer reach this range."""
+    detail, out, size = ffi.new("rt_detail *"), ffi.new("uint8_t[]", HANDLE_SIZE_MAX), ffi.new("size_t *")
+    _raise(
+        detail, lib.rt_region_handle(region, offset, nbytes, out, size, detail), f"make a handle of {nbytes} bytes", on
+    )
+    return bytes(ffi.buffer(out, size[0]))
+
+
+region_allocate: Callable[[RegionHandle, int, int], int] = lib.rt_region_allocate
+region_free: Callable[[RegionHandle, int], int] = lib.rt_region_free
+
+
+def pointer_of(handle: RegionHandle | RemoteHandle) -> int:
+    """The C object's address, for an `rt_copy`."""
+    return int(ffi.cast("uintptr_t", handle))
+
+
+def view(address: int, nbytes: int, keep: object) -> memoryview:
+    """Memory as a writable view that keeps `keep` alive, as does everything made from it."""
+
+    def release(_pointer: object, _keep: object = keep) -> None:
+        pass
+
+    return memoryview(ffi.buffer(ffi.gc(ffi.cast("char *", address), release), nbytes))
+
+
+# ---- listener ----
+
+
+def listener_open(device: DeviceHandle, address: str, secret: bytes) -> ListenerHandle:
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_listener **")
+    status = lib.rt_listener_open(device, address.encode(), secret, len(secret), out, detail)
+    _raise(detail, status, "listen", address)
+    return cast(ListenerHandle, _owned(out[0], lib.rt_listener_close, device))
+
+
+def listener_address(listener: ListenerHandle) -> str:
+    return _text(lib.rt_listener_address(listener))
+
+
+def listener_accept(
+    device: DeviceHandle, listener: ListenerHandle, timeout_ns: int, on: str, why_late: str
+) -> ChannelHandle:
+    """The next channel; DeadlineExceeded with `why_late` when none came in time."""
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_channel **")
+    status = until(device, lambda ns: cast(int, lib.rt_listener_accept(listener, ns, out, detail)), timeout_ns)
+    if status == AGAIN:
+        raise failure(DEADLINE, "accept a channel", on, why_late)
+    _raise(detail, status, "accept a channel", on)
+    return cast(ChannelHandle, _owned(out[0], lib.rt_channel_drop, device))
+
+
+def listener_refusal(listener: ListenerHandle) -> str | None:
+    """Why someone was turned away, oldest first; None when there is no one left to tell of."""
+    detail = ffi.new("rt_detail *")
+    status = lib.rt_listener_refusal(listener, detail)
+    return None if status in (AGAIN, CLOSED) else _text(detail.text)
+
+
+def _owned(pointer: Any, drop: Callable[[Any], None], device: DeviceHandle) -> Any:
+    """A handle that drops its object, and then lets go of the device's handle."""
+
+    def end(ended: Any, _device: DeviceHandle = device) -> None:
+        drop(ended)
+
+    return ffi.gc(pointer, end)
+
+
+# ---- channel ----
+
+
+def channel_connect(device: DeviceHandle, address: str, secret: bytes) -> ChannelHandle:
+    """Begins to connect."""
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_channel **")
+    status = lib.rt_channel_connect(device, address.encode(), secret, len(secret), out, detail)
+    _raise(detail, status, "connect", address)
+    return cast(ChannelHandle, _owned(out[0], _end_channel, device))
+
+
+def _end_channel(
+    channel: Any,
+    close: Callable[[Any], None] = lib.rt_channel_close,
+    drop: Callable[[Any], None] = lib.rt_channel_drop,
+) -> None:
+    close(channel)
+    drop(channel)
+
+
+def channel_wait_ready(device: DeviceHandle, channel: ChannelHandle, timeout_ns: int, on: str, why_late: str) -> None:
+    """Waits until the channel is ready."""
+    detail = ffi.new("rt_detail *")
+    status = until(device, lambda ns: cast(int, lib.rt_channel_wait_ready(channel, ns, detail)), timeout_ns)
+    if status == AGAIN:
+        raise failure(DEADLINE, "connect", on, why_late)
+    _raise(detail, status, "connect", on)
+
+
+def channel_close(channel: ChannelHandle) -> None:
+    lib.rt_channel_close(channel)
+
+
+def channel_state(channel: ChannelHandle) -> str:
+    return CHANNEL_STATES.get(lib.rt_channel_state(channel), "unknown")
+
+
+def channel_failure(channel: ChannelHandle) -> tuple[int, str]:
+    """The status that ended the channel, or OK, and why."""
+    detail = ffi.new("rt_detail *")
+    status = lib.rt_channel_failure(channel, detail)
+    return status, _text(detail.text)
+
+
+def channel_qps(channel: ChannelHandle) -> int:
+    return cast(int, lib.rt_channel_qps(channel))
+
+
+def channel_queue_of(channel: ChannelHandle, qp: int) -> int:
+    return cast(int, lib.rt_channel_queue_of(channel, qp))
+
+
+def channel_peer(channel: ChannelHandle) -> str:
+    return _text(lib.rt_channel_peer(channel))
+
+
+def channel_stats(channel: ChannelHandle) -> ChannelStats:
+    out = ffi.new("rt_channel_stats *")
+    lib.rt_channel_get_stats(channel, out)
+    return ChannelStats(**{name: getattr(out, name) for name in ChannelStats.__annotations__})
+
+
+def channel_dump(channel: ChannelHandle) -> str:
+    return _report(lib.rt_channel_dump, channel)
+
+
+# ---- the data path: as they are in C, bound once ----
+
+channel_copy: Callable[[ChannelHandle, int, int, RemoteHandle, int, RegionHandle, int, int, int], int] = (
+    lib.rt_channel_copy
+)
+channel_wait_word: Callable[[ChannelHandle, RegionHandle, int, int, int], int] = lib.rt_channel_wait_word
+channel_quiet: Callable[[ChannelHandle], int] = lib.rt_channel_quiet
+prepared_run: Callable[[PreparedHandle], int] = lib.rt_prepared_run
+prepared_start: Callable[[PreparedHandle], int] = lib.rt_prepared_start
+op_wait: Callable[[ChannelHandle, int, int], int] = lib.rt_op_wait
+
+
+def channel_copy_many(channel: ChannelHandle, qp: int, packed: bytes, count: int, timeout_ns: int) -> tuple[int, int]:
+    """Copies many. `packed` holds `count` rt_copy and must live until the operation ended. Gives the operation (or
+    status) and
+    the index of a bad copy."""
+    bad = ffi.new("uint64_t *")
+    op = lib.rt_channel_copy_many(channel, qp, ffi.from_buffer("rt_copy[]", packed), count, timeout_ns, bad)
+    return op, bad[0]
+
+
+def prepared_create(
+    device: DeviceHandle, channel: ChannelHandle, qp: int, packed: bytes, count: int
+) -> tuple[PreparedHandle | None, int, int]:
+    """Binds copies. Gives the handle (None when it failed), the status and the index of a bad copy."""
+    bad, out = ffi.new("uint64_t *"), ffi.new("rt_prepared **")
+    copies = ffi.from_buffer("rt_copy[]", packed)
+    status = lib.rt_prepared_create(channel, qp, copies, count, out, bad)
+    if status != OK:
+        return None, status, bad[0]
+
+    def end(
+        ended: Any,
+        drop: Callable[[Any], None] = lib.rt_prepared_drop,
+        _channel: ChannelHandle = channel,
+        _device: DeviceHandle = device,
+        _copies: object = copies,
+    ) -> None:
+        drop(ended)
+
+    return cast(PreparedHandle, ffi.gc(out[0], end)), OK, 0
+
+
+def op_release(channel: ChannelHandle, op: int) -> tuple[int, str]:
+    """Ends the interest in an operation. Gives its status, and why it failed; AGAIN: it was not done, and is
+    abandoned.
+    """
+    detail = ffi.new("rt_detail *")
+    status = lib.rt_op_release(channel, op, detail)
+    return status, _text(detail.text)
+
+
+# ---- address distribution ----
+
+
+def device_publish(device: DeviceHandle, name: bytes, region: RegionHandle, offset: int, nbytes: int, on: str) -> None:
+    detail = ffi.new("rt_detail *")
+    _raise(detail, lib.rt_device_publish(device, name, region, offset, nbytes, detail), "publish", on)
+
+
+def device_unpublish(device: DeviceHandle, name: bytes, on: str) -> None:
+    detail = ffi.new("rt_detail *")
+    _raise(detail, lib.rt_device_unpublish(device, name, detail), "unpublish", on)
+
+
+def lookup(device: DeviceHandle, channel: ChannelHandle, name: bytes, timeout_ns: int, grace_ns: int, on: str) -> bytes:
+    """Asks the peer for the handle under a name. The peer waits `timeout_ns`; its answer may take `grace_ns` more."""
+    detail, out, size = ffi.new("rt_detail *"), ffi.new("uint8_t[]", HANDLE_SIZE_MAX), ffi.new("size_t *")
+    number = until(device, lambda _ns: cast(int, lib.rt_lookup_start(channel, name, timeout_ns, detail)), 0)
+    _raise(detail, number, "look up", on)
+    try:
+        status = until(
+            device,
+            lambda ns: cast(int, lib.rt_lookup_wait(channel, number, ns, out, size, detail)),
+            timeout_ns + grace_ns,
+        )
+    finally:
+        lib.rt_lookup_release(channel, number)
+    if status == AGAIN:
+        raise failure(DEADLINE, "look up", on, "the peer did not answer in time")
+    _raise(detail, status, "look up", on)
+    return bytes(ffi.buffer(out, size[0]))
+
+
+# ---- remote ----
+
+
+def remote_attach(
+    device: DeviceHandle, channel: ChannelHandle, handle: bytes, timeout_ns: int, on: str
+) -> RemoteHandle:
+    """Makes the range of a handle usable through the channel."""
+    detail, out = ffi.new("rt_detail *"), ffi.new("rt_remote **")
+    status = until(
+        device, lambda ns: cast(int, lib.rt_remote_attach(channel, handle, len(handle), ns, out, detail)), timeout_ns
+    )
+    if status == AGAIN:
+        raise failure(DEADLINE, "attach a handle", on, "the peer's memory could not be reached in time")
+    kinds = {PROTOCOL: errors.InvalidArgument, VERSION: errors.InvalidArgument}
+    _raise(detail, status, "attach a handle", on, kinds)
+
+    def end(
+        ended: Any,
+        drop: Callable[[Any], None] = lib.rt_remote_drop,
+        _channel: ChannelHandle = channel,
+        _device: DeviceHandle = device,
+    ) -> None:
+        drop(ended)
+
+    return cast(RemoteHandle, ffi.gc(out[0], end))
+
+
+def remote_size(remote: RemoteHandle) -> int:
+    return cast(int, lib.rt_remote_size(remote))
+
+
+def remote_rights(remote: RemoteHandle) -> int:
+    return cast(int, lib.rt_remote_rights(remote))
+
+
+def remote_address(remote: RemoteHandle) -> int:
+    """Where the peer's range can be read in place; 0 where it cannot."""
+    return cast(int, lib.rt_remote_address(remote))
+
+
+# ---- for tests ----
+
+
+def sha256(data: bytes) -> bytes:
+    out = ffi.new("uint8_t[32]")
+    lib.rt_sha256(data, len(data), out)
+    return bytes(out)
+
+
+def hmac_sha256(key: bytes, data: bytes) -> bytes:
+    out = ffi.new("uint8_t[32]")
+    lib.rt_hmac_sha256(key, len(key), data, len(data), out)
+    return bytes(out)

@@ -1,0 +1,22 @@
+"""What peers may do with a region."""
+
+from __future__ import annotations
+
+from enum import IntFlag
+
+__all__ = ["Access"]
+
+
+class Access(IntFlag):
+    """Rights of a region, by purpose; combine them with `|`. The source of a WRITE and the target of a READ need none
+    (RDMA rule 14).
+    """
+
+    LOCAL = 0
+    """Peers reach nothing."""
+    REMOTE_WRITE = 2
+    """Peers may WRITE here."""
+    REMOTE_READ = 4
+    """Peers may READ here."""
+    RELAXED_ORDER = 8
+    """The bus may reorder what arrives: for payload only, never for memory that holds flags (RDMA rules 3 and 4)."""

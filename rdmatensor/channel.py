@@ -1,0 +1,431 @@
+"""A connection to a peer's device."""
+
+from __future__ import annotations
+
+import threading
+import time
+import weakref
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from rdmatensor import _core
+from rdmatensor.errors import DeadlineExceeded, InvalidArgument, RdmaError
+from rdmatensor.pairs import Local, Pair, as_pair, describe, pack
+from rdmatensor.prepared import PreparedCopy
+from rdmatensor.remote import Attachment, Remote, RemoteSpan
+from rdmatensor.rpc import name_bytes
+from rdmatensor.span import Span
+from rdmatensor.timeouts import timeout_ns
+from rdmatensor.transfer import Transfer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rdmatensor._core import ChannelHandle
+    from rdmatensor.device import Device
+    from rdmatensor.stats import ChannelStats
+
+__all__ = ["Channel"]
+
+_copy = _core.channel_copy
+_wait_word = _core.channel_wait_word
+_WRITE, _READ, _SLICE_NS = _core.WRITE, _core.READ, _core.SLICE_NS
+_LOOKUP_GRACE_NS = 1_000_000_000  # for the peer's "not published" to travel after the wait there is over
+_PENDING_SWEEP = 128  # transfers under way from which a new one first looks which have ended
+_NAP_S = 50e-6  # between looks for a free operation when nothing moved
+
+
+class Channel:
+    """A connection to a peer's device over one or more QPs; its data verb is `memcpy` (PAPER.md part 1).
+
+    Made by `Device.connect` and `Listener.accept`; a context manager. Any number of threads may use it; those that
+    choose different QPs (`qp=`) share no lock.
+
+    Order: copies of one QP begin in the order of the calls. A WRITE is placed after all earlier WRITEs of its QP
+    where `device.limits.orders_writes`: a flag word written after its data is seen after it. A READ may be overtaken
+    by later WRITEs unless it was waited for. Between QPs there is no order.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "_attachments",
+        "_handle",
+        "_limbo",
+        "_lock",
+        "_pending",
+        "_prepared",
+        "_slice_ns",
+        "device",
+        "peer",
+        "qps",
+    )
+
+    def __init__(self, device: Device, handle: ChannelHandle) -> None:
+        self.device = device
+        self.peer: str = _core.channel_peer(handle)
+        """The other end: host, process and device."""
+        self.qps: int = _core.channel_qps(handle)
+        self._handle: ChannelHandle | None = handle
+        self._slice_ns = min(_SLICE_NS, device._timeout_ns)
+        self._lock = threading.RLock()
+        self._pending: dict[int, Transfer] = {}
+        self._limbo: list[tuple[object, ...]] = []
+        self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
+        self._prepared: weakref.WeakSet[PreparedCopy] = weakref.WeakSet()
+
+    # ---- copies ----
+
+    def memcpy(
+        self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None, timeout: float | None = None
+    ) -> None:
+        """Copies `src` to `dst`, of equal size, exactly one of them remote, and blocks until it is done.
+
+        To a remote range: a one-sided WRITE, done when the bytes are placed in the peer's memory. From one: a
+        one-sided READ. Any size; larger ones are cut below the provider's limits. `qp` chooses the QP (default 0).
+        `timeout` in seconds, None for the device's; 0 tries once.
+
+        Raises OutOfBounds, AccessDenied, InvalidArgument and ClosedError before anything was posted;
+        DeadlineExceeded, TransferError and PeerLost after. Then `dst` may hold part of the bytes, and local ranges
+        stay in quarantine until the provider is done with them.
+        """
+        ns = self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
+        try:
+            nbytes = src.nbytes
+            if dst.nbytes != nbytes:
+                raise ValueError
+            if dst._direction == _WRITE:  # type: ignore[union-attr]
+                op = _copy(
+                    self._handle, -1 if qp is None else self._qp(qp), _WRITE, dst._attachment.handle, dst.offset,  # type: ignore
+                    src._region_handle, src.offset, nbytes, ns,  # type: ignore
+                )  # fmt: skip
+            else:
+                op = _copy(
+                    self._handle, -1 if qp is None else self._qp(qp), _READ, src._attachment.handle, src.offset,  # type: ignore
+                    dst._region_handle, dst.offset, nbytes, ns,  # type: ignore
+                )  # fmt: skip
+        except (AttributeError, TypeError, ValueError):
+            dst, src = self._explain(dst, src)
+            return self.memcpy(dst, src, qp=qp, timeout=timeout)
+        if op:
+            self._finish(op, (dst, src), timeout, lambda again: self._begin(dst, src, qp, again))
+        return None
+
+    def memcpy_async(
+        self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None, timeout: float | None = None
+    ) -> Transfer:
+        """Begins a copy and returns without waiting; as `memcpy` otherwise. Poll, wait for or await what it gives.
+
+        `timeout` is what waiting for it without a timeout takes.
+        """
+        try:
+            if dst.nbytes != src.nbytes:
+                raise ValueError
+            op = self._begin(dst, src, qp, 0)
+        except (AttributeError, TypeError, ValueError):
+            dst, src = self._explain(dst, src)
+            return self.memcpy_async(dst, src, qp=qp, timeout=timeout)
+        return self._transfer(op, (dst, src), timeout, lambda _ns: self._begin(dst, src, qp, 0))
+
+    def memcpy_many(self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None) -> None:
+        """Copies many pairs (destination, source), in order, in one call and with few doorbells; blocks until all are
+        done.
+
+        Every pair is checked before the first is posted.
+        """
+        packed, given = pack(self, pairs)
+        if given:
+            op = self._begin_many(
+                packed, given, qp, self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
+            )
+            if op:
+                self._finish(op, (packed, given), timeout, lambda ns: self._begin_many(packed, given, qp, ns))
+
+    def memcpy_many_async(
+        self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None
+    ) -> Transfer:
+        """Begins many copies as one transfer, which is done when all of them are."""
+        packed, given = pack(self, pairs)
+        op = self._begin_many(packed, given, qp, 0) if given else _core.OK
+        return self._transfer(op, (packed, given), timeout, lambda ns: self._begin_many(packed, given, qp, ns))
+
+    def prepare(self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None) -> PreparedCopy:
+        """Checks and binds a copy once, to be run many times."""
+        return self._prepare([as_pair((dst, src))], qp)
+
+    def prepare_many(self, pairs: Iterable[Pair], *, qp: int | None = None) -> PreparedCopy:
+        """Checks and binds many copies once, to be run as one, many times."""
+        return self._prepare(pairs, qp)
+
+    def wait_word(self, span: Span, value: int, *, timeout: float | None = None) -> None:
+        """Blocks until the 8-byte word in `span`, which a peer writes, is at or past `value`.
+
+        Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA rule 6). What the peer
+        placed before the word is visible then. `span` is 8 bytes long and begins at a multiple of 8.
+        """
+        limit = timeout_ns(timeout, self.device._timeout_ns)
+        if span.nbytes != 8:
+            raise InvalidArgument("wait for a word", repr(span), "a word has 8 bytes: slice the span")
+        handle, region, offset, number = self._live(), span._live(), span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
+        status = _wait_word(handle, region, offset, number, min(limit, _SLICE_NS))
+        if status in (_core.AGAIN, _core.INTERRUPTED):
+            status = _core.until(self.device._live(), lambda ns: _wait_word(handle, region, offset, number, ns), limit)
+        if status == _core.OK:
+            return
+        seen = int.from_bytes(span.view(), "little")
+        if status == _core.AGAIN:
+            why = f"it is {seen} after {limit / 1e9:g} s"
+            raise DeadlineExceeded(f"wait for a word of at least {value}", repr(self), why, status="deadline")
+        why = "it must begin at a multiple of 8" if status == _core.INVALID else ""
+        raise self._refusal(status, f"wait for a word of at least {value}", why)
+
+    # ---- memory of the peer ----
+
+    def lookup(self, name: str, *, timeout: float | None = None) -> Remote:
+        """The memory that the peer publishes under a name; waits until it does. NameNotFound after that."""
+        limit = timeout_ns(timeout, self.device._timeout_ns)
+        on = f"{name!r} of {self.peer}"
+        handle = _core.lookup(self.device._live(), self._live(), name_bytes(name), limit, _LOOKUP_GRACE_NS, on)
+        return self.attach(handle, timeout=max(limit, _LOOKUP_GRACE_NS) / 1e9)
+
+    def attach(self, handle: bytes, *, timeout: float | None = None) -> Remote:
+        """The memory that a handle names; the handle (`Span.handle` over there) came by the caller's own means."""
+        if not isinstance(handle, (bytes, bytearray, memoryview)):
+            raise TypeError(f"a handle is bytes, not {type(handle).__name__}")
+        limit = timeout_ns(timeout, self.device._timeout_ns)
+        attached = _core.remote_attach(self.device._live(), self._live(), bytes(handle), limit, repr(self))
+        attachment = Attachment(self, attached)
+        self._attachments.add(attachment)
+        return Remote(attachment)
+
+    # ---- the channel itself ----
+
+    @property
+    def state(self) -> str:
+        """ "ready", "closed" (on this side) or "failed" (`failure` says why)."""
+        handle = self._handle
+        return "closed" if handle is None else _core.channel_state(handle)
+
+    @property
+    def failure(self) -> RdmaError | None:
+        """What ended the channel, or None while it is up."""
+        handle = self._handle
+        status, why = (_core.CLOSED, "the device was closed") if handle is None else _core.channel_failure(handle)
+        return None if status == _core.OK else _core.failure(status, "use the channel", repr(self), why)
+
+    @property
+    def closed(self) -> bool:
+        return self.state == "closed"
+
+    def queue_of(self, qp: int) -> int:
+        """The completion queue that a QP reports to; QPs go to queues round robin."""
+        number = self._qp(qp)
+        if number >= self.qps:
+            raise self._refusal(_core.INVALID, "find a queue", self._qp_why(qp))
+        return _core.channel_queue_of(self._live(), number)
+
+    @property
+    def stats(self) -> ChannelStats:
+        """Counters since the channel was made."""
+        _core.refuse_fork("read the statistics", repr(self))
+        return _core.channel_stats(self._live())
+
+    def dump(self) -> str:
+        """Who hangs? Per QP what was last posted, completed and is expected, as text for people."""
+        _core.refuse_fork("dump", repr(self))
+        return _core.channel_dump(self._live())
+
+    def close(self) -> None:
+        """Tells the peer and ends what is outstanding. Twice is fine; in a forked child it does nothing."""
+        handle = self._handle
+        if handle is not None and not _core.forked():
+            _core.channel_close(handle)
+            self._sweep()
+
+    def _close_with_device(self) -> None:
+        self.close()
+        for attachment in tuple(self._attachments):
+            attachment.handle = None
+        for prepared in tuple(self._prepared):
+            prepared.close()
+        self._handle = None
+
+    def __enter__(self) -> Channel:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<Channel to {self.peer}, {self.state}>"
+
+    # ---- beginning and ending copies ----
+
+    def _live(self) -> ChannelHandle:
+        handle = self._handle
+        if handle is None:
+            raise _core.failure(_core.CLOSED, "use a channel", repr(self), "its device was closed")
+        return handle
+
+    def _qp(self, qp: int) -> int:
+        if not isinstance(qp, int):
+            raise TypeError(f"qp is a number from 0 to {self.qps - 1}, not {qp!r}")
+        if not 0 <= qp < self.qps:
+            raise InvalidArgument("choose a QP", repr(self), self._qp_why(qp))
+        return qp
+
+    def _qp_why(self, qp: int) -> str:
+        return (
+            f"qp {qp} is not there: it has QPs 0 to {self.qps - 1} (Device(qps_per_peer=...) at both ends gives more)"
+        )
+
+    def _explain(self, dst: Any, src: Any) -> Pair:
+        """After a copy could not even be asked for: gives the ends as spans, so that it can be asked again, or raises
+        why not.
+        """
+        target, source = as_pair((dst, src))
+        self._live()
+        if target is dst and source is src:
+            raise  # what cffi or a check said stands
+        return target, source
+
+    def _begin(self, target: Any, source: Any, qp: int | None, ns: int) -> int:
+        number = -1 if qp is None else self._qp(qp)
+        if target._direction == _WRITE:
+            remote, local, direction = target, source, _WRITE
+        else:
+            remote, local, direction = source, target, _READ
+        return _copy(
+            self._handle, number, direction, remote._attachment.handle, remote.offset,  # type: ignore[arg-type]
+            local._region_handle, local.offset, local.nbytes, ns,
+        )  # fmt: skip
+
+    def _begin_many(self, packed: bytes, given: tuple[Pair, ...], qp: int | None, ns: int) -> int:
+        op, bad = _core.channel_copy_many(self._live(), -1 if qp is None else self._qp(qp), packed, len(given), ns)
+        if op < 0 and op not in (_core.BUSY, _core.AGAIN, _core.INTERRUPTED):
+            raise self._copy_refusal(op, given[bad], f"pair {bad}: ")
+        return op
+
+    def _prepare(self, pairs: Iterable[Pair], qp: int | None) -> PreparedCopy:
+        packed, given = pack(self, pairs)
+        if not given:
+            raise InvalidArgument("prepare copies", repr(self), "there are none")
+        number = -1 if qp is None else self._qp(qp)
+        handle, status, bad = _core.prepared_create(self.device._live(), self._live(), number, packed, len(given))
+        if handle is None:
+            raise self._copy_refusal(status, given[bad], f"pair {bad}: " if len(given) > 1 else "")
+        prepared = PreparedCopy(self, handle, given[0] if len(given) == 1 else (packed, given))
+        self._prepared.add(prepared)
+        return prepared
+
+    def _finish(self, op: int, keep: tuple[object, ...], timeout: float | None, again: Callable[[int], int]) -> None:
+        """Blocks until an operation that goes on has ended, or raises why it could not begin."""
+        limit = timeout_ns(timeout, self.device._timeout_ns)
+        if op < 0:
+            op = self._insist(op, keep, limit, again)
+            if op == _core.OK:
+                return
+        handle = self._live()
+        status = _core.DEADLINE
+        try:
+            status = _core.until(self.device._live(), lambda ns: _core.op_wait(handle, op, ns), limit)
+        finally:  # also when a signal handler raises: the operation is given up, and its ranges are kept
+            error = self._end_op(op, _core.DEADLINE if status == _core.AGAIN else status, keep, limit)
+        if error is not None:
+            raise error
+
+    def _transfer(
+        self, op: int, keep: tuple[object, ...], timeout: float | None, again: Callable[[int], int]
+    ) -> Transfer:
+        """A Transfer for an operation that began, or raises why it could not."""
+        limit = timeout_ns(timeout, self.device._timeout_ns)
+        if op < 0:
+            op = self._insist(op, keep, limit, again)
+        transfer = Transfer(self, op, keep, limit)
+        if op:  # else it is done
+            if len(self._pending) >= _PENDING_SWEEP:
+                self._sweep()
+            self._pending[op] = transfer
+        return transfer
+
+    def _insist(self, status: int, keep: tuple[object, ...], limit_ns: int, again: Callable[[int], int]) -> int:
+        """Begins a copy that found no free operation, until its deadline. Gives the operation, or OK."""
+        device = self.device._live()
+        deadline = _core.device_now_ns(device) + limit_ns
+        while status in (_core.BUSY, _core.AGAIN, _core.INTERRUPTED) and self.state == "ready":
+            if not self._sweep() and _core.device_progress(device) <= 0 and not self.device.limits.virtual_time:
+                time.sleep(_NAP_S)
+            try:
+                status = again(0)
+            except TypeError:  # a handle went away meanwhile
+                status = _core.CLOSED
+            if status >= 0:
+                return status
+            if _core.device_now_ns(device) > deadline:
+                why = f"no operation of the QP came free in {limit_ns / 1e9:g} s: wait for some transfers under way"
+                raise DeadlineExceeded(describe(keep), repr(self), why, status="deadline")
+        raise self._copy_refusal(status, keep)
+
+    def _end_op(self, op: int, status: int, keep: tuple[object, ...], limit_ns: int) -> RdmaError | None:
+        """Releases an operation that ended with `status`, or is given up at its deadline; what went wrong, or None."""
+        handle = self._handle
+        if handle is None:
+            return _core.failure(_core.CLOSED, describe(keep), repr(self), "its device was closed")
+        result, why = _core.op_release(handle, op)
+        if result == _core.OK:
+            return None
+        if result == _core.AGAIN:
+            self._limbo.append(keep)
+            self._settle_limbo()
+            if status == _core.DEADLINE:
+                why = f"not done after {limit_ns / 1e9:g} s; its local range is in quarantine until it is"
+                return DeadlineExceeded(describe(keep), repr(self), why, status="deadline")
+            return self._refusal(status, describe(keep))
+        return _core.failure(result, describe(keep), repr(self), why)
+
+    def _sweep(self) -> bool:
+        """Looks after transfers that ended without anyone waiting. Whether there were any."""
+        self._settle_limbo()
+        ended = [transfer.done() for transfer in tuple(self._pending.values())]
+        return any(ended)
+
+    def _settle_limbo(self) -> None:
+        handle = self._handle
+        if self._limbo and handle is not None and _core.channel_quiet(handle) == _core.OK:
+            self._limbo.clear()
+
+    # ---- why not ----
+
+    def _copy_refusal(self, status: int, keep: tuple[object, ...], where: str = "") -> RdmaError:
+        """Why C refused to begin a copy: it gives a status, and the words are found here, where the arguments are
+        known.
+        """
+        ends = [part for part in keep if isinstance(part, (Span, RemoteSpan))]
+        if len(ends) != 2 or self.state != "ready":
+            return self._refusal(status, where + describe(keep))
+        target, source = ends
+        remote, local = (target, source) if isinstance(target, RemoteSpan) else (source, target)
+        assert isinstance(remote, RemoteSpan) and not isinstance(local, RemoteSpan)
+        why = ""
+        if status == _core.ACCESS:
+            needed = "REMOTE_WRITE" if remote is target else "REMOTE_READ"
+            why = f"the peer gave {remote.access!r}, and this needs Access.{needed} where the region is made"
+        elif status == _core.CLOSED:
+            why = f"{local!r} was closed"
+        elif status == _core.INVALID:
+            if remote.channel is not self:
+                why = f"the remote range was attached through {remote.channel!r}: attach it through this one as well"
+            else:
+                why = f"the local region belongs to {local.region.device!r}: use one of {self.device!r}"
+        elif status == _core.OVERLAP:
+            why = "both ends share bytes of the same memory"
+        elif status == _core.BOUNDS:
+            why = f"{local!r} or {remote!r} reaches outside"
+        return _core.failure(status, where + describe(keep), repr(self), why)
+
+    def _refusal(self, status: int, what: str, why: str = "") -> RdmaError:
+        handle = self._handle
+        if not why and handle is not None and status != _core.FORKED:
+            why = _core.channel_failure(handle)[1]
+        return _core.failure(status, what, repr(self), why)

@@ -1,0 +1,31 @@
+"""The only place that reads the environment.
+
+RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
+"""
+
+from __future__ import annotations
+
+import os
+
+from rdmatensor.errors import InvalidArgument
+
+__all__ = ["SECRET_SIZE_MAX", "default_secret", "secret_bytes"]
+
+SECRET_SIZE_MAX = 256
+
+
+def default_secret() -> bytes:
+    """The secret of the environment, or empty."""
+    return os.environb.get(b"RDMATENSOR_SECRET", b"")
+
+
+def secret_bytes(secret: str | bytes | None, fallback: bytes) -> bytes:
+    """A secret as bytes: the one given, or `fallback` for None. An empty one would prove nothing and is refused."""
+    if secret is None:
+        return fallback
+    if not isinstance(secret, (str, bytes)):
+        raise InvalidArgument("use a secret", why=f"it is text or bytes, not {type(secret).__name__}")
+    given = secret.encode() if isinstance(secret, str) else secret
+    if not 0 < len(given) <= SECRET_SIZE_MAX:
+        raise InvalidArgument("use a secret", why=f"it has {len(given)} bytes; it needs 1 to {SECRET_SIZE_MAX}")
+    return given

@@ -1,0 +1,83 @@
+"""Copies that are checked and bound once, to be run many times."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rdmatensor import _core
+from rdmatensor.transfer import Transfer
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rdmatensor._core import PreparedHandle
+    from rdmatensor.channel import Channel
+
+__all__ = ["PreparedCopy"]
+
+_run = _core.prepared_run
+_start = _core.prepared_start
+
+
+class PreparedCopy:
+    """One or many copies, checked and bound once: call it to run them, or `start()` them.
+
+    The fastest way to repeat a copy. It keeps its ranges alive, and its regions busy, until it is closed or
+    collected. A context manager.
+    """
+
+    __slots__ = ("__weakref__", "_channel", "_handle", "_keep")
+
+    def __init__(self, channel: Channel, handle: PreparedHandle, keep: tuple[object, ...]) -> None:
+        self._channel = channel
+        self._handle: PreparedHandle | None = handle
+        self._keep = keep
+
+    def __call__(self, timeout: float | None = None) -> None:
+        """Runs the copies and blocks until they are done, as `Channel.memcpy` does."""
+        try:
+            op = _run(self._handle)  # type: ignore[arg-type]
+        except TypeError:
+            raise self._closed() from None
+        if op:
+            self._channel._finish(op, (self, *self._keep), timeout, self._again)
+
+    def start(self, *, timeout: float | None = None) -> Transfer:
+        """Starts the copies, as `Channel.memcpy_async` does."""
+        try:
+            op = _start(self._handle)  # type: ignore[arg-type]
+        except TypeError:
+            raise self._closed() from None
+        return self._channel._transfer(op, (self, *self._keep), timeout, self._again)
+
+    def _again(self, _ns: int) -> int:
+        handle = self._handle
+        return _core.CLOSED if handle is None else _start(handle)
+
+    def _closed(self) -> Exception:
+        why = "it, its channel or its device was closed"
+        return _core.failure(_core.CLOSED, "run a prepared copy", repr(self._channel), why)
+
+    @property
+    def closed(self) -> bool:
+        return self._handle is None
+
+    def close(self) -> None:
+        """Lets go of the ranges. Copies under way go on. Twice is fine."""
+        self._handle = None
+
+    def __enter__(self) -> PreparedCopy:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<PreparedCopy of {_count(self._keep)}, {'closed' if self._handle is None else 'open'}>"
+
+
+def _count(keep: tuple[object, ...]) -> str:
+    pairs = keep[-1]
+    return f"{len(pairs)} ranges" if isinstance(pairs, tuple) else "one range"

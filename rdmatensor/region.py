@@ -1,0 +1,137 @@
+"""Registered memory, with an arena inside."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NoReturn
+
+from rdmatensor import _core
+from rdmatensor.access import Access
+from rdmatensor.buffer import Buffer
+from rdmatensor.errors import ClosedError, InvalidArgument, RdmaError
+from rdmatensor.span import ReadOnlySpan, Span
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from rdmatensor._core import RegionHandle
+    from rdmatensor.device import Device
+    from rdmatensor.stats import RegionStats
+
+__all__ = ["Region"]
+
+_allocate = _core.region_allocate
+_BLOCK_INDEX_BITS = _core.BLOCK_INDEX_BITS
+_BLOCK_UNIT_BITS = _core.BLOCK_UNIT_BITS
+
+
+class Region:
+    """Memory registered ahead with a device, page-aligned and with access rights by purpose (PAPER.md parts 1 and 5b).
+
+    Registering is slow and limited in number, so few large regions are registered and buffers allocated inside them.
+    Made by `Device.region` and, over memory of the caller, by `Device.register`. A context manager; `close()` ends
+    the registration, and the memory itself lives until the last buffer, span or view of it is gone.
+    """
+
+    def __init__(
+        self, device: Device, handle: RegionHandle, nbytes: int, access: Access, *, owned: bool, writable: bool
+    ) -> None:
+        self.device = device
+        self.access = access
+        self.nbytes = nbytes
+        self.address = _core.region_address(handle)
+        self._handle = handle
+        self._owned = owned
+        self._closed = False
+        self.span = (Span if writable else ReadOnlySpan)(self, handle, 0, self.nbytes)
+
+    def allocate(self, nbytes: int, *, alignment: int = 64) -> Buffer:
+        """A buffer of `nbytes` inside the region, aligned to a power of two up to 2 MiB. OutOfMemory when there is no
+        room.
+
+        Its bytes are whatever was there before.
+        """
+        try:
+            block = _allocate(self._handle, nbytes or 1, alignment)
+        except (TypeError, OverflowError):
+            self._refuse_sizes(nbytes, alignment)
+        if block < 0:
+            raise self._refused(block, nbytes, alignment)
+        return Buffer(self, self._handle, block >> _BLOCK_INDEX_BITS << _BLOCK_UNIT_BITS, nbytes, block)
+
+    def _refuse_sizes(self, nbytes: object, alignment: object) -> NoReturn:
+        for name, value in (("nbytes", nbytes), ("alignment", alignment)):
+            if not isinstance(value, int):
+                raise TypeError(f"{name} must be an int, not {type(value).__name__}")
+        raise InvalidArgument(
+            "allocate", repr(self), f"{nbytes} bytes aligned to {alignment} cannot be: both count from 0 to 2**64-1"
+        )
+
+    def _refused(self, status: int, nbytes: int, alignment: int) -> RdmaError:
+        on, why = repr(self), ""
+        if self._closed:
+            status, why = _core.CLOSED, "the region was closed"
+        elif not self._owned:
+            status, why = (
+                _core.INVALID,
+                "the memory is the caller's, who decides what lies where in it: take spans, as in region[0:64]",
+            )
+        elif status == _core.NO_MEMORY:
+            stats = self.stats
+            why = (
+                f"no room: {stats.allocated_bytes} of {stats.size} bytes are taken by {stats.allocations} buffers, "
+                f"{stats.quarantined_bytes} are in quarantine, the largest free block is {stats.largest_free_bytes}"
+            )
+        elif status == _core.INVALID:
+            why = f"the alignment must be a power of two up to 2 MiB, not {alignment}"
+        return _core.failure(status, f"allocate {nbytes} bytes", on, why)
+
+    def __getitem__(self, item: slice) -> Span:
+        return self.span[item]
+
+    def __len__(self) -> int:
+        return self.nbytes
+
+    def handle(self) -> bytes:
+        """Bytes that let a peer reach the whole region; `Span.handle` says more."""
+        return self.span.handle()
+
+    @property
+    def stats(self) -> RegionStats:
+        """Bytes, counts and time spent registering."""
+        _core.refuse_fork("read the statistics", repr(self))
+        return _core.region_stats(self._handle)
+
+    @property
+    def closed(self) -> bool:
+        return self._closed
+
+    def close(self) -> None:
+        """Ends the registration: peers reach nothing here any more. RegionBusy while copies use it; then nothing has
+        changed.
+
+        Memory stays readable until the last buffer, span or view is gone. Twice is fine; in a forked child it does
+        nothing.
+        """
+        if self._closed or _core.forked():
+            return
+        _core.region_close(self._handle, repr(self))
+        self._closed = True
+
+    def _close_with_device(self) -> None:
+        """As `close`, but the device's end ends what is busy."""
+        try:
+            self.close()
+        except (RdmaError, ClosedError):
+            self._closed = True
+
+    def __enter__(self) -> Region:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else "open"
+        return f"<Region of {self.nbytes} bytes, {self.access!r}, {state}>"

@@ -1,0 +1,58 @@
+"""Counters of devices, regions and channels, as they stood when they were asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["ChannelStats", "DeviceStats", "RegionStats"]
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceStats:
+    """Counters of a device. Sizes are bytes, times nanoseconds."""
+
+    regions: int
+    """Registered now."""
+    region_bytes: int
+    registrations: int
+    """Since the device was opened."""
+    registered_bytes: int
+    registering_ns: int
+    channels: int
+    channels_lost: int
+    operations_in_flight: int
+    quarantined_bytes: int
+    """Freed or abandoned, but the provider may still touch them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RegionStats:
+    """Counters of a region. Sizes are bytes, times nanoseconds."""
+
+    size: int
+    allocated_bytes: int
+    allocations: int
+    """Buffers alive now."""
+    peak_bytes: int
+    largest_free_bytes: int
+    quarantined_bytes: int
+    registering_ns: int
+    huge_pages: bool
+    operations_in_flight: int
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelStats:
+    """Counters of a channel. Only transfers that succeeded count in the first four."""
+
+    writes: int
+    reads: int
+    bytes_written: int
+    bytes_read: int
+    work_items: int
+    """Posted to the provider."""
+    doorbells: int
+    failures: int
+    deadlines: int
+    waits: int
+    """Transfers that were not done when they were posted."""
