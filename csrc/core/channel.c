@@ -11,7 +11,7 @@ int rt_channel_create(rt_device *device, uint32_t link_count, rt_channel **chann
     if (channel == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a channel");
     channel->device = device;
-    strcpy(channel->peer, "an unknown peer");
+    memcpy(channel->peer, "an unknown peer", sizeof "an unknown peer");
     rt_list_init(&channel->node);
     atomic_init(&channel->references, 2);
     atomic_init(&channel->state, RT_CHANNEL_CONNECTING);
