@@ -169,4 +169,42 @@ __attribute__((unused)) static int sim_post(sim_end *end, uint8_t opcode, uint8_
     return status == RT_OK ? (int)posted.accepted : status;
 }
 
+typedef struct sim_streams {
+    void *listener, *dialled, *accepted;
+} sim_streams;
+
+/* A stream from a to b, accepted. */
+__attribute__((unused)) static void sim_streams_open(sim_pair *pair, sim_streams *open)
+{
+    char bound[64];
+    rt_detail detail;
+    memset(open, 0, sizeof *open);
+    CHECK_INT(SIM->streams->listen(pair->b.device, "b:0", &open->listener, bound, sizeof bound, &detail), RT_OK);
+    CHECK_INT(SIM->streams->connect(pair->a.device, bound, &open->dialled, &detail), RT_OK);
+    for (int round = 0; round < 100; round++) {
+        if (SIM->streams->accept(open->listener, &open->accepted, &detail) == RT_OK)
+            return;
+        sim_advance(&pair->b, MS);
+    }
+    CHECK(open->accepted != NULL);
+}
+
+__attribute__((unused)) static void sim_streams_close(sim_streams *open)
+{
+    SIM->streams->close(open->dialled);
+    SIM->streams->close(open->accepted);
+    SIM->streams->unlisten(open->listener);
+}
+
+/* Reads what there is next, or RT_E_AGAIN when time is up. */
+__attribute__((unused)) static int64_t sim_read(sim_end *end, void *stream, uint8_t *bytes, int64_t for_ns)
+{
+    int64_t until_ns = sim_now(end) + for_ns;
+    for (;;) {
+        int64_t got = SIM->streams->read(stream, bytes, 64);
+        if (got != RT_E_AGAIN || SIM->clock->advance(end->device, until_ns) == RT_E_AGAIN)
+            return got;
+    }
+}
+
 #endif

@@ -1,7 +1,7 @@
 /* test_sim.c: the promises of the simulated fabric, over many seeds, and a witness for each promise that is withdrawn.
  *
- * Needs csrc/provider/sim/ (all files), csrc/provider/absent.c and csrc/base/status.c. Faults, streams and commands are
- * in test_sim_faults.c. A failing seed is printed. */
+ * Needs csrc/provider/sim/ (all files), csrc/provider/absent.c and csrc/base/status.c. Faults are in
+ * test_sim_faults.c, streams and bad input in test_sim_streams.c. A failing seed is printed. */
 #include "sim_ends.h"
 
 enum { SEEDS = 2000 };

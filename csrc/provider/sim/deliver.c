@@ -68,9 +68,9 @@ static void stall(sim_link *link, sim_item *from, int64_t delta_ns)
 static void item_blocked(sim_link *link, sim_item *item)
 {
     int64_t now_ns = link->device->world->now_ns, retry_ns = link->device->retry_ns;
-    if (link->blocked_since_ns == SIM_NEVER)
-        link->blocked_since_ns = now_ns;
-    int64_t left_ns = link->blocked_since_ns + retry_ns - now_ns;
+    if (item->blocked_since_ns == SIM_NEVER)
+        item->blocked_since_ns = now_ns;
+    int64_t left_ns = item->blocked_since_ns + retry_ns - now_ns;
     if (left_ns <= 0) {
         rt_sim_link_fail(link, RT_E_PEER_LOST, SIM_CAUSE_RETRY);
         return;
@@ -246,7 +246,7 @@ void rt_sim_item_fire(sim_world *world, sim_event *event)
         stall(link, item, 4 * rt_sim_latency(world, link->device, peer == NULL ? NULL : peer->device));
         return;
     }
-    link->blocked_since_ns = SIM_NEVER;
+    item->blocked_since_ns = SIM_NEVER;
     switch ((enum sim_phase)item->phase) {
     case SIM_PHASE_PLACING: piece_place(world, link, item, peer->device); break;
     case SIM_PHASE_DELIVERING: item_deliver(world, link, item, peer); break;

@@ -121,7 +121,6 @@ int rt_sim_link_create(rt_pdevice *pdevice, uint32_t send_queue, uint32_t receiv
     link->self.nonce = rt_sim_random(&world->random) | 1;
     link->id = world->link_next++;
     link->flush.fire = flush_fire;
-    link->blocked_since_ns = SIM_NEVER;
     rt_list_init(&link->lost_node);
     rt_list_append(&device->links, &link->node);
     device->link_count++;
@@ -281,8 +280,9 @@ int rt_sim_link_describe(rt_plink *plink, char *text_out, size_t capacity)
 {
     static const char *const states[] = {"not joined", "joined", "in error"};
     const sim_link *link = (const sim_link *)plink;
-    int64_t now_ns = link->device->world->now_ns;
-    long long blocked_ns = link->blocked_since_ns == SIM_NEVER ? 0 : (long long)(now_ns - link->blocked_since_ns);
+    const sim_item *oldest = rt_sim_item_at(link, link->retired);
+    bool blocked = link->retired != link->posted && oldest->blocked_since_ns != SIM_NEVER;
+    long long blocked_ns = blocked ? (long long)(link->device->world->now_ns - oldest->blocked_since_ns) : 0;
     return snprintf(
         text_out, capacity,
         "sim link %u to party %u: %s, posted %u started %u retired %u polled %u, reads %u, receives %u, blocked for %lld ns",

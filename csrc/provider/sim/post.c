@@ -208,6 +208,7 @@ static void take_item(sim_link *link, const rt_work *work)
     item->immediate = work->immediate;
     item->status = RT_OK;
     item->cause = SIM_CAUSE_NONE;
+    item->blocked_since_ns = SIM_NEVER;
     item->token = work->token;
     item->remote_offset = work->remote_offset;
     item->size = take_segments(limits, work, item->segments);

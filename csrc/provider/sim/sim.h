@@ -299,6 +299,7 @@ typedef struct sim_item {
     uint64_t token, remote_offset, size;
     sim_reference remote;
     int64_t deliver_ns;               /* when a SEND or WRITE_IMM meets its RECV */
+    int64_t blocked_since_ns;         /* SIM_NEVER: its last packet found a way */
     sim_piece pieces[SIM_PIECES_MAX]; /* in the order of their times */
     rt_segment *segments;             /* limits.segments_max of them */
     uint8_t *inline_bytes;            /* limits.inline_size_max */
@@ -330,7 +331,6 @@ struct sim_link {
     uint32_t reads;         /* in progress */
     int64_t write_floor_ns; /* when the last of the WRITEs, WRITE_IMMs and SENDs so far is placed */
     int64_t receive_floor_ns;
-    int64_t blocked_since_ns; /* SIM_NEVER: the path was open when last looked at */
     uint32_t rnr_tries;
     bool refused; /* the target said no to `refused_position`: it executes nothing after that */
     uint32_t refused_position;
