@@ -9,10 +9,10 @@ typedef struct rt_list {
     struct rt_list *next, *previous;
 } rt_list;
 
-#define RT_LIST_ENTRY(node, type, member) ((type *)(void *)((char *)(node) - offsetof(type, member)))
+#define RT_LIST_ENTRY(node, type, member) ((type *)(void *)((char *)(node)-offsetof(type, member)))
 #define RT_LIST_EACH(node, list) for (rt_list *node = (list)->next; node != (list); node = node->next)
 /* As RT_LIST_EACH, but the visited node may be removed. */
-#define RT_LIST_EACH_SAFE(node, list) \
+#define RT_LIST_EACH_SAFE(node, list)                                                                                            \
     for (rt_list *node = (list)->next, *node##_next = node->next; node != (list); node = node##_next, node##_next = node->next)
 
 static inline void rt_list_init(rt_list *list)

@@ -35,6 +35,7 @@ const char *rt_status_name(int status)
     case RT_E_PEER_CLOSED: return "peer-closed";
     case RT_E_DEVICE_LOST: return "device-lost";
     case RT_E_SYSTEM: return "system";
+    case RT_E_OVERLAP: return "overlap";
     }
     return "unknown";
 }

@@ -36,6 +36,7 @@ enum rt_status {
     RT_E_PEER_CLOSED = -24,   /* the peer closed the channel in good order */
     RT_E_DEVICE_LOST = -25,   /* the local device failed */
     RT_E_SYSTEM = -26,        /* a system call failed; its errno is in the detail */
+    RT_E_OVERLAP = -27,       /* the two ends of a copy share bytes */
 };
 
 typedef struct rt_detail {

@@ -18,7 +18,8 @@ typedef struct rt_turn {
 static inline bool rt_turn_try(rt_turn *turn)
 {
     uint32_t expected = RT_TURN_FREE;
-    return atomic_compare_exchange_strong_explicit(&turn->state, &expected, RT_TURN_HELD, memory_order_acquire, memory_order_relaxed);
+    return atomic_compare_exchange_strong_explicit(&turn->state, &expected, RT_TURN_HELD, memory_order_acquire,
+                                                   memory_order_relaxed);
 }
 
 /* Takes the turn, waiting for it; holders keep it for microseconds. */

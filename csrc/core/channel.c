@@ -47,7 +47,8 @@ void rt_channel_unreference(rt_channel *channel)
 void rt_channel_ready(rt_channel *channel)
 {
     int32_t expected = RT_CHANNEL_CONNECTING;
-    atomic_compare_exchange_strong_explicit(&channel->state, &expected, RT_CHANNEL_READY, memory_order_release, memory_order_relaxed);
+    atomic_compare_exchange_strong_explicit(&channel->state, &expected, RT_CHANNEL_READY, memory_order_release,
+                                            memory_order_relaxed);
     rt_device_changed(channel->device);
 }
 
@@ -59,7 +60,8 @@ void rt_channel_fail(rt_channel *channel, const rt_detail *why)
     channel->failure = *why;
     atomic_store_explicit(&channel->shut_wanted, true, memory_order_relaxed);
     /* Pairs with the acquire of every call that looks at the state before it reads `failure`. */
-    atomic_store_explicit(&channel->state, why->status == RT_E_CLOSED ? RT_CHANNEL_CLOSED : RT_CHANNEL_FAILED, memory_order_release);
+    atomic_store_explicit(&channel->state, why->status == RT_E_CLOSED ? RT_CHANNEL_CLOSED : RT_CHANNEL_FAILED,
+                          memory_order_release);
     rt_links_fail_starved(channel, why->status);
     for (uint32_t index = 0; index < device->queue_count; index++) {
         rt_queue *queue = &device->queues[index];
@@ -97,7 +99,8 @@ int rt_channel_refuse(rt_channel *channel, rt_detail *detail)
     case RT_CHANNEL_FAILED: break;
     }
     if (of_one_operation(channel->failure.status))
-        return rt_fail(detail, RT_E_FLUSHED, 0, "the channel is down, connect again; it failed because %.400s", channel->failure.text);
+        return rt_fail(detail, RT_E_FLUSHED, 0, "the channel is down, connect again; it failed because %.400s",
+                       channel->failure.text);
     if (detail != NULL)
         *detail = channel->failure;
     return channel->failure.status;

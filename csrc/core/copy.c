@@ -98,8 +98,8 @@ static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
     return RT_OK;
 }
 
-int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset, rt_region *region,
-                        uint64_t region_offset, uint64_t size, int64_t timeout_ns)
+int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset,
+                        rt_region *region, uint64_t region_offset, uint64_t size, int64_t timeout_ns)
 {
     if (rt_forked())
         return RT_E_FORKED;
@@ -136,7 +136,8 @@ static int64_t run(rt_channel *channel, rt_link *link, const rt_copy *copies, ui
     return number == RT_OK || timeout_ns <= 0 ? number : finish(link, number, end);
 }
 
-int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns, uint64_t *bad_out)
+int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns,
+                             uint64_t *bad_out)
 {
     if (rt_forked())
         return RT_E_FORKED;
@@ -151,7 +152,8 @@ int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *cop
     return run(channel, link, copies, count, timeout_ns);
 }
 
-int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out, uint64_t *bad_out)
+int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out,
+                       uint64_t *bad_out)
 {
     if (rt_forked())
         return RT_E_FORKED;

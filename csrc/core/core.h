@@ -43,13 +43,13 @@ typedef struct rt_service rt_service;
 struct rt_queue {
     rt_device *device;
     uint32_t index;
-    rt_turn turn;                     /* guards polling and arming; a leader sleeps with it */
-    rt_turn links_turn;               /* guards `links`; taken after `turn`, before a link's turn */
-    rt_list links;                    /* of rt_link.queue_node */
-    _Atomic uint32_t starved;         /* links with operations that are not wholly posted */
-    _Atomic uint32_t epoch;           /* bumped when a leader found something or left; followers sleep on it */
+    rt_turn turn;             /* guards polling and arming; a leader sleeps with it */
+    rt_turn links_turn;       /* guards `links`; taken after `turn`, before a link's turn */
+    rt_list links;            /* of rt_link.queue_node */
+    _Atomic uint32_t starved; /* links with operations that are not wholly posted */
+    _Atomic uint32_t epoch;   /* bumped when a leader found something or left; followers sleep on it */
     _Atomic uint32_t followers;
-    int kick_fd;                      /* eventfd: ends a leader's sleep, and stays readable while links are starved */
+    int kick_fd; /* eventfd: ends a leader's sleep, and stays readable while links are starved */
     pthread_t poller;
     bool has_poller;
 };
@@ -57,41 +57,41 @@ struct rt_queue {
 struct rt_device {
     const rt_provider *provider;
     rt_pdevice *pdevice;
-    rt_limits limits;                 /* constant after open, as all down to `lock` */
+    rt_limits limits; /* constant after open, as all down to `lock` */
     uint8_t id[RT_DEVICE_ID_SIZE];
-    uint32_t queue_count;             /* for data; queues[queue_count] is the service queue */
+    uint32_t queue_count; /* for data; queues[queue_count] is the service queue */
     uint32_t links_per_peer;
     uint32_t pollers;
     uint32_t wait_policy;
-    uint32_t spins;                   /* looks before an adaptive wait yields; 0 on one core */
+    uint32_t spins; /* looks before an adaptive wait yields; 0 on one core */
     rt_queue *queues;
-    int loop_fd;                      /* epoll for event loops: all queues, plus loop_event_fd; -1 in virtual time */
-    int loop_event_fd;                /* written when an operation ends while `armed` */
+    int loop_fd;       /* epoll for event loops: all queues, plus loop_event_fd; -1 in virtual time */
+    int loop_event_fd; /* written when an operation ends while `armed` */
 
-    pthread_mutex_t lock;             /* guards the lists and tables down to `stats` */
-    rt_list channels;                 /* of rt_channel.node */
-    rt_list listeners;                /* of rt_listener.node */
-    rt_list regions;                  /* of rt_region.node */
-    _Atomic(rt_link *) *links;        /* by link id; read by pollers too */
+    pthread_mutex_t lock;      /* guards the lists and tables down to `stats` */
+    rt_list channels;          /* of rt_channel.node */
+    rt_list listeners;         /* of rt_listener.node */
+    rt_list regions;           /* of rt_region.node */
+    _Atomic(rt_link *) *links; /* by link id; read by pollers too */
     uint32_t link_capacity;
-    uint32_t next_queue;              /* round robin of links to queues (paper, section on the device abstraction) */
-    rt_service *service;              /* thread, epoll, names: service.c and rpc.c */
-    rt_list names;                    /* of rt_name.node: names.c */
-    rt_rpc_pool *rpc_pool;            /* registered memory for RPC messages: rpc_buffers.c */
-    bool lost;                        /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
+    uint32_t next_queue;   /* round robin of links to queues (paper, section on the device abstraction) */
+    rt_service *service;   /* thread, epoll, names: service.c and rpc.c */
+    rt_list names;         /* of rt_name.node: names.c */
+    rt_rpc_pool *rpc_pool; /* registered memory for RPC messages: rpc_buffers.c */
+    bool lost;             /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
     rt_detail failure;
     uint64_t channels_lost;
-    rt_device_stats stats;            /* regions … registering_ns, kept by region.c; the rest is counted on request */
-    char notices[512];                /* the newest RT_EVENT_NOTICE texts, for the dump */
+    rt_device_stats stats; /* regions … registering_ns, kept by region.c; the rest is counted on request */
+    char notices[512];     /* the newest RT_EVENT_NOTICE texts, for the dump */
 
-    _Atomic uint32_t change;          /* bumped after every change that a waiting set-up call may look for */
-    _Atomic uint32_t armed;           /* an event loop sleeps on loop_fd */
-    _Atomic uint64_t operations;      /* not finished */
-    _Atomic bool stopping;            /* pollers leave */
-    _Atomic(rt_remote *) detached;    /* remotes to detach once the lock is free: remote.c */
-    _Atomic uint32_t references;      /* the opener's, and one per channel and listener: of the struct, not of what it does */
+    _Atomic uint32_t change;       /* bumped after every change that a waiting set-up call may look for */
+    _Atomic uint32_t armed;        /* an event loop sleeps on loop_fd */
+    _Atomic uint64_t operations;   /* not finished */
+    _Atomic bool stopping;         /* pollers leave */
+    _Atomic(rt_remote *) detached; /* remotes to detach once the lock is free: remote.c */
+    _Atomic uint32_t references;   /* the opener's, and one per channel and listener: of the struct, not of what it does */
     bool closed;
-    rt_device *next;                  /* in the list of all devices of the process */
+    rt_device *next; /* in the list of all devices of the process */
 };
 
 /* The struct and its queues live until the last reference is gone, so that a call on a channel after close finds its state. */
@@ -118,22 +118,22 @@ bool rt_forked(void);
 /* ---- region.c, arena.c ---- */
 
 struct rt_region {
-    rt_device *device;                /* NULL once the region is closed */
-    rt_list node;                     /* in device->regions */
-    rt_pmemory *memory;               /* NULL once closed */
+    rt_device *device;  /* NULL once the region is closed */
+    rt_list node;       /* in device->regions */
+    rt_pmemory *memory; /* NULL once closed */
     uint8_t *address;
     uint64_t size;
-    uint64_t mapped_size;             /* of memory this library mapped; 0 for adopted memory */
+    uint64_t mapped_size; /* of memory this library mapped; 0 for adopted memory */
     int descriptor;
     uint32_t rights;
     bool huge_pages;
     int64_t registering_ns;
-    _Atomic uint32_t references;      /* the caller's, and one per open registration */
-    _Atomic uint32_t operations;      /* copies in flight that use it; close returns RT_E_BUSY meanwhile */
-    _Atomic uint32_t bound;           /* prepared copies that use it; likewise */
-    rt_arena *arena;                  /* NULL for adopted memory */
-    _Atomic uint32_t deferred_count;  /* quarantined blocks, in the arena */
-    pthread_mutex_t settling;         /* one thread at a time decides about quarantined blocks; taken before device->lock */
+    _Atomic uint32_t references;     /* the caller's, and one per open registration */
+    _Atomic uint32_t operations;     /* copies in flight that use it; close returns RT_E_BUSY meanwhile */
+    _Atomic uint32_t bound;          /* prepared copies that use it; likewise */
+    rt_arena *arena;                 /* NULL for adopted memory */
+    _Atomic uint32_t deferred_count; /* quarantined blocks, in the arena */
+    pthread_mutex_t settling;        /* one thread at a time decides about quarantined blocks; taken before device->lock */
 };
 
 /* The functions of rdmatensor.h that create, adopt, close and free take device->lock: call them without it. Allocating
@@ -178,10 +178,10 @@ void rt_arena_get_stats(rt_arena *arena, rt_arena_stats *stats_out);
 
 /* Where the next byte of an operation to post is. */
 typedef struct rt_cursor {
-    const rt_copy *copies;            /* the caller's array, or &op->single */
+    const rt_copy *copies; /* the caller's array, or &op->single */
     uint64_t count;
-    uint64_t index;                   /* the next copy to post … */
-    uint64_t offset;                  /* … and where in it */
+    uint64_t index;  /* the next copy to post … */
+    uint64_t offset; /* … and where in it */
 } rt_cursor;
 
 /* A transfer that was not finished by the call that began it. Lives in its link's pool; guarded by link->turn, except
@@ -190,21 +190,21 @@ enum rt_op_state { RT_OP_FREE = 0, RT_OP_RUNNING = 1, RT_OP_DONE = 2 };
 
 struct rt_op {
     _Atomic uint32_t state;
-    uint32_t index;                   /* in the pool */
-    uint64_t generation;              /* part of the operation number, so that an old number finds nothing */
-    int32_t status;                   /* the first failure, or RT_OK */
-    bool wanted;                      /* the caller still holds the number */
-    bool cancelled;                   /* post no more of it */
-    bool pinned;                      /* its regions and remotes are counted as used */
-    uint32_t outstanding;             /* posted items that are not retired */
-    rt_cursor cursor;                 /* what is not posted yet */
-    rt_copy single;                   /* the one copy, when it came without an array */
+    uint32_t index;                                    /* in the pool */
+    uint64_t generation;                               /* part of the operation number, so that an old number finds nothing */
+    int32_t status;                                    /* the first failure, or RT_OK */
+    bool wanted;                                       /* the caller still holds the number */
+    bool cancelled;                                    /* post no more of it */
+    bool pinned;                                       /* its regions and remotes are counted as used */
+    uint32_t outstanding;                              /* posted items that are not retired */
+    rt_cursor cursor;                                  /* what is not posted yet */
+    rt_copy single;                                    /* the one copy, when it came without an array */
     uint64_t writes, reads, bytes_written, bytes_read; /* of what was posted; added to the link's when it ends well */
-    rt_list node;                     /* in link->starved_ops while not wholly posted; in link->free_ops when free */
+    rt_list node; /* in link->starved_ops while not wholly posted; in link->free_ops when free */
 };
 
 typedef struct rt_inflight {
-    rt_op *op;                        /* NULL: an RPC message, whose slot is `size` */
+    rt_op *op; /* NULL: an RPC message, whose slot is `size` */
     uint64_t size;
     uint32_t opcode;
 } rt_inflight;
@@ -213,21 +213,21 @@ struct rt_link {
     rt_channel *channel;
     rt_plink *plink;
     rt_queue *queue;
-    uint32_t index;                   /* in channel->links: the QP number that users give */
-    uint32_t id;                      /* in device->links: the upper half of tokens */
-    rt_list queue_node;               /* in queue->links */
-    rt_turn turn;                     /* guards all below */
-    rt_inflight *ring;                /* posted items in order; ring_mask + 1 entries */
+    uint32_t index;     /* in channel->links: the QP number that users give */
+    uint32_t id;        /* in device->links: the upper half of tokens */
+    rt_list queue_node; /* in queue->links */
+    rt_turn turn;       /* guards all below */
+    rt_inflight *ring;  /* posted items in order; ring_mask + 1 entries */
     uint32_t ring_mask;
-    uint32_t depth;                   /* items allowed in flight */
-    uint32_t head, tail;              /* free-running: posted, retired */
-    uint32_t unsignaled;              /* posted since the last signaled item */
-    bool starved;                     /* counted in queue->starved */
+    uint32_t depth;      /* items allowed in flight */
+    uint32_t head, tail; /* free-running: posted, retired */
+    uint32_t unsignaled; /* posted since the last signaled item */
+    bool starved;        /* counted in queue->starved */
     bool shut;
     rt_list starved_ops;
     rt_list free_ops;
-    rt_op *ops;                       /* RT_OPS_PER_LINK */
-    rt_channel_stats stats;           /* summed over links by rt_channel_get_stats */
+    rt_op *ops;                           /* RT_OPS_PER_LINK */
+    rt_channel_stats stats;               /* summed over links by rt_channel_get_stats */
     uint64_t last_posted, last_completed; /* sequence of work items, for the dump */
 };
 
@@ -288,26 +288,26 @@ void rt_pollers_stop(rt_device *device);
 /* ---- channel.c ---- */
 
 struct rt_channel {
-    rt_device *device;                /* valid until the device is closed, which closes the channel first */
-    rt_list node;                     /* in device->channels until the channel is dead and quiet */
-    _Atomic uint32_t references;      /* the caller's; the device's while it is listed; one per remote and prepared copy */
-    _Atomic int32_t state;            /* rt_channel_state; stored with release after what it announces */
+    rt_device *device;           /* valid until the device is closed, which closes the channel first */
+    rt_list node;                /* in device->channels until the channel is dead and quiet */
+    _Atomic uint32_t references; /* the caller's; the device's while it is listed; one per remote and prepared copy */
+    _Atomic int32_t state;       /* rt_channel_state; stored with release after what it announces */
     uint32_t link_count;
-    uint32_t link_capacity;           /* of `links`, whose memory stays until the channel is freed: operation numbers refer to it */
+    uint32_t link_capacity; /* of `links`, whose memory stays until the channel is freed: operation numbers refer to it */
     rt_link *links;
-    bool links_gone;                  /* the provider's links are destroyed */
+    bool links_gone; /* the provider's links are destroyed */
     uint8_t link_addresses[RT_LINKS_PER_CHANNEL_MAX][RT_LINK_ADDRESS_SIZE_MAX];
     uint8_t link_address_sizes[RT_LINKS_PER_CHANNEL_MAX];
     uint8_t peer_id[RT_DEVICE_ID_SIZE];
     char peer[RT_PEER_TEXT_MAX + 1];
-    rt_detail failure;                /* written once, before state becomes FAILED or CLOSED */
-    rt_control *control;              /* its control connection: control.c; NULL once it is gone */
-    rt_rpc *rpc;                      /* its RPC state: rpc.c */
-    _Atomic bool ending;              /* taken by the one who writes `failure` */
-    _Atomic bool shut_wanted;         /* the service shall shut the links: set with state FAILED */
+    rt_detail failure;        /* written once, before state becomes FAILED or CLOSED */
+    rt_control *control;      /* its control connection: control.c; NULL once it is gone */
+    rt_rpc *rpc;              /* its RPC state: rpc.c */
+    _Atomic bool ending;      /* taken by the one who writes `failure` */
+    _Atomic bool shut_wanted; /* the service shall shut the links: set with state FAILED */
     bool counted_lost;
-    uint32_t queues_passed;           /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
-    _Atomic uint32_t word_waiters;    /* threads in rt_channel_wait_word, and for the dump … */
+    uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
+    _Atomic uint32_t word_waiters; /* threads in rt_channel_wait_word, and for the dump … */
     _Atomic uint64_t word_expected, word_seen; /* … what the newest of them waits for and saw last */
 };
 
@@ -330,15 +330,15 @@ void rt_channel_unreference(rt_channel *channel);
 /* ---- remote.c ---- */
 
 struct rt_remote {
-    rt_channel *channel;              /* holds a reference */
+    rt_channel *channel; /* holds a reference */
     rt_premote *premote;
-    uint64_t offset;                  /* of the handle's range in the peer's registration */
+    uint64_t offset; /* of the handle's range in the peer's registration */
     uint64_t size;
     uint32_t rights;
-    uint64_t alias_address;           /* where the peer's registration starts when its device lives in this process, or 0 */
-    _Atomic uint32_t references;      /* the caller's, and one per copy in flight or prepared */
-    rt_list node;                     /* in the channel's rt_rpc.remotes while attached */
-    rt_remote *next_detached;         /* in device->detached */
+    uint64_t alias_address;      /* where the peer's registration starts when its device lives in this process, or 0 */
+    _Atomic uint32_t references; /* the caller's, and one per copy in flight or prepared */
+    rt_list node;                /* in the channel's rt_rpc.remotes while attached */
+    rt_remote *next_detached;    /* in device->detached */
 };
 void rt_remote_reference(rt_remote *remote);
 void rt_remote_unreference(rt_remote *remote);
@@ -376,13 +376,14 @@ void rt_listener_close_locked(rt_listener *listener);
 
 /* ---- names.c, rpc.c: address distribution; all with device->lock held unless it says otherwise ---- */
 int rt_rpc_device_open(rt_device *device, rt_detail *detail); /* registers nothing yet; any lock */
-void rt_rpc_device_close(rt_device *device);              /* frees names, gives up RPC regions: rt_region_close_all closes them */
-void rt_names_forget(const rt_region *region);            /* the region is being closed: its names go */
-int rt_rpc_open(rt_channel *channel, rt_detail *detail);  /* buffers and receives; RT_E_AGAIN: after the next round */
-void rt_rpc_close(rt_channel *channel);                   /* links are quiet or gone, remotes detached */
+void rt_rpc_device_close(rt_device *device);             /* frees names, gives up RPC regions: rt_region_close_all closes them */
+void rt_names_forget(const rt_region *region);           /* the region is being closed: its names go */
+int rt_rpc_open(rt_channel *channel, rt_detail *detail); /* buffers and receives; RT_E_AGAIN: after the next round */
+void rt_rpc_close(rt_channel *channel);                  /* links are quiet or gone, remotes detached */
 void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size); /* a RECV completed; from the service */
-void rt_rpc_sent(rt_channel *channel, uint32_t slot);     /* a SEND completed; under a queue's turn, WITHOUT device->lock: atomics only */
-bool rt_rpc_run(rt_channel *channel);                     /* sends what waits, expires lookups; true when something moved */
-int64_t rt_rpc_next_deadline(const rt_device *device);    /* of pending lookups, or INT64_MAX */
+void rt_rpc_sent(rt_channel *channel,
+                 uint32_t slot);      /* a SEND completed; under a queue's turn, WITHOUT device->lock: atomics only */
+bool rt_rpc_run(rt_channel *channel); /* sends what waits, expires lookups; true when something moved */
+int64_t rt_rpc_next_deadline(const rt_device *device); /* of pending lookups, or INT64_MAX */
 
 #endif

@@ -13,10 +13,10 @@ _Static_assert((int)RT_LINK_ADDRESS_SIZE_MAX == (int)RT_HANDSHAKE_ADDRESS_MAX, "
 _Static_assert((int)RT_MEMORY_KEY_SIZE_MAX == (int)RT_HANDLE_KEY_MAX, "a handle carries what the seam gives");
 
 enum {
-    RT_LINK_TABLE_MAX = 65536,      /* links of one device that core keeps track of */
-    RT_SPINS_DEFAULT = 400,         /* looks before an adaptive wait yields: about 10 us; none on a single core */
-    RT_CLOSE_BOUND_MS = 2000,       /* how long close waits for flushes before it takes the links away */
-    RT_VIRTUAL_STEP_NS = 1000000,   /* what one rt_device_progress lets pass at most in virtual time */
+    RT_LINK_TABLE_MAX = 65536,    /* links of one device that core keeps track of */
+    RT_SPINS_DEFAULT = 400,       /* looks before an adaptive wait yields: about 10 us; none on a single core */
+    RT_CLOSE_BOUND_MS = 2000,     /* how long close waits for flushes before it takes the links away */
+    RT_VIRTUAL_STEP_NS = 1000000, /* what one rt_device_progress lets pass at most in virtual time */
 };
 
 /* All open devices of the process, for rt_device_alias. */
@@ -89,12 +89,12 @@ uint64_t rt_device_alias(const rt_handle *handle)
         if (memcmp(device->id, handle->device_id, sizeof device->id) != 0)
             continue;
         pthread_mutex_lock(&device->lock);
-        RT_LIST_EACH (node, &device->regions) {
+        RT_LIST_EACH(node, &device->regions) {
             rt_region *region = RT_LIST_ENTRY(node, rt_region, node);
             uint8_t key[RT_MEMORY_KEY_SIZE_MAX];
             size_t size = 0;
-            if (device->provider->memory_key(device->pdevice, region->memory, NULL, key, &size, NULL) == RT_OK
-                && size == handle->key_size && memcmp(key, handle->key, size) == 0)
+            if (device->provider->memory_key(device->pdevice, region->memory, NULL, key, &size, NULL) == RT_OK &&
+                size == handle->key_size && memcmp(key, handle->key, size) == 0)
                 address = (uint64_t)(uintptr_t)region->address;
         }
         pthread_mutex_unlock(&device->lock);
@@ -117,7 +117,8 @@ static int check_options(const rt_provider *provider, const rt_device_options *o
     if (options->queues > RT_QUEUES_MAX)
         return rt_fail(detail, RT_E_INVALID, 0, "queues=%u: at most %d completion queues", options->queues, RT_QUEUES_MAX);
     if (options->qps_per_peer > RT_LINKS_PER_CHANNEL_MAX)
-        return rt_fail(detail, RT_E_INVALID, 0, "qps_per_peer=%u: at most %d qps", options->qps_per_peer, RT_LINKS_PER_CHANNEL_MAX);
+        return rt_fail(detail, RT_E_INVALID, 0, "qps_per_peer=%u: at most %d qps", options->qps_per_peer,
+                       RT_LINKS_PER_CHANNEL_MAX);
     if (options->pollers > RT_POLLERS_MAX)
         return rt_fail(detail, RT_E_INVALID, 0, "pollers=%u: at most %d poller threads", options->pollers, RT_POLLERS_MAX);
     if (options->pollers != 0 && provider->clock != NULL)
@@ -193,7 +194,8 @@ static int open_descriptors(rt_device *device, rt_detail *detail)
             return rt_fail(detail, RT_E_SYSTEM, errno, "cannot make the event descriptor of queue %u (raise ulimit -n?)", index);
         if (index == device->queue_count)
             break;
-        if (add_to_loop(device, queue->kick_fd) != 0 || add_to_loop(device, device->provider->event_fd(device->pdevice, index)) != 0)
+        if (add_to_loop(device, queue->kick_fd) != 0 ||
+            add_to_loop(device, device->provider->event_fd(device->pdevice, index)) != 0)
             return rt_fail(detail, RT_E_SYSTEM, errno, "cannot watch queue %u", index);
     }
     return RT_OK;
@@ -256,7 +258,8 @@ static rt_device *device_new(const rt_provider *provider, const rt_device_option
 int rt_device_open(const rt_device_options *options, rt_device **device_out, rt_detail *detail)
 {
     if (rt_forked())
-        return rt_fail(detail, RT_E_FORKED, 0, "this process is a child made by fork after rdmatensor was used: start it with spawn");
+        return rt_fail(detail, RT_E_FORKED, 0,
+                       "this process is a child made by fork after rdmatensor was used: start it with spawn");
     const rt_provider *provider = rt_provider_find(options->provider);
     if (provider == NULL)
         return rt_fail(detail, RT_E_INVALID, 0, "there is no provider \"%s\"", options->provider);
@@ -328,9 +331,9 @@ static void close_channels(rt_device *device)
 {
     rt_detail why;
     pthread_mutex_lock(&device->lock);
-    RT_LIST_EACH_SAFE (node, &device->listeners)
+    RT_LIST_EACH_SAFE(node, &device->listeners)
         rt_listener_close_locked((rt_listener *)(void *)node);
-    RT_LIST_EACH (node, &device->channels) {
+    RT_LIST_EACH(node, &device->channels) {
         rt_channel *channel = RT_LIST_ENTRY(node, rt_channel, node);
         rt_fail(&why, RT_E_CLOSED, 0, "the channel to %s was closed with its device", channel->peer);
         rt_channel_fail(channel, &why);
@@ -346,7 +349,7 @@ static void close_channels(rt_device *device)
 /* Takes the links away from channels whose flush did not come: destroying a queue pair stops the hardware. */
 static void abandon_channels(rt_device *device)
 {
-    RT_LIST_EACH_SAFE (node, &device->channels) {
+    RT_LIST_EACH_SAFE(node, &device->channels) {
         rt_channel *channel = RT_LIST_ENTRY(node, rt_channel, node);
         rt_control_end(channel, &channel->failure);
         rt_links_destroy(channel, 0);

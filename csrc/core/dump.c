@@ -39,11 +39,11 @@ static void say_link(rt_text *text, rt_link *link)
         return;
     }
     uint32_t starved = 0;
-    RT_LIST_EACH (node, &link->starved_ops)
+    RT_LIST_EACH(node, &link->starved_ops)
         starved++;
-    say(text, "    qp %u queue %u: posted %llu, completed %llu, expected %u more; %u operations not wholly posted%s\n", link->index,
-        link->queue->index, (unsigned long long)link->last_posted, (unsigned long long)link->last_completed, link->head - link->tail,
-        starved, link->shut ? "; shut" : "");
+    say(text, "    qp %u queue %u: posted %llu, completed %llu, expected %u more; %u operations not wholly posted%s\n",
+        link->index, link->queue->index, (unsigned long long)link->last_posted, (unsigned long long)link->last_completed,
+        link->head - link->tail, starved, link->shut ? "; shut" : "");
     if (link->plink != NULL)
         link->channel->device->provider->link_describe(link->plink, line, sizeof line);
     rt_turn_leave(&link->turn);
@@ -91,12 +91,12 @@ int64_t rt_device_dump(rt_device *device, char *text_out, size_t capacity)
         say(&text, "device %s: its set-up lock has been held for over a second\n", device->pdevice->name);
         return (int64_t)text.size;
     }
-    say(&text, "device %s://%s: %u queues, %u pollers, %llu operations in flight%s%s\n", device->provider->name, device->pdevice->name,
-        device->queue_count, device->pollers, (unsigned long long)atomic_load(&device->operations), device->lost ? ", LOST: " : "",
-        device->lost ? device->failure.text : "");
+    say(&text, "device %s://%s: %u queues, %u pollers, %llu operations in flight%s%s\n", device->provider->name,
+        device->pdevice->name, device->queue_count, device->pollers, (unsigned long long)atomic_load(&device->operations),
+        device->lost ? ", LOST: " : "", device->lost ? device->failure.text : "");
     if (device->notices[0] != '\0')
         say(&text, "  notices: %s\n", device->notices);
-    RT_LIST_EACH (node, &device->channels)
+    RT_LIST_EACH(node, &device->channels)
         say_channel(&text, RT_LIST_ENTRY(node, rt_channel, node));
     pthread_mutex_unlock(&device->lock);
     return (int64_t)text.size;
@@ -186,14 +186,14 @@ void rt_device_get_stats(rt_device *device, rt_device_stats *stats_out)
         return;
     pthread_mutex_lock(&device->lock);
     *stats_out = device->stats;
-    RT_LIST_EACH (node, &device->regions) {
+    RT_LIST_EACH(node, &device->regions) {
         const rt_region *region = RT_LIST_ENTRY(node, rt_region, node);
         rt_arena_stats arena = {.deferred_bytes = 0};
         if (region->arena != NULL)
             rt_arena_get_stats(region->arena, &arena);
         stats_out->quarantined_bytes += arena.deferred_bytes;
     }
-    RT_LIST_EACH (node, &device->channels)
+    RT_LIST_EACH(node, &device->channels)
         stats_out->channels++;
     stats_out->channels_lost = device->channels_lost;
     stats_out->operations_in_flight = atomic_load(&device->operations);

@@ -65,7 +65,8 @@ static int link_create(rt_channel *channel, uint32_t index, rt_detail *detail)
     rt_device *device = channel->device;
     rt_link *link = &channel->links[index];
     if (take_id(device, &link->id) != RT_OK)
-        return rt_fail(detail, RT_E_BUSY, 0, "device %s has no room for another qp: all %u are taken; close channels or ask for fewer qps",
+        return rt_fail(detail, RT_E_BUSY, 0,
+                       "device %s has no room for another qp: all %u are taken; close channels or ask for fewer qps",
                        device->pdevice->name, device->link_capacity);
     if (link_allocate(link, device->limits.work_depth) != RT_OK)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a qp of %u work items", device->limits.work_depth);
@@ -135,7 +136,7 @@ void rt_links_destroy(rt_channel *channel, uint32_t keep)
 static void fail_starved(rt_link *link, int status)
 {
     rt_turn_take(&link->turn);
-    RT_LIST_EACH_SAFE (node, &link->starved_ops) {
+    RT_LIST_EACH_SAFE(node, &link->starved_ops) {
         rt_op *op = RT_LIST_ENTRY(node, rt_op, node);
         rt_list_remove(node);
         op->cancelled = true;
@@ -235,5 +236,6 @@ int rt_link_receive(rt_link *link, const rt_segment *segment, uint32_t slot, rt_
     rt_turn_leave(&link->turn);
     if (status == RT_OK && posted.accepted == 1)
         return RT_OK;
-    return rt_fail(detail, status == RT_OK ? RT_E_BUSY : status, 0, "cannot post a receive on qp %u to %s", link->index, link->channel->peer);
+    return rt_fail(detail, status == RT_OK ? RT_E_BUSY : status, 0, "cannot post a receive on qp %u to %s", link->index,
+                   link->channel->peer);
 }

@@ -228,7 +228,7 @@ bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size)
     rt_device *device = region->device;
     bool busy = false;
     pthread_mutex_lock(&device->lock);
-    RT_LIST_EACH (node, &device->channels) {
+    RT_LIST_EACH(node, &device->channels) {
         rt_channel *channel = RT_LIST_ENTRY(node, rt_channel, node);
         for (uint32_t index = 0; !busy && index < channel->link_count; index++)
             busy = link_range_busy(&channel->links[index], region, offset, size);

@@ -90,7 +90,7 @@ static int64_t pump(rt_queue *queue, rt_trouble *trouble)
     int64_t moved = 0;
     uint64_t budget = queue->device->limits.completes_in_post ? RT_PUMP_BYTES : UINT64_MAX;
     rt_turn_take(&queue->links_turn);
-    RT_LIST_EACH (node, &queue->links) {
+    RT_LIST_EACH(node, &queue->links) {
         rt_link *link = RT_LIST_ENTRY(node, rt_link, queue_node);
         if (!rt_turn_try(&link->turn))
             continue;

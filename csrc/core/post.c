@@ -188,8 +188,8 @@ int rt_op_start(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
         int status = rt_link_post(link, op, device->limits.message_size_max);
         if (status != RT_E_AGAIN)
             return status;
-        if (rt_device_time(device) >= slice_end_ns || link->head - link->tail == link->depth
-            || atomic_load_explicit(&link->channel->state, memory_order_relaxed) != RT_CHANNEL_READY)
+        if (rt_device_time(device) >= slice_end_ns || link->head - link->tail == link->depth ||
+            atomic_load_explicit(&link->channel->state, memory_order_relaxed) != RT_CHANNEL_READY)
             return RT_E_AGAIN;
     }
 }

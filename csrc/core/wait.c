@@ -13,10 +13,10 @@
 #include "core/copy.h"
 
 enum {
-    RT_YIELDS = 32,            /* looks with the core given away in between, before an adaptive wait blocks */
-    RT_CLOCK_EVERY = 64,       /* looks between two readings of the clock while spinning */
-    RT_NAP_MIN_NS = 20000,     /* naps where the provider cannot wake a receiver: from 20 us … */
-    RT_NAP_MAX_NS = 2000000,   /* … to 2 ms, which keeps an idle waiter well under 1 % of a core */
+    RT_YIELDS = 32,                /* looks with the core given away in between, before an adaptive wait blocks */
+    RT_CLOCK_EVERY = 64,           /* looks between two readings of the clock while spinning */
+    RT_NAP_MIN_NS = 20000,         /* naps where the provider cannot wake a receiver: from 20 us … */
+    RT_NAP_MAX_NS = 2000000,       /* … to 2 ms, which keeps an idle waiter well under 1 % of a core */
     RT_FOLLOWER_NAP_NS = 10000000, /* a follower looks for a free turn at least this often */
 };
 
