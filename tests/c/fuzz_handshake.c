@@ -87,14 +87,18 @@ static void fuzz_raw(rt_handshake *end, const uint8_t *bytes, size_t size)
     check_end(end);
 }
 
-/* A good preface of version 1 without a proof: the bytes stand behind it. */
+/* A preface of version 1 with a byte changed, or none, and no proof: the bytes stand behind it. */
 static void fuzz_after_preface(rt_handshake *end, const uint8_t *bytes, size_t size)
 {
     uint8_t preface[RT_PREFACE_SIZE], nonce[RT_NONCE_SIZE] = {5};
+    if (size < 2)
+        return;
     rt_preface_write(end->secret_size > 0, nonce, preface);
+    preface[bytes[0] % sizeof preface] ^= bytes[1];
     feed(end, preface, sizeof preface, 0);
-    assert(end->state == RT_HS_PROOF);
-    fuzz_raw(end, bytes, size);
+    assert(bytes[1] != 0 || end->state == RT_HS_PROOF);
+    assert(bytes[1] == 0 || bytes[0] % sizeof preface >= 16 || end->state == RT_HS_FAILED);
+    fuzz_raw(end, bytes + 2, size - 2);
 }
 
 /* Seals an honest payload of the kind with one byte changed, or none. */
