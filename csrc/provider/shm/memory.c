@@ -48,7 +48,10 @@ int shm_reopen_readonly(int descriptor, int *descriptor_out, rt_detail *detail)
     snprintf(path, sizeof path, "/proc/self/fd/%d", descriptor);
     int reopened = open(path, O_RDONLY | O_CLOEXEC);
     if (reopened < 0)
-        return rt_fail(detail, RT_E_SYSTEM, errno, "cannot open shared memory for reading through %s: shm needs /proc", path);
+        return rt_fail(detail, RT_E_SYSTEM, errno,
+                       "cannot open shared memory for reading through %s: shm needs /proc, and a "
+                       "process that changed its user needs prctl(PR_SET_DUMPABLE, 1)",
+                       path);
     *descriptor_out = reopened;
     return RT_OK;
 }

@@ -2,7 +2,8 @@
  *
  * Nothing waits here. A request is sent, or stands in the peer's list until earlier ones are answered; the answer comes in
  * `service`, is checked, and goes to the link (link.c) or window (remote.c) that asked. When the connection ends, everything that
- * waited fails with RT_E_PEER_LOST; links that are joined go on, because their mappings outlive the peer. The other side is in exchange.c. */
+ * waited fails with RT_E_PEER_LOST; links that are joined go on, because their mappings outlive the peer. The other side is
+ * in exchange.c. */
 #include "provider/shm/shm.h"
 
 #include <assert.h>
@@ -39,10 +40,10 @@ static int connect_to(const uint8_t *name, uid_t user, int *descriptor_out, rt_d
     if (status == RT_OK)
         status = shm_socket_user(descriptor, &owner, detail);
     if (status == RT_OK && owner != user)
-        status = rt_fail(
-            detail, RT_E_AUTH, 0,
-            "the shm peer belongs to user %u and this process to user %u: shm joins processes of one user; run both as the same one",
-            (unsigned)owner, (unsigned)user);
+        status = rt_fail(detail, RT_E_AUTH, 0,
+                         "the shm peer belongs to user %u and this process to user %u: shm joins processes of one user; run both "
+                         "as the same one",
+                         (unsigned)owner, (unsigned)user);
     if (status != RT_OK) {
         close(descriptor);
         return status;

@@ -1,7 +1,8 @@
 /* poll.c: completions. Successful send-side items make none; what is found here are RECVs, filled from the ring by who polls,
  * and failures. HOT: no allocation, no lock, no log, no system call except after a peer's nonsense.
  *
- * Everything in the ring is written by the peer at any time: each number is read once, checked, and only the checked value is used. */
+ * Everything in the ring is written by the peer at any time: each number is read once, checked, and only the checked value
+ * is used. */
 #include "provider/shm/shm.h"
 
 #include <assert.h>

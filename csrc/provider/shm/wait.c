@@ -56,7 +56,8 @@ void shm_bell_clear(const shm_bell *bell)
 
 void shm_wake_memory(shm_link *link)
 {
-    rt_fence_full(); /* pairs with those of shm_memory_epoch and shm_memory_arm: bytes placed before are seen, or we see them wait */
+    /* Pairs with those of shm_memory_epoch and shm_memory_arm: bytes placed before are seen, or we see them wait. */
+    rt_fence_full();
     uint64_t sleepers = atomic_load_explicit(&link->board->sleepers, memory_order_relaxed);
     uint32_t announced = (uint32_t)(sleepers >> 32);
     if (__builtin_expect((uint32_t)sleepers != 0 && announced != link->woken, 0)) {
