@@ -159,7 +159,8 @@ asan: build $(VENV)/.test $(BUILD)/asan/python/.built
 	@RT_C_FLAVOURS=asan $(PYTEST) -rs tests/c
 	@echo "== Python tests with the extension under AddressSanitizer"
 	@PYTHONPATH=$(CURDIR)/$(BUILD)/asan/python LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
-	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(PYTEST) -q -rs tests/python tests/contract
+	    PYTHONSAFEPATH=1 RDMATENSOR_FAKE_IBVERBS=$(CURDIR)/$(BUILD)/asan/libfakeibverbs.so \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(PYTEST) -q -rs $(wildcard tests/python tests/contract)
 
 tsan: build $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(JOBS) tsan-tests
