@@ -1,4 +1,4 @@
-/* test_sim_faults.c: the simulated fabric's fault plan, who may let its time pass, and many parties at once.
+/* test_sim_faults.c: the simulated fabric's fault plan, how its time passes, and many parties at once.
  *
  * Needs csrc/provider/sim/ (all files), csrc/provider/absent.c, csrc/base/status.c and threads. */
 #include <pthread.h>
@@ -298,6 +298,44 @@ static void another_thread_is_refused(void)
     sim_pair_close(&pair);
 }
 
+/* ---- sleeping and waking ---- */
+
+static void a_write_ends_the_sleep_of_its_target_where_that_is_promised(void)
+{
+    sim_pair pair;
+    sim_pair_open(&pair, 1, "");
+    CHECK_INT(SIM->memory_sleep(pair.b.device, SIM->memory_epoch(pair.b.device), 7 * MS), RT_E_AGAIN);
+    CHECK_INT(sim_now(&pair.b), 7 * MS);
+    CHECK_INT(sim_post(&pair.a, RT_WORK_WRITE, 0, 0, 0, 8, 1), 1);
+    CHECK_INT(SIM->memory_sleep(pair.b.device, SIM->memory_epoch(pair.b.device), 7 * MS), RT_OK);
+    CHECK(sim_now(&pair.b) < 8 * MS);
+    uint32_t epoch = SIM->memory_epoch(pair.b.device);
+    CHECK_INT(SIM->memory_sleep(pair.b.device, epoch, 0), RT_E_AGAIN);
+    SIM->memory_wake(pair.b.device);
+    CHECK_INT(SIM->memory_sleep(pair.b.device, epoch, MS), RT_OK);
+    sim_pair_close(&pair);
+    sim_pair_open(&pair, 1, "wakes=0");
+    CHECK(!pair.b.device->limits.can_wake_receiver);
+    CHECK_INT(SIM->memory_sleep(pair.b.device, SIM->memory_epoch(pair.b.device), MS), RT_E_UNSUPPORTED);
+    sim_pair_close(&pair);
+}
+
+/* ---- the cost model ---- */
+
+static void bytes_take_the_time_that_the_nic_needs_for_them(void)
+{
+    sim_pair pair;
+    rt_completion done[2];
+    sim_pair_open(&pair, 1, "latency_ns=1000&jitter_ns=0&bytes_per_us=1");
+    CHECK_INT(sim_post(&pair.a, RT_WORK_WRITE, RT_WORK_SIGNALED, 0, 0, 1000, 1), 1);
+    CHECK_INT(sim_post(&pair.a, RT_WORK_WRITE, RT_WORK_SIGNALED, 0, 0, 1000, 2), 1);
+    CHECK_INT(sim_take(&pair.a, done, 1, 500 * MS), 1);
+    CHECK_INT(sim_now(&pair.a), 1000000 + 2 * 1000);
+    CHECK_INT(sim_take(&pair.a, done, 1, 500 * MS), 1);
+    CHECK_INT(sim_now(&pair.a), 2000000 + 2 * 1000);
+    sim_pair_close(&pair);
+}
+
 /* ---- many ---- */
 
 static void a_thousand_parties_write_around_a_ring(void)
@@ -348,6 +386,8 @@ static const check_test tests[] = {
     CHECK_TEST(what_hesitates_succeeds_after_the_progress_it_announced),
     CHECK_TEST(an_advance_from_within_a_service_is_harmless),
     CHECK_TEST(another_thread_is_refused),
+    CHECK_TEST(a_write_ends_the_sleep_of_its_target_where_that_is_promised),
+    CHECK_TEST(bytes_take_the_time_that_the_nic_needs_for_them),
     CHECK_TEST(a_thousand_parties_write_around_a_ring),
 };
 

@@ -237,6 +237,18 @@ void rt_sim_queue_unreserve(sim_device *device, uint32_t queue, uint32_t count)
     device->queues[queue].reserved -= count;
 }
 
+void rt_sim_queue_forget(sim_device *device, uint32_t queue, const sim_link *link)
+{
+    sim_queue *target = &device->queues[queue];
+    uint32_t kept = target->tail;
+    for (uint32_t at = target->tail; at != target->head; at++) {
+        const sim_entry *entry = &target->entries[at & (target->capacity - 1)];
+        if (entry->link != link)
+            target->entries[kept++ & (target->capacity - 1)] = *entry;
+    }
+    target->head = kept;
+}
+
 void rt_sim_complete(sim_device *device, uint32_t queue, const sim_entry *entry)
 {
     sim_queue *target = &device->queues[queue];

@@ -263,8 +263,11 @@ void rt_sim_link_destroy(rt_plink *plink)
     sim_link *link = (sim_link *)plink;
     sim_device *device = link->device;
     sim_world *world = device->world;
-    assert(link->retired == link->posted && link->receive_tail == link->receive_head);
+    for (; link->retired != link->posted; link->retired++) /* whoever could not wait for the flush stops it here */
+        rt_sim_cancel(&world->heap, &rt_sim_item_at(link, link->retired)->event);
     rt_sim_cancel(&world->heap, &link->flush);
+    rt_sim_queue_forget(device, link->base.send_queue, link);
+    rt_sim_queue_forget(device, link->base.receive_queue, link);
     rt_sim_heap_unreserve(&world->heap, device->base.limits.work_depth + 1);
     rt_sim_queue_unreserve(device, link->base.send_queue, device->base.limits.work_depth);
     rt_sim_queue_unreserve(device, link->base.receive_queue, device->base.limits.receive_depth);

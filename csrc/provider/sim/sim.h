@@ -225,6 +225,8 @@ void rt_sim_pause(sim_device *device, bool paused);
 /* Makes room for the completions of a link, as far as limits.completion_depth allows; and takes it back. */
 int rt_sim_queue_reserve(sim_device *device, uint32_t queue, uint32_t count);
 void rt_sim_queue_unreserve(sim_device *device, uint32_t queue, uint32_t count);
+/* Drops the completions of a link that nobody polled. */
+void rt_sim_queue_forget(sim_device *device, uint32_t queue, const sim_link *link);
 void rt_sim_complete(sim_device *device, uint32_t queue, const sim_entry *entry);
 int rt_sim_poll(rt_pdevice *pdevice, uint32_t queue, rt_completion *completions_out, uint32_t capacity);
 int rt_sim_arm(rt_pdevice *pdevice, uint32_t queue);
