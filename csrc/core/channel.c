@@ -55,6 +55,8 @@ void rt_channel_ready(rt_channel *channel)
 void rt_channel_fail(rt_channel *channel, const rt_detail *why)
 {
     rt_device *device = channel->device;
+    if (why->status == RT_E_PEER_LOST && !atomic_load(&channel->ending))
+        rt_control_last_words(channel);
     if (atomic_exchange(&channel->ending, true))
         return;
     channel->failure = *why;

@@ -17,6 +17,10 @@ _Static_assert((int)RT_HANDLE_KEY_MAX == (int)RT_MEMORY_KEY_SIZE_MAX, "keys of m
 /* Bytes read and thrown away before closing, so that the peer gets our last words rather than a reset. */
 enum { RT_DISCARD_SIZE = 4096, RT_DISCARDS_MAX = 16 };
 
+/* How long a failing link waits for the lock to hear what the peer said. The lock is usually held for microseconds; who holds it
+ * for longer may be waiting for the one that asks. */
+#define RT_LAST_WORDS_NS (5 * RT_NS_PER_MS)
+
 void rt_control_name(const rt_control *control, char *text_out, size_t capacity)
 {
     const rt_offer *offer = &control->handshake.peer_offer;
@@ -192,7 +196,7 @@ static int join(rt_control *control, bool *joined_out)
     return over(control, status, detail.text);
 }
 
-int rt_control_move(rt_control *control, bool *moved_out)
+static int move(rt_control *control, bool *moved_out)
 {
     int status = control->is_socket ? rt_socket_connected(control->stream, &control->why) : RT_OK;
     if (status == RT_OK) {
@@ -217,15 +221,40 @@ int rt_control_move(rt_control *control, bool *moved_out)
     return watch(control);
 }
 
+int rt_control_move(rt_control *control, bool *moved_out)
+{
+    control->busy = true;
+    int status = move(control, moved_out);
+    control->busy = status != RT_OK; /* once over, it stays as it is */
+    return status;
+}
+
 /* ---- the channel's connection ---- */
 
 bool rt_control_run(rt_channel *channel)
 {
     bool moved = false;
-    if (channel->control == NULL || rt_control_move(channel->control, &moved) == RT_OK)
+    rt_control *control = channel->control;
+    if (control == NULL || control->busy || rt_control_move(control, &moved) == RT_OK)
         return moved;
-    rt_channel_fail(channel, &channel->control->why);
+    rt_channel_fail(channel, &control->why);
     return true;
+}
+
+void rt_control_last_words(rt_channel *channel)
+{
+    rt_device *device = channel->device;
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += RT_LAST_WORDS_NS;
+    if (until.tv_nsec >= RT_NS_PER_S) {
+        until.tv_sec++;
+        until.tv_nsec -= RT_NS_PER_S;
+    }
+    if (pthread_mutex_clocklock(&device->lock, CLOCK_MONOTONIC, &until) != 0)
+        return;
+    rt_control_run(channel);
+    pthread_mutex_unlock(&device->lock);
 }
 
 void rt_control_free(rt_control *control)

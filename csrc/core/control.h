@@ -46,6 +46,7 @@ struct rt_control {
     bool is_socket;
     bool user_known; /* the other end is this user's, or the secret will tell */
     bool told;       /* the channel knows its peer */
+    bool busy;        /* being moved now, or over */
     int watched;     /* the descriptor the service sleeps on, or -1 */
     bool watched_writable;
     uint32_t joined;     /* links that are joined */

@@ -363,6 +363,9 @@ void rt_service_unwatch(rt_device *device, int descriptor);
 /* Moves the connection: reads, feeds the handshake, writes, joins links, notices death. Calls rt_channel_ready and
  * rt_channel_fail. True when something moved. */
 bool rt_control_run(rt_channel *channel);
+/* A link of the channel failed as links do whose peer is gone: fails the channel with what the peer said of it on its control
+ * connection, if it said anything. Takes device->lock (which its owner may take again) for at most 5 ms; no link's turn held. */
+void rt_control_last_words(rt_channel *channel);
 /* Says BYE (RT_E_CLOSED) or ERROR with the failure, as far as the stream takes it without waiting, and closes. */
 void rt_control_end(rt_channel *channel, const rt_detail *why);
 /* Where the handshake or connection stands, for the dump; as snprintf. */

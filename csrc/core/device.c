@@ -247,7 +247,11 @@ static rt_device *device_new(const rt_provider *provider, const rt_device_option
     device->spins = sysconf(_SC_NPROCESSORS_ONLN) > 1 ? RT_SPINS_DEFAULT : 0;
     device->loop_fd = device->loop_event_fd = -1;
     atomic_init(&device->references, 1);
-    pthread_mutex_init(&device->lock, NULL);
+    pthread_mutexattr_t recursive; /* a channel may fail wherever the lock is held or not, and asks its control connection why */
+    pthread_mutexattr_init(&recursive);
+    pthread_mutexattr_settype(&recursive, PTHREAD_MUTEX_RECURSIVE);
+    pthread_mutex_init(&device->lock, &recursive);
+    pthread_mutexattr_destroy(&recursive);
     rt_list_init(&device->channels);
     rt_list_init(&device->listeners);
     rt_list_init(&device->regions);
