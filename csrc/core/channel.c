@@ -149,7 +149,7 @@ int rt_channel_wait_ready(rt_channel *channel, int64_t timeout_ns, rt_detail *de
             return RT_OK;
         if (state != RT_CHANNEL_CONNECTING)
             return rt_channel_failure(channel, detail);
-        int status = rt_device_wait_change(device, seen, end);
+        int status = rt_service_wait(device, seen, end);
         if (status != RT_OK)
             return rt_fail(detail, status, 0, "still connecting");
     }

@@ -46,7 +46,7 @@ struct rt_control {
     bool is_socket;
     bool user_known; /* the other end is this user's, or the secret will tell */
     bool told;       /* the channel knows its peer */
-    bool busy;        /* being moved now, or over */
+    bool busy;       /* being moved now, or over */
     int watched;     /* the descriptor the service sleeps on, or -1 */
     bool watched_writable;
     uint32_t joined;     /* links that are joined */
@@ -199,8 +199,6 @@ struct rt_service {
     int64_t nap_ns;         /* before the next look at channels that are not quiet yet; grows */
 };
 
-/* As rt_device_wait_change, and in virtual time runs what is due meanwhile. Without device->lock. */
-int rt_service_wait(rt_device *device, uint32_t seen, int64_t deadline_ns);
 /* Polls the service queue. Returns how many completions it took. */
 int rt_service_receive(rt_device *device);
 /* One look at everything. True when something moved. device->lock held; sets service->due_ns. */
