@@ -11,6 +11,10 @@
 static void describe_self(const rt_device *device, char *text_out, size_t capacity)
 {
     char host[48] = "";
+    if (device->limits.virtual_time) { /* the same in every run, so that a seed repeats */
+        snprintf(text_out, capacity, "simulated %.36s", device->pdevice->name);
+        return;
+    }
     if (gethostname(host, sizeof host - 1) != 0 || host[0] == '\0')
         snprintf(host, sizeof host, "host");
     snprintf(text_out, capacity, "%.40s pid %d %.36s", host, (int)getpid(), device->pdevice->name);

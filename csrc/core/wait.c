@@ -185,11 +185,12 @@ static int sleep_for_word(rt_waiter *waiter, const uint64_t *word, uint64_t valu
         int64_t nap = pending && left_ns > RT_NS_PER_MS ? RT_NS_PER_MS : left_ns;
         return provider->memory_sleep(device->pdevice, epoch, came ? 0 : nap);
     }
-    if (device->limits.virtual_time)
-        return provider->clock->advance(device->pdevice, rt_device_time(device) + left_ns);
     int64_t nap = waiter->nap_ns < RT_NAP_MIN_NS ? RT_NAP_MIN_NS : waiter->nap_ns;
     waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
-    struct timespec time = {.tv_nsec = nap < left_ns ? nap : left_ns};
+    nap = nap < left_ns ? nap : left_ns;
+    if (device->limits.virtual_time)
+        return provider->clock->advance(device->pdevice, rt_device_time(device) + nap);
+    struct timespec time = {.tv_nsec = nap};
     return nanosleep(&time, NULL) != 0 ? RT_E_INTERRUPTED : RT_OK;
 }
 

@@ -45,18 +45,18 @@ typedef struct rt_limits {
     uint32_t links_per_peer_default; /* what suits this provider when the user does not say */
     uint32_t queues_default;         /* likewise, completion queues for data */
     /* promises */
-    bool completes_in_post;              /* send-side items are finished, or failed, when post returns; see rt_posted */
-    bool orders_writes;                  /* a later WRITE of a link is placed after an earlier one */
-    bool orders_bytes_within_a_write;    /* bytes of one WRITE are placed in ascending order */
-    bool places_words_whole;             /* an aligned 8-byte WRITE is seen whole or not at all, after all earlier ones */
-    bool can_wake_receiver;              /* a WRITE ends the peer's memory_sleep; otherwise the receiver must poll */
-    bool carries_immediate;              /* WRITE_IMM is there */
-    bool reaches_gpu_memory;             /* device memory may be registered */
-    bool exposes_caller_memory;          /* memory the caller owns may be given remote rights */
-    bool wants_shared_memory;            /* memory to be exposed must come from a descriptor (rt_memory.descriptor >= 0) */
-    bool pins_memory;                    /* registration counts against RLIMIT_MEMLOCK */
-    bool maps_remote;                    /* remote_map works: the peer's memory can be read in place */
-    bool virtual_time;                   /* time is the provider's; nobody may sleep for real; `clock` is there */
+    bool completes_in_post;           /* send-side items are finished, or failed, when post returns; see rt_posted */
+    bool orders_writes;               /* a later WRITE of a link is placed after an earlier one */
+    bool orders_bytes_within_a_write; /* bytes of one WRITE are placed in ascending order */
+    bool places_words_whole;          /* an aligned 8-byte WRITE is seen whole or not at all, after all earlier ones */
+    bool can_wake_receiver;           /* a WRITE ends the peer's memory_sleep; otherwise the receiver must poll */
+    bool carries_immediate;           /* WRITE_IMM is there */
+    bool reaches_gpu_memory;          /* device memory may be registered */
+    bool exposes_caller_memory;       /* memory the caller owns may be given remote rights */
+    bool wants_shared_memory;         /* memory to be exposed must come from a descriptor (rt_memory.descriptor >= 0) */
+    bool pins_memory;                 /* registration counts against RLIMIT_MEMLOCK */
+    bool maps_remote;                 /* remote_map works: the peer's memory can be read in place */
+    bool virtual_time;                /* time is the provider's; nobody may sleep for real; `clock` is there */
 } rt_limits;
 
 /* ---- access rights of registered memory; local read is always there ---- */
@@ -119,7 +119,7 @@ typedef struct rt_work {
     uint16_t segment_count;
     uint32_t immediate; /* of WRITE_IMM */
     const rt_segment *segments;
-    const rt_premote *remote; /* of WRITE, READ, WRITE_IMM; attached through the same link */
+    const rt_premote *remote; /* of WRITE, READ, WRITE_IMM; attached through a link of the same channel */
     uint64_t remote_offset;   /* from the start of the peer's registration */
     uint64_t token;           /* comes back in the completion; never interpreted */
 } rt_work;
@@ -190,7 +190,8 @@ typedef struct rt_clock_ops {
 /* Byte streams for the control connection, where the provider has its own; otherwise core uses TCP. Nothing blocks.
  * Readiness is announced by upcalls.service. */
 typedef struct rt_stream_ops {
-    int (*listen)(rt_pdevice *device, const char *address, void **listener_out, char *bound_out, size_t bound_capacity, rt_detail *detail);
+    int (*listen)(rt_pdevice *device, const char *address, void **listener_out, char *bound_out, size_t bound_capacity,
+                  rt_detail *detail);
     int (*accept)(void *listener, void **stream_out, rt_detail *detail); /* RT_E_AGAIN when nobody waits */
     void (*unlisten)(void *listener);
     int (*connect)(rt_pdevice *device, const char *address, void **stream_out, rt_detail *detail);
@@ -224,7 +225,8 @@ typedef struct rt_provider {
 
     /* The bytes that let a peer reach the memory: through any link of the device when `link` is NULL, else perhaps only
      * through that one (a memory window). A capability: never logged. At most RT_MEMORY_KEY_SIZE_MAX bytes. */
-    int (*memory_key)(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail);
+    int (*memory_key)(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out,
+                      rt_detail *detail);
 
     /* Creates one end of a link and gives the address bytes for the other end. */
     int (*link_create)(rt_pdevice *device, uint32_t send_queue, uint32_t receive_queue, rt_plink **link_out, uint8_t *address_out,
@@ -238,7 +240,8 @@ typedef struct rt_provider {
      * is touched by it and the peer's operations through it fail. */
     void (*link_shut)(rt_plink *link);
 
-    /* Frees a link. It was shut, and every outstanding item has been polled. */
+    /* Frees a link. It was shut, and every outstanding item has been polled, or core gave up waiting for it: then what is
+     * left of it is taken back before this returns, and no completion of it is polled any more. */
     void (*link_destroy)(rt_plink *link);
 
     /* Makes the peer's memory usable in work items of this link. The key bytes are hostile until checked. RT_E_AGAIN as
@@ -253,11 +256,13 @@ typedef struct rt_provider {
     const void *(*remote_map)(const rt_premote *remote);
 
     /* Posts a prefix of the items and says how much of it was taken. RECV items go to the receive side and are not mixed
-     * with others in one call. A full queue is RT_OK with a shorter prefix; an error is of the link, and sticks. Core
-     * has checked bounds, rights and limits; a provider asserts them. HOT: no allocation, lock, system call or log. */
+     * with others in one call. A full queue is RT_OK with a shorter prefix; an error is of the link, and sticks: what is
+     * posted on a failed or shut link is either refused with it or accepted and flushed. Core has checked bounds, rights
+     * and limits; a provider asserts them. HOT: no allocation, lock, system call or log. */
     int (*post)(rt_plink *link, const rt_work *items, uint32_t count, rt_posted *posted_out);
 
-    /* Takes up to `capacity` completions of a queue. Returns how many, or a negative status when the queue failed. HOT. */
+    /* Takes up to `capacity` completions of a queue. Returns how many, or a negative status when the queue failed; of a lost
+     * device, after its last flush, RT_E_DEVICE_LOST. HOT. */
     int (*poll)(rt_pdevice *device, uint32_t queue, rt_completion *completions_out, uint32_t capacity);
 
     /* Makes event_fd(queue) readable at the next completion. Arm, poll once more, then sleep (RDMA-RULES 24). */
