@@ -87,16 +87,18 @@ static int check_against(const verbs_device *device, const verbs_address *addres
     const verbs_port *port = &device->port;
     bool ethernet = port->attr.link_layer == IBV_LINK_LAYER_ETHERNET;
     if (ethernet != (address->link_layer == IBV_LINK_LAYER_ETHERNET))
-        return rt_fail(detail, RT_E_REFUSED, 0, "%s is on %s and the peer's device on %s: they cannot reach each other", port->name,
-                       ethernet ? "Ethernet" : "InfiniBand", ethernet ? "InfiniBand" : "Ethernet");
+        return rt_fail(detail, RT_E_REFUSED, 0, "%s is on %s and the peer's device on %s: they cannot reach each other",
+                       port->name, ethernet ? "Ethernet" : "InfiniBand", ethernet ? "InfiniBand" : "Ethernet");
     if (!verbs_gid_kinds_match(port->gid.kind, address->gid.kind))
-        return rt_fail(detail, RT_E_REFUSED, 0, "%s has a %s address (gid %u) and the peer a %s one: choose the same family at both ends "
-                       "with gid=INDEX", port->name, verbs_gid_kind_name(port->gid.kind), port->gid.index,
-                       verbs_gid_kind_name(address->gid.kind));
+        return rt_fail(detail, RT_E_REFUSED, 0,
+                       "%s has a %s address (gid %u) and the peer a %s one: choose the same family at both ends "
+                       "with gid=INDEX",
+                       port->name, verbs_gid_kind_name(port->gid.kind), port->gid.index, verbs_gid_kind_name(address->gid.kind));
     return RT_OK;
 }
 
-int verbs_address_read(const verbs_device *device, const uint8_t *bytes, size_t size, verbs_address *address_out, rt_detail *detail)
+int verbs_address_read(const verbs_device *device, const uint8_t *bytes, size_t size, verbs_address *address_out,
+                       rt_detail *detail)
 {
     rt_reader reader = rt_reader_of(bytes, size);
     verbs_address address;

@@ -38,8 +38,9 @@ static int queue_open(verbs_device *device, uint32_t index, rt_detail *detail)
     errno = 0;
     queue->cq = library->ibv_create_cq(device->context, (int)depth, queue, queue->channel, (int)(index % (uint32_t)vectors));
     if (queue->cq == NULL) {
-        status = verbs_fail(detail, verbs_errno(), "create completion queue %u of %u entries on %s (completion_depth asks for fewer)",
-                            index, depth, name);
+        status =
+            verbs_fail(detail, verbs_errno(), "create completion queue %u of %u entries on %s (completion_depth asks for fewer)",
+                       index, depth, name);
         goto destroy_channel;
     }
     queue->capacity = depth;

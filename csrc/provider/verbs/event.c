@@ -70,20 +70,29 @@ static void translate(verbs_device *device, const struct ibv_async_event *event,
 {
     const char *name = device->library->ibv_event_type_str(event->event_type);
     switch (event->event_type) {
-    case IBV_EVENT_DEVICE_FATAL: device_lost(device, 0, "the device reported a fatal error (IBV_EVENT_DEVICE_FATAL)", event_out); return;
+    case IBV_EVENT_DEVICE_FATAL:
+        device_lost(device, 0, "the device reported a fatal error (IBV_EVENT_DEVICE_FATAL)", event_out);
+        return;
     case IBV_EVENT_CQ_ERR: device_lost(device, 0, "a completion queue failed (IBV_EVENT_CQ_ERR)", event_out); return;
-    case IBV_EVENT_QP_FATAL: link_lost(device, event->element.qp, "the device gave it up (IBV_EVENT_QP_FATAL)", event_out); return;
+    case IBV_EVENT_QP_FATAL:
+        link_lost(device, event->element.qp, "the device gave it up (IBV_EVENT_QP_FATAL)", event_out);
+        return;
     case IBV_EVENT_QP_REQ_ERR:
         link_lost(device, event->element.qp, "the peer sent an invalid request (IBV_EVENT_QP_REQ_ERR)", event_out);
         return;
     case IBV_EVENT_QP_ACCESS_ERR:
-        link_lost(device, event->element.qp, "the peer reached for memory it has no right to (IBV_EVENT_QP_ACCESS_ERR)", event_out);
+        link_lost(device, event->element.qp, "the peer reached for memory it has no right to (IBV_EVENT_QP_ACCESS_ERR)",
+                  event_out);
         return;
-    case IBV_EVENT_PATH_MIG_ERR: link_lost(device, event->element.qp, "its path failed (IBV_EVENT_PATH_MIG_ERR)", event_out); return;
+    case IBV_EVENT_PATH_MIG_ERR:
+        link_lost(device, event->element.qp, "its path failed (IBV_EVENT_PATH_MIG_ERR)", event_out);
+        return;
     case IBV_EVENT_PORT_ERR: notice(device, event->element.port_num, "went down", event_out); return;
     case IBV_EVENT_PORT_ACTIVE: notice(device, event->element.port_num, "came up", event_out); return;
     case IBV_EVENT_GID_CHANGE:
-    case IBV_EVENT_LID_CHANGE: notice(device, event->element.port_num, "its address changed: new links may fail", event_out); return;
+    case IBV_EVENT_LID_CHANGE:
+        notice(device, event->element.port_num, "its address changed: new links may fail", event_out);
+        return;
     case IBV_EVENT_PKEY_CHANGE:
     case IBV_EVENT_SM_CHANGE:
     case IBV_EVENT_CLIENT_REREGISTER: notice(device, event->element.port_num, name, event_out); return;

@@ -121,8 +121,8 @@ static int read_entry(const verbs_library *library, struct ibv_context *context,
     return 0;
 }
 
-int verbs_gid_query(const verbs_library *library, struct ibv_context *context, uint8_t port, const struct ibv_port_attr *port_attr,
-                    uint32_t wanted, verbs_gid *gid_out, rt_detail *detail)
+int verbs_gid_query(const verbs_library *library, struct ibv_context *context, uint8_t port,
+                    const struct ibv_port_attr *port_attr, uint32_t wanted, verbs_gid *gid_out, rt_detail *detail)
 {
     const char *device = library->ibv_get_device_name(context->device);
     uint32_t size = port_attr->gid_tbl_len < GIDS_MAX ? (uint32_t)port_attr->gid_tbl_len : GIDS_MAX;
@@ -140,10 +140,13 @@ int verbs_gid_query(const verbs_library *library, struct ibv_context *context, u
     }
     const verbs_gid *best = verbs_gid_choose(gids, to - from);
     if (best == NULL && wanted != VERBS_UNSET)
-        return rt_fail(detail, RT_E_INVALID, 0, "gid=%u of port %u of %s is empty: leave the argument out, or see `rdma link` and "
-                       "`show_gids`", wanted, port, device);
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "gid=%u of port %u of %s is empty: leave the argument out, or see `rdma link` and "
+                       "`show_gids`",
+                       wanted, port, device);
     if (best == NULL)
-        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "port %u of %s has no GID: give its network interface an IP address", port, device);
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "port %u of %s has no GID: give its network interface an IP address", port,
+                       device);
     *gid_out = *best;
     return RT_OK;
 }

@@ -27,7 +27,8 @@ static int fail_to_open(const char *path, bool named, rt_detail *detail)
         return rt_fail(detail, RT_E_UNAVAILABLE, 0, "cannot load %s, which " VERBS_LIBRARY_VARIABLE " names: %s", path,
                        error != NULL ? error : "unknown");
     return rt_fail(detail, RT_E_UNAVAILABLE, 0,
-                   "cannot load " VERBS_LIBRARY " (%s): install it with `apt install libibverbs1 ibverbs-providers` (Fedora: `dnf "
+                   "cannot load " VERBS_LIBRARY
+                   " (%s): install it with `apt install libibverbs1 ibverbs-providers` (Fedora: `dnf "
                    "install libibverbs`)",
                    error != NULL ? error : "unknown");
 }
@@ -42,8 +43,8 @@ static int resolve(void *handle, verbs_library *table, rt_detail *detail)
     VERBS_CALLS(X)
 #undef X
     if (missing != NULL)
-        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s has no %s: it is not libibverbs, or too old: install rdma-core 28 or newer",
-                       table->path, missing);
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0,
+                       "%s has no %s: it is not libibverbs, or too old: install rdma-core 28 or newer", table->path, missing);
 #define X(name) table->name = (__typeof__(table->name))dlsym(handle, #name);
     VERBS_CALLS_OPTIONAL(X)
 #undef X

@@ -67,7 +67,8 @@ static int try_on(const verbs_library *library, const verbs_port *port, struct i
     }
     int error = try_inline_sizes(library, pd, cq, asked, given);
     if (error != 0)
-        status = verbs_fail(detail, error, "create a reliable queue pair of %u work requests on %s", asked->max_send_wr, port->name);
+        status =
+            verbs_fail(detail, error, "create a reliable queue pair of %u work requests on %s", asked->max_send_wr, port->name);
     library->ibv_destroy_cq(cq);
 dealloc_pd:
     library->ibv_dealloc_pd(pd);
@@ -94,9 +95,10 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
     request.cap.max_send_sge = least(VERBS_SEGMENTS_MAX, count_of(attributes->max_sge));
     request.cap.max_recv_sge = 1;
     if (request.cap.max_send_wr == 0 || request.completion_depth < request.cap.max_send_wr)
-        return rt_fail(detail, RT_E_INVALID, 0, "%s: a completion queue of %u entries has no room for a link of %u items: lower "
-                       "work_depth, or raise completion_depth (at most %u here)", port->name, request.completion_depth,
-                       request.cap.max_send_wr, count_of(attributes->max_cqe));
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "%s: a completion queue of %u entries has no room for a link of %u items: lower "
+                       "work_depth, or raise completion_depth (at most %u here)",
+                       port->name, request.completion_depth, request.cap.max_send_wr, count_of(attributes->max_cqe));
     int status = try_on(library, port, &request.cap, &given, detail);
     if (status != RT_OK)
         return status;

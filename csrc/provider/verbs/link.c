@@ -49,9 +49,10 @@ static int reserve(verbs_device *device, uint32_t send_queue, uint32_t receive_q
         }
         if (side == 1)
             device->queues[send_queue].reserved -= depths[0];
-        return rt_fail(detail, RT_E_BUSY, 0, "completion queue %u of %s is full: its %u entries are taken by links, and one more needs %u: "
-                       "raise completion_depth, lower work_depth, or use more queues", queues[side], device->base.name, queue->capacity,
-                       depths[side]);
+        return rt_fail(detail, RT_E_BUSY, 0,
+                       "completion queue %u of %s is full: its %u entries are taken by links, and one more needs %u: "
+                       "raise completion_depth, lower work_depth, or use more queues",
+                       queues[side], device->base.name, queue->capacity, depths[side]);
     }
     return RT_OK;
 }
@@ -118,7 +119,8 @@ static int pair_create(verbs_device *device, verbs_link *link, rt_detail *detail
 }
 
 /* The parts of a link that need no device. */
-static int link_prepare(verbs_device *device, uint32_t send_queue, uint32_t receive_queue, verbs_link **link_out, rt_detail *detail)
+static int link_prepare(verbs_device *device, uint32_t send_queue, uint32_t receive_queue, verbs_link **link_out,
+                        rt_detail *detail)
 {
     verbs_link *link = calloc(1, sizeof *link);
     if (link == NULL || ring_init(&link->send, device->base.limits.work_depth) != RT_OK ||
@@ -171,16 +173,18 @@ free_link:
     return status;
 }
 
-static int fail_to_join(const verbs_device *device, const verbs_link *link, const verbs_address *peer, int error, rt_detail *detail)
+static int fail_to_join(const verbs_device *device, const verbs_link *link, const verbs_address *peer, int error,
+                        rt_detail *detail)
 {
     char gid[64];
     verbs_gid_text(&peer->gid, gid, sizeof gid);
     if (error == ETIMEDOUT || error == ENETUNREACH || error == EHOSTUNREACH || error == EADDRNOTAVAIL)
-        return rt_fail(detail, RT_E_PEER_LOST, error, "cannot join queue pair 0x%x of %s to 0x%x at %s (%s): the network has no way there "
-                       "from gid %u", link->qpn, device->base.name, peer->qpn, gid, verbs_gid_kind_name(peer->gid.kind),
-                       device->port.gid.index);
-    return verbs_fail(detail, error, "join queue pair 0x%x of %s to 0x%x at %s (%s)", link->qpn, device->base.name, peer->qpn, gid,
-                      verbs_gid_kind_name(peer->gid.kind));
+        return rt_fail(detail, RT_E_PEER_LOST, error,
+                       "cannot join queue pair 0x%x of %s to 0x%x at %s (%s): the network has no way there "
+                       "from gid %u",
+                       link->qpn, device->base.name, peer->qpn, gid, verbs_gid_kind_name(peer->gid.kind), device->port.gid.index);
+    return verbs_fail(detail, error, "join queue pair 0x%x of %s to 0x%x at %s (%s)", link->qpn, device->base.name, peer->qpn,
+                      gid, verbs_gid_kind_name(peer->gid.kind));
 }
 
 /* Ready to receive. The kernel may ask the network for the peer's MAC address, for up to about a second. */
@@ -225,8 +229,9 @@ static int to_rts(const verbs_device *device, const verbs_link *link, uint8_t re
         .sq_psn = link->psn,
         .max_rd_atomic = reads,
     };
-    return device->library->ibv_modify_qp(
-        link->qp, &attr, IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC);
+    return device->library->ibv_modify_qp(link->qp, &attr,
+                                          IBV_QP_STATE | IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN |
+                                              IBV_QP_MAX_QP_RD_ATOMIC);
 }
 
 int verbs_link_connect(rt_plink *base, const uint8_t *peer_address, size_t size, rt_detail *detail)
@@ -238,7 +243,8 @@ int verbs_link_connect(rt_plink *base, const uint8_t *peer_address, size_t size,
     if (status != RT_OK)
         return status;
     if (link->qp == NULL || link->shut)
-        return rt_fail(detail, RT_E_CLOSED, 0, "queue pair 0x%x of %s was shut before it was joined", link->qpn, device->base.name);
+        return rt_fail(detail, RT_E_CLOSED, 0, "queue pair 0x%x of %s was shut before it was joined", link->qpn,
+                       device->base.name);
     verbs_address_of(device, link, &own);
     uint8_t reads = own.reads_begun < peer.reads_served ? own.reads_begun : peer.reads_served;
     int error = to_rtr(device, link, &peer, &own);
@@ -278,7 +284,8 @@ void verbs_link_shut(rt_plink *base)
         return;
     link->shut = true;
     link->state = "shut";
-    if (atomic_load_explicit(&device->lost, memory_order_acquire) || device->library->ibv_modify_qp(link->qp, &attr, IBV_QP_STATE) != 0)
+    if (atomic_load_explicit(&device->lost, memory_order_acquire) ||
+        device->library->ibv_modify_qp(link->qp, &attr, IBV_QP_STATE) != 0)
         orphan(device, link);
 }
 

@@ -39,18 +39,23 @@ static int fail_to_register(const verbs_device *device, const rt_memory *memory,
         return rt_fail(detail, RT_E_MEMLOCK, 0, "cannot register memory with %s: %s", name, memlock);
     switch (error) {
     case ENOMEM:
-        return rt_fail(detail, RT_E_NO_MEMORY, error, "cannot register %" PRIu64 " bytes with %s (out of memory, or more than %u "
-                       "registrations)", size, name, device->base.limits.region_count_max);
+        return rt_fail(detail, RT_E_NO_MEMORY, error,
+                       "cannot register %" PRIu64 " bytes with %s (out of memory, or more than %u "
+                       "registrations)",
+                       size, name, device->base.limits.region_count_max);
     case EFAULT:
-        return rt_fail(detail, RT_E_INVALID, error, "cannot register %" PRIu64 " bytes with %s: not all of the range is mapped, or it is "
-                       "mapped read-only", size, name);
+        return rt_fail(detail, RT_E_INVALID, error,
+                       "cannot register %" PRIu64 " bytes with %s: not all of the range is mapped, or it is "
+                       "mapped read-only",
+                       size, name);
     case EINVAL:
-        return rt_fail(detail, RT_E_INVALID, error, "cannot register %" PRIu64 " bytes with %s: it does not take this range with the "
-                       "rights 0x%x (with huge pages on kernels before 5.12, RDMAV_HUGEPAGES_SAFE=1 must be set)", size, name,
-                       memory->access);
+        return rt_fail(detail, RT_E_INVALID, error,
+                       "cannot register %" PRIu64 " bytes with %s: it does not take this range with the "
+                       "rights 0x%x (with huge pages on kernels before 5.12, RDMAV_HUGEPAGES_SAFE=1 must be set)",
+                       size, name, memory->access);
     case EOPNOTSUPP:
-        return rt_fail(detail, RT_E_UNSUPPORTED, error, "cannot register %" PRIu64 " bytes with %s: it does not do the rights 0x%x", size,
-                       name, memory->access);
+        return rt_fail(detail, RT_E_UNSUPPORTED, error,
+                       "cannot register %" PRIu64 " bytes with %s: it does not do the rights 0x%x", size, name, memory->access);
     default: return verbs_fail(detail, error, "register %" PRIu64 " bytes with %s", size, name);
     }
 }
@@ -62,7 +67,8 @@ static struct ibv_mr *reg_mr(const verbs_device *device, const rt_memory *memory
     if (device->library->ibv_reg_mr_iova2 != NULL)
         return device->library->ibv_reg_mr_iova2(device->pd, memory->address, memory->size, (uintptr_t)memory->address, flags);
     /* ibv_reg_mr of this age takes no optional flags: what asks for speed only is left out. */
-    return device->library->ibv_reg_mr(device->pd, memory->address, memory->size, (int)(flags & ~(unsigned)IBV_ACCESS_OPTIONAL_RANGE));
+    return device->library->ibv_reg_mr(device->pd, memory->address, memory->size,
+                                       (int)(flags & ~(unsigned)IBV_ACCESS_OPTIONAL_RANGE));
 }
 
 int verbs_memory_register(rt_pdevice *base, const rt_memory *memory, rt_pmemory **out, rt_detail *detail)
@@ -71,10 +77,11 @@ int verbs_memory_register(rt_pdevice *base, const rt_memory *memory, rt_pmemory 
     if (memory->address == NULL || memory->size == 0)
         return rt_fail(detail, RT_E_INVALID, 0, "cannot register an empty range");
     if (memory->size > base->limits.region_size_max)
-        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %" PRIu64 " bytes: %s takes at most %" PRIu64 " at once", memory->size,
-                       base->name, base->limits.region_size_max);
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %" PRIu64 " bytes: %s takes at most %" PRIu64 " at once",
+                       memory->size, base->name, base->limits.region_size_max);
     if ((memory->access & RT_ACCESS_REMOTE_WRITE) != 0 && (memory->access & RT_ACCESS_LOCAL_WRITE) == 0)
-        return rt_fail(detail, RT_E_INVALID, 0, "cannot register memory for remote writing without the right to write it locally");
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "cannot register memory for remote writing without the right to write it locally");
     verbs_memory *made = calloc(1, sizeof *made);
     if (made == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a registration");
@@ -124,11 +131,13 @@ int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uin
     uint64_t key_says = rt_read_uint(&reader, 8);
     uint32_t rights = (uint32_t)rt_read_uint(&reader, 4);
     if (key_size >= 1 && version != KEY_VERSION)
-        return rt_fail(detail, RT_E_VERSION, 0, "the peer's memory key has version %u, this end knows %u", (unsigned)version, KEY_VERSION);
+        return rt_fail(detail, RT_E_VERSION, 0, "the peer's memory key has version %u, this end knows %u", (unsigned)version,
+                       KEY_VERSION);
     if (!rt_reader_done(&reader))
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key has %zu bytes, not %u", key_size, KEY_SIZE);
     if (key_says != size || size == 0 || size > UINT64_MAX - address)
-        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key is for %" PRIu64 " bytes, its handle for %" PRIu64, key_says, size);
+        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key is for %" PRIu64 " bytes, its handle for %" PRIu64,
+                       key_says, size);
     if ((rights & ~(uint32_t)REMOTE_RIGHTS) != 0 || rights != (access & REMOTE_RIGHTS))
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key gives the rights 0x%x, its handle 0x%x", rights, access);
     verbs_remote *remote = calloc(1, sizeof *remote);

@@ -13,7 +13,10 @@ typedef struct option {
     uint32_t least, most, usual;
 } option;
 
-#define OPTION(name, least, most, usual) {#name, offsetof(verbs_options, name), least, most, usual}
+#define OPTION(name, least, most, usual)                                                                                         \
+    {                                                                                                                            \
+#name, offsetof(verbs_options, name), least, most, usual                                                                 \
+    }
 
 static const option options[] = {
     OPTION(port, 1, 255, VERBS_UNSET),
@@ -40,7 +43,8 @@ static int unknown_key(const char *key, size_t size, rt_detail *detail)
     size_t used = 0;
     for (size_t index = 0; index < OPTION_COUNT; index++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", index == 0 ? "" : ", ", options[index].key);
-    return rt_fail(detail, RT_E_INVALID, 0, "verbs has no argument '%.*s'; it knows %s", (int)(size < 40 ? size : 40), key, known);
+    return rt_fail(detail, RT_E_INVALID, 0, "verbs has no argument '%.*s'; it knows %s", (int)(size < 40 ? size : 40), key,
+                   known);
 }
 
 /* A decimal number without signs, spaces or more than 9 digits. */
@@ -97,7 +101,8 @@ int verbs_options_parse(const char *arguments, verbs_options *options_out, rt_de
             at++;
     }
     if (verbs_mtu_bytes(verbs_mtu_of(values.mtu)) != values.mtu)
-        return rt_fail(detail, RT_E_INVALID, 0, "verbs argument 'mtu' is %u: it must be 256, 512, 1024, 2048 or 4096", values.mtu);
+        return rt_fail(detail, RT_E_INVALID, 0, "verbs argument 'mtu' is %u: it must be 256, 512, 1024, 2048 or 4096",
+                       values.mtu);
     *options_out = values;
     return RT_OK;
 }

@@ -49,17 +49,22 @@ int verbs_explain_absence(const char *kernel_class, int error, rt_detail *detail
     char name[64];
     if (kernel_device(kernel_class, name)) {
         if (access(KERNEL_USER_CLASS, F_OK) != 0 && error == ENOSYS)
-            return rt_fail(detail, RT_E_UNAVAILABLE, error, "the kernel has the RDMA device %s but does not offer it to programs: "
-                           "`modprobe ib_uverbs`", name);
-        return rt_fail(detail, RT_E_UNAVAILABLE, 0,
-                       "the kernel has the RDMA device %s, but libibverbs has no driver for it: install the provider package (`apt "
-                       "install ibverbs-providers`, Fedora: `dnf install libibverbs`), of the same version as libibverbs", name);
+            return rt_fail(detail, RT_E_UNAVAILABLE, error,
+                           "the kernel has the RDMA device %s but does not offer it to programs: "
+                           "`modprobe ib_uverbs`",
+                           name);
+        return rt_fail(
+            detail, RT_E_UNAVAILABLE, 0,
+            "the kernel has the RDMA device %s, but libibverbs has no driver for it: install the provider package (`apt "
+            "install ibverbs-providers`, Fedora: `dnf install libibverbs`), of the same version as libibverbs",
+            name);
     }
     if (error != 0 && error != ENOSYS)
         return rt_fail(detail, RT_E_UNAVAILABLE, error, "cannot list RDMA devices");
     return rt_fail(detail, RT_E_UNAVAILABLE, 0,
                    "no RDMA device: %s is empty or not there. With a network card that has RDMA load its driver; without one "
-                   "soft-RoCE does: `modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0`", kernel_class);
+                   "soft-RoCE does: `modprobe rdma_rxe && rdma link add rxe0 type rxe netdev eth0`",
+                   kernel_class);
 }
 
 /* The devices, never empty; give them back with ibv_free_device_list. */
@@ -136,21 +141,22 @@ static int read_port(const verbs_library *library, verbs_port *port, uint8_t num
     if (unfit != NULL)
         return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s cannot be used: %s", name, unfit);
     if (port->attr.state != IBV_PORT_ACTIVE && port->attr.state != IBV_PORT_ACTIVE_DEFER)
-        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "port %u of %s is not active: bring its network interface up, or plug the cable in",
-                       number, name);
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0,
+                       "port %u of %s is not active: bring its network interface up, or plug the cable in", number, name);
     return verbs_gid_query(library, port->context, number, &port->attr, wanted_gid, &port->gid, detail);
 }
 
 /* The first usable port of the device, or the wanted one; leaves it open on success. */
-static int open_port_of(const verbs_library *library, struct ibv_device *device, uint32_t wanted, uint32_t wanted_gid, verbs_port *port_out,
-                        rt_detail *detail)
+static int open_port_of(const verbs_library *library, struct ibv_device *device, uint32_t wanted, uint32_t wanted_gid,
+                        verbs_port *port_out, rt_detail *detail)
 {
     int status = open_device(library, device, port_out, detail);
     if (status != RT_OK)
         return status;
     uint32_t count = port_out->attributes.phys_port_cnt;
     if (wanted != VERBS_UNSET && wanted > count)
-        status = rt_fail(detail, RT_E_NOT_FOUND, 0, "%s has no port %u, only 1 to %u", library->ibv_get_device_name(device), wanted, count);
+        status = rt_fail(detail, RT_E_NOT_FOUND, 0, "%s has no port %u, only 1 to %u", library->ibv_get_device_name(device),
+                         wanted, count);
     else if (wanted != VERBS_UNSET)
         status = read_port(library, port_out, (uint8_t)wanted, wanted_gid, detail);
     else
@@ -169,14 +175,16 @@ static int open_port_of(const verbs_library *library, struct ibv_device *device,
     return status;
 }
 
-static int not_found(const verbs_library *library, struct ibv_device **devices, int count, const char *name, size_t size, rt_detail *detail)
+static int not_found(const verbs_library *library, struct ibv_device **devices, int count, const char *name, size_t size,
+                     rt_detail *detail)
 {
     char known[256];
     size_t used = 0;
     for (int index = 0; index < count && used < sizeof known - 70; index++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%.63s", index == 0 ? "" : ", ",
                                  library->ibv_get_device_name(devices[index]));
-    return rt_fail(detail, RT_E_NOT_FOUND, 0, "no RDMA device is named '%.*s'; there is %s", (int)(size < 63 ? size : 63), name, known);
+    return rt_fail(detail, RT_E_NOT_FOUND, 0, "no RDMA device is named '%.*s'; there is %s", (int)(size < 63 ? size : 63), name,
+                   known);
 }
 
 /* Splits "mlx5_0:2" into the size of the name and the port, which an argument may say as well. */
@@ -198,7 +206,8 @@ static int parse_name(const char *name, const verbs_options *options, size_t *si
     return RT_OK;
 }
 
-int verbs_port_open(const verbs_library *library, const char *name, const verbs_options *options, verbs_port *port_out, rt_detail *detail)
+int verbs_port_open(const verbs_library *library, const char *name, const verbs_options *options, verbs_port *port_out,
+                    rt_detail *detail)
 {
     struct ibv_device **devices = NULL;
     int count = 0;
@@ -284,14 +293,14 @@ static void describe(const verbs_library *library, const verbs_port *port, const
     }
     char gid[64];
     verbs_gid_text(&port->gid, gid, sizeof gid);
-    snprintf(info_out->state, sizeof info_out->state, "%s, %s, %g Gb/s, gid %u %s %.45s, mtu %u, %.40s", state_name(port->attr.state),
-             ethernet ? "Ethernet" : "InfiniBand", gigabits(&port->attr), port->gid.index, verbs_gid_kind_name(port->gid.kind), gid,
-             verbs_mtu_bytes(port->attr.active_mtu), library->fork_state);
+    snprintf(info_out->state, sizeof info_out->state, "%s, %s, %g Gb/s, gid %u %s %.45s, mtu %u, %.40s",
+             state_name(port->attr.state), ethernet ? "Ethernet" : "InfiniBand", gigabits(&port->attr), port->gid.index,
+             verbs_gid_kind_name(port->gid.kind), gid, verbs_mtu_bytes(port->attr.active_mtu), library->fork_state);
 }
 
 /* One entry per port of the device, whatever its state. Returns how many ports it has; entries beyond `capacity` are not filled. */
-static int list_ports(const verbs_library *library, struct ibv_device *device, const verbs_options *options, rt_device_info *infos_out,
-                      int capacity)
+static int list_ports(const verbs_library *library, struct ibv_device *device, const verbs_options *options,
+                      rt_device_info *infos_out, int capacity)
 {
     verbs_port port;
     verbs_request request;

@@ -28,8 +28,9 @@ static int sges_of(const rt_work *item, struct ibv_sge *sges)
         assert(segment->size <= UINT32_MAX);
         assert(segment->memory != NULL || (item->flags & RT_WORK_INLINE) != 0);
         const verbs_memory *memory = (const verbs_memory *)(const void *)segment->memory;
-        sges[used++] = (struct ibv_sge){
-            .addr = (uintptr_t)segment->address, .length = (uint32_t)segment->size, .lkey = memory != NULL ? memory->mr->lkey : 0};
+        sges[used++] = (struct ibv_sge){.addr = (uintptr_t)segment->address,
+                                        .length = (uint32_t)segment->size,
+                                        .lkey = memory != NULL ? memory->mr->lkey : 0};
     }
     return used;
 }
@@ -49,7 +50,8 @@ static enum ibv_wr_opcode opcode_of(enum rt_opcode opcode)
 static unsigned flags_of(uint8_t flags)
 {
     return ((flags & RT_WORK_SIGNALED) != 0 ? (unsigned)IBV_SEND_SIGNALED : 0u) |
-           ((flags & RT_WORK_INLINE) != 0 ? (unsigned)IBV_SEND_INLINE : 0u) | ((flags & RT_WORK_FENCE) != 0 ? (unsigned)IBV_SEND_FENCE : 0u);
+           ((flags & RT_WORK_INLINE) != 0 ? (unsigned)IBV_SEND_INLINE : 0u) |
+           ((flags & RT_WORK_FENCE) != 0 ? (unsigned)IBV_SEND_FENCE : 0u);
 }
 
 /* Takes note of what the driver accepted. The error of a refused request, if any, decides what that means. */
@@ -122,8 +124,9 @@ static int post_receives(verbs_link *link, const rt_work *items, uint32_t count,
         const rt_work *item = &items[index];
         assert(item->opcode == RT_WORK_RECV && item->segment_count <= 1);
         ring->tokens[(posted + index) & ring->mask] = item->token;
-        requests[index] = (struct ibv_recv_wr){
-            .wr_id = VERBS_WR_RECEIVE | link->tag << 32 | (uint32_t)(posted + index), .next = &requests[index + 1], .sg_list = &sges[index]};
+        requests[index] = (struct ibv_recv_wr){.wr_id = VERBS_WR_RECEIVE | link->tag << 32 | (uint32_t)(posted + index),
+                                               .next = &requests[index + 1],
+                                               .sg_list = &sges[index]};
         requests[index].num_sge = sges_of(item, &sges[index]);
     }
     requests[count - 1].next = NULL;
@@ -142,7 +145,8 @@ int verbs_post(rt_plink *base, const rt_work *items, uint32_t count, rt_posted *
         *posted_out = (rt_posted){0, 0};
         return error != 0 ? verbs_errno_status(error) : link->qp == NULL ? RT_E_DEVICE_LOST : RT_OK;
     }
-    return items[0].opcode == RT_WORK_RECV ? post_receives(link, items, count, posted_out) : post_sends(link, items, count, posted_out);
+    return items[0].opcode == RT_WORK_RECV ? post_receives(link, items, count, posted_out)
+                                           : post_sends(link, items, count, posted_out);
 }
 
 #endif

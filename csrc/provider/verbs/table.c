@@ -42,8 +42,9 @@ const rt_provider rt_provider_verbs = {
 
 static int built_without_verbs(rt_detail *detail)
 {
-    return rt_fail(detail, RT_E_UNAVAILABLE, 0,
-                   "built without verbs: install libibverbs-dev (Fedora: rdma-core-devel), version 37 or newer, and rebuild rdmatensor");
+    return rt_fail(
+        detail, RT_E_UNAVAILABLE, 0,
+        "built without verbs: install libibverbs-dev (Fedora: rdma-core-devel), version 37 or newer, and rebuild rdmatensor");
 }
 
 static int list_nothing(rt_device_info *infos_out, int capacity, rt_detail *detail)

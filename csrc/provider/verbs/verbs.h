@@ -75,7 +75,7 @@ typedef struct verbs_library {
     VERBS_CALLS(X)
     VERBS_CALLS_OPTIONAL(X)
 #undef X
-    char path[256];       /* what was loaded, for messages */
+    char path[256];         /* what was loaded, for messages */
     const char *fork_state; /* whether a child made by fork is safe from registered memory, in words */
 } verbs_library;
 
@@ -109,8 +109,8 @@ const char *verbs_completion_name(uint32_t wc_status);
 #define VERBS_UNSET UINT32_MAX
 
 typedef struct verbs_options {
-    uint32_t port;             /* VERBS_UNSET: the first active one */
-    uint32_t gid;              /* index; VERBS_UNSET: by rule (gid.c) */
+    uint32_t port; /* VERBS_UNSET: the first active one */
+    uint32_t gid;  /* index; VERBS_UNSET: by rule (gid.c) */
     uint32_t traffic_class;
     uint32_t service_level;
     uint32_t timeout;          /* 4.096 us << timeout until a packet is sent again */
@@ -149,8 +149,8 @@ verbs_gid_kind verbs_gid_classify(uint32_t type, const union ibv_gid *bytes);
 const verbs_gid *verbs_gid_choose(const verbs_gid *gids, size_t count);
 
 /* Reads the port's table and chooses, or takes the index that was asked for. */
-int verbs_gid_query(const verbs_library *library, struct ibv_context *context, uint8_t port, const struct ibv_port_attr *port_attr,
-                    uint32_t wanted, verbs_gid *gid_out, rt_detail *detail);
+int verbs_gid_query(const verbs_library *library, struct ibv_context *context, uint8_t port,
+                    const struct ibv_port_attr *port_attr, uint32_t wanted, verbs_gid *gid_out, rt_detail *detail);
 
 const char *verbs_gid_kind_name(verbs_gid_kind kind);
 /* Whether GIDs of these kinds can reach each other. */
@@ -172,7 +172,8 @@ typedef struct verbs_port {
 int verbs_viable(rt_detail *detail);
 int verbs_list(rt_device_info *infos_out, int capacity, rt_detail *detail);
 /* Opens the device that `name` ("", "mlx5_0", "mlx5_0:2") and the options ask for. The context is the caller's to close. */
-int verbs_port_open(const verbs_library *library, const char *name, const verbs_options *options, verbs_port *port_out, rt_detail *detail);
+int verbs_port_open(const verbs_library *library, const char *name, const verbs_options *options, verbs_port *port_out,
+                    rt_detail *detail);
 /* Writes why there is no device (RDMA-RULES 34): `error` is the errno of a failed ibv_get_device_list, or 0. `kernel_class` is the
  * directory where the kernel shows its devices. Returns RT_E_UNAVAILABLE. */
 int verbs_explain_absence(const char *kernel_class, int error, rt_detail *detail);
@@ -184,12 +185,12 @@ uint32_t verbs_mtu_of(uint32_t bytes);
 /* ---- limits.c ---- */
 
 enum {
-    VERBS_POST_BATCH = 32,      /* work requests of one doorbell: RT_POST_BATCH; the rest is a shorter prefix */
+    VERBS_POST_BATCH = 32, /* work requests of one doorbell: RT_POST_BATCH; the rest is a shorter prefix */
     VERBS_POLL_BATCH = 32,
-    VERBS_SEGMENTS_MAX = 4,     /* more cost room in every work request of every link */
-    VERBS_LINKS_MAX = 1 << 16,  /* link indexes have 16 bits in a wr_id */
-    VERBS_WORK_DEPTH = 128,     /* by default; 64 KiB of send queue with the usual inline size */
-    VERBS_RECEIVE_DEPTH = 32,   /* twice RT_RPC_RECEIVES: a power of two with room */
+    VERBS_SEGMENTS_MAX = 4,         /* more cost room in every work request of every link */
+    VERBS_LINKS_MAX = 1 << 16,      /* link indexes have 16 bits in a wr_id */
+    VERBS_WORK_DEPTH = 128,         /* by default; 64 KiB of send queue with the usual inline size */
+    VERBS_RECEIVE_DEPTH = 32,       /* twice RT_RPC_RECEIVES: a power of two with room */
     VERBS_COMPLETION_DEPTH = 16384, /* by default; 128 links of 128 items each, 1 MiB */
 };
 
@@ -210,9 +211,9 @@ typedef struct verbs_link verbs_link;
 typedef struct verbs_queue {
     struct ibv_comp_channel *channel;
     struct ibv_cq *cq;
-    uint32_t capacity;         /* entries that the CQ has */
-    uint32_t reserved;         /* entries that its links may fill: set-up calls only, so a CQ never overruns */
-    _Atomic uint32_t orphans;  /* links whose QP is gone and whose items poll must flush */
+    uint32_t capacity;        /* entries that the CQ has */
+    uint32_t reserved;        /* entries that its links may fill: set-up calls only, so a CQ never overruns */
+    _Atomic uint32_t orphans; /* links whose QP is gone and whose items poll must flush */
 } verbs_queue;
 
 typedef struct verbs_device {
@@ -223,39 +224,39 @@ typedef struct verbs_device {
     verbs_options options;
     verbs_port port;
     verbs_request request;
-    verbs_queue *queues;       /* queue_count; the last is the service queue */
+    verbs_queue *queues; /* queue_count; the last is the service queue */
     uint32_t queue_count;
     verbs_link *_Atomic *links; /* limits.link_count_max; written by set-up calls, read by poll */
-    uint32_t next_link;        /* where the search for a free index starts */
+    uint32_t next_link;         /* where the search for a free index starts */
     uint16_t next_generation;
-    _Atomic bool lost;         /* the device or one of its queues failed */
+    _Atomic bool lost; /* the device or one of its queues failed */
 } verbs_device;
 
 /* One direction of a link's work: what was posted and not yet completed, and the tokens of it. Positions run freely. */
 typedef struct verbs_ring {
-    uint64_t *tokens;          /* mask + 1 */
+    uint64_t *tokens; /* mask + 1 */
     uint32_t mask;
-    uint32_t depth;            /* items that may be outstanding */
-    _Atomic uint32_t posted;   /* advanced by who posts */
-    _Atomic uint32_t retired;  /* advanced by who polls */
+    uint32_t depth;           /* items that may be outstanding */
+    _Atomic uint32_t posted;  /* advanced by who posts */
+    _Atomic uint32_t retired; /* advanced by who polls */
 } verbs_ring;
 
 struct verbs_link {
     rt_plink base;
-    struct ibv_qp *qp;         /* NULL once it is an orphan */
-    uint64_t tag;              /* the upper half of its wr_ids: generation and index */
+    struct ibv_qp *qp; /* NULL once it is an orphan */
+    uint64_t tag;      /* the upper half of its wr_ids: generation and index */
     verbs_ring send, receive;
     _Atomic int32_t post_error; /* errno of the post that failed: sticks */
-    _Atomic uint32_t failure;  /* ibv_wc_status of the first failed completion */
-    uint32_t psn;              /* of what this end sends first */
+    _Atomic uint32_t failure;   /* ibv_wc_status of the first failed completion */
+    uint32_t psn;               /* of what this end sends first */
     uint32_t qpn;
     uint32_t peer_qpn;
-    uint32_t mtu;              /* bytes, once connected */
-    uint32_t reads;            /* outstanding READs that both ends agreed on */
-    const char *state;         /* for the dump */
+    uint32_t mtu;      /* bytes, once connected */
+    uint32_t reads;    /* outstanding READs that both ends agreed on */
+    const char *state; /* for the dump */
     bool shut;
-    _Atomic bool orphaned;     /* the QP is gone; what is outstanding is flushed by poll */
-    bool in_order;             /* the device says it places the bytes of a WRITE in order */
+    _Atomic bool orphaned; /* the QP is gone; what is outstanding is flushed by poll */
+    bool in_order;         /* the device says it places the bytes of a WRITE in order */
 };
 
 /* wr_id: receive 1 bit · generation 15 · link index 16 · position 32. The generation tells a late completion of a
@@ -282,7 +283,8 @@ void verbs_close(rt_pdevice *device);
 /* ---- memory.c ---- */
 int verbs_memory_register(rt_pdevice *device, const rt_memory *memory, rt_pmemory **out, rt_detail *detail);
 void verbs_memory_release(rt_pdevice *device, rt_pmemory *memory);
-int verbs_memory_key(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail);
+int verbs_memory_key(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out,
+                     rt_detail *detail);
 int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uint64_t size, uint32_t access, rt_premote **out,
                         rt_detail *detail);
 void verbs_remote_detach(rt_plink *link, rt_premote *remote);
@@ -299,8 +301,8 @@ int verbs_link_describe(rt_plink *link, char *text_out, size_t capacity);
 
 /* ---- address.c: how a link is reached, as bytes ---- */
 typedef struct verbs_address {
-    verbs_gid gid;        /* its index stays at home */
-    uint32_t qpn, psn;    /* 24 bits each; the sender's own psn */
+    verbs_gid gid;     /* its index stays at home */
+    uint32_t qpn, psn; /* 24 bits each; the sender's own psn */
     uint16_t lid;
     uint8_t link_layer;
     uint8_t mtu;          /* enum ibv_mtu */
@@ -311,7 +313,8 @@ typedef struct verbs_address {
 void verbs_address_of(const verbs_device *device, const verbs_link *link, verbs_address *address_out);
 void verbs_address_write(const verbs_address *address, uint8_t *bytes_out, size_t *size_out);
 /* Reads and checks a peer's bytes, also against this end's own port: RT_E_PROTOCOL, RT_E_VERSION, RT_E_REFUSED. */
-int verbs_address_read(const verbs_device *device, const uint8_t *bytes, size_t size, verbs_address *address_out, rt_detail *detail);
+int verbs_address_read(const verbs_device *device, const uint8_t *bytes, size_t size, verbs_address *address_out,
+                       rt_detail *detail);
 
 /* ---- post.c, poll.c: HOT ---- */
 int verbs_post(rt_plink *link, const rt_work *items, uint32_t count, rt_posted *posted_out);

@@ -1,0 +1,445 @@
+/* fake_verbs_engine.c: what the fake's devices do: they take work requests, move bytes between registered memory, and
+ * complete. One global lock, one step at a time; a queue pair's requests are executed in order, as RC promises. */
+#if __has_include(<infiniband/verbs.h>)
+
+#include "fake_verbs.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+/* A status of ibv_wc_status, or: the head of the queue has to wait. */
+enum { NOT_YET = -1, RNR_TRIES = 8 };
+
+static fake_qp *qp_of(struct ibv_qp *qp)
+{
+    return (fake_qp *)(void *)qp;
+}
+
+static fake_cq *cq_of(struct ibv_cq *cq)
+{
+    return (fake_cq *)(void *)cq;
+}
+
+/* ---- completions ---- */
+
+static void push(fake_cq *cq, const fake_entry *entry)
+{
+    if (cq->dead)
+        return;
+    if (cq->head - cq->tail == cq->capacity) {
+        struct ibv_async_event event = {.element.cq = &cq->base, .event_type = IBV_EVENT_CQ_ERR};
+        cq->dead = true;
+        fake_event_raise(fake_context_of(cq->base.context), &event);
+        return;
+    }
+    cq->entries[cq->head++ % cq->capacity] = *entry;
+    if (!cq->armed || cq->base.channel == NULL)
+        return;
+    cq->armed = false;
+    if (write(((fake_channel *)(void *)cq->base.channel)->write_fd, &cq, sizeof cq) != (ssize_t)sizeof cq)
+        abort();
+}
+
+static void complete_send(fake_qp *qp, const fake_wr *send, uint32_t position, uint32_t status, uint32_t vendor_error)
+{
+    bool failed = status != IBV_WC_SUCCESS;
+    if (!failed && (send->wr.send_flags & IBV_SEND_SIGNALED) == 0)
+        return;
+    fake_entry entry = {.qp = qp, .position = position};
+    entry.wc.wr_id = send->wr.wr_id;
+    entry.wc.status = (enum ibv_wc_status)status;
+    entry.wc.vendor_err = vendor_error;
+    entry.wc.qp_num = qp->base.qp_num;
+    /* of a failed completion nothing else is valid: say something that would mislead */
+    entry.wc.opcode = failed ? IBV_WC_RECV : IBV_WC_RDMA_WRITE;
+    entry.wc.byte_len = failed ? 0xdeadu : 0;
+    entry.wc.wc_flags = failed ? IBV_WC_WITH_IMM : 0;
+    push(cq_of(qp->base.send_cq), &entry);
+}
+
+static void complete_receive(fake_qp *qp, const fake_rr *receive, uint32_t status, const fake_wr *send)
+{
+    fake_entry entry = {.qp = NULL};
+    entry.wc.wr_id = receive->wr_id;
+    entry.wc.status = (enum ibv_wc_status)status;
+    entry.wc.qp_num = qp->base.qp_num;
+    entry.wc.opcode = IBV_WC_RECV;
+    if (send != NULL && status == IBV_WC_SUCCESS) {
+        entry.wc.byte_len = (uint32_t)send->size;
+        if (send->wr.opcode == IBV_WR_RDMA_WRITE_WITH_IMM) {
+            entry.wc.opcode = IBV_WC_RECV_RDMA_WITH_IMM;
+            entry.wc.wc_flags = IBV_WC_WITH_IMM;
+            entry.wc.imm_data = send->wr.imm_data;
+        }
+    }
+    push(cq_of(qp->base.recv_cq), &entry);
+}
+
+void fake_qp_forget(const fake_qp *qp)
+{
+    for (fake_cq *cq = fake.cqs; cq != NULL; cq = cq->next)
+        for (uint32_t at = cq->tail; at != cq->head; at++)
+            if (cq->entries[at % cq->capacity].qp == qp)
+                cq->entries[at % cq->capacity].qp = NULL;
+}
+
+/* ---- memory ---- */
+
+static fake_mr *find_mr(const struct ibv_pd *pd, uint32_t key, bool remote, uint64_t address, uint64_t size)
+{
+    for (fake_mr *mr = fake.mrs; mr != NULL; mr = mr->next)
+        if (mr->base.pd == pd && (remote ? mr->base.rkey : mr->base.lkey) == key)
+            return address >= mr->iova && size <= mr->base.length && address - mr->iova <= mr->base.length - size ? mr : NULL;
+    return NULL;
+}
+
+static uint8_t *place_of(const fake_mr *mr, uint64_t address)
+{
+    return (uint8_t *)mr->base.addr + (address - mr->iova);
+}
+
+/* Whether all local segments may be read, or written. */
+static bool locals_allow(const fake_qp *qp, const struct ibv_sge *sges, int count, bool write)
+{
+    for (int index = 0; index < count; index++) {
+        const fake_mr *mr = find_mr(qp->base.pd, sges[index].lkey, false, sges[index].addr, sges[index].length);
+        if (mr == NULL || (write && (mr->access & IBV_ACCESS_LOCAL_WRITE) == 0))
+            return false;
+    }
+    return true;
+}
+
+/* One byte range of a request's local side, which may span segments. */
+static void copy_local(const fake_qp *qp, const fake_wr *send, uint64_t offset, uint8_t *other, uint64_t size, bool into_local)
+{
+    if ((send->wr.send_flags & IBV_SEND_INLINE) != 0) {
+        memcpy(other, send->inlined + offset, size);
+        return;
+    }
+    uint64_t start = 0;
+    for (int index = 0; index < send->wr.num_sge && size > 0; index++) {
+        const struct ibv_sge *sge = &send->sges[index];
+        if (offset < start + sge->length) {
+            uint64_t within = offset - start;
+            uint64_t part = sge->length - within < size ? sge->length - within : size;
+            uint8_t *local = place_of(find_mr(qp->base.pd, sge->lkey, false, sge->addr, sge->length), sge->addr) + within;
+            if (into_local)
+                memcpy(local, other, part);
+            else
+                memcpy(other, local, part);
+            offset += part;
+            other += part;
+            size -= part;
+        }
+        start += sge->length;
+    }
+}
+
+/* ---- execution ---- */
+
+static fake_qp *peer_of(const fake_qp *qp)
+{
+    const struct ibv_ah_attr *route = &qp->attr.ah_attr;
+    for (fake_qp *peer = fake.qps; peer != NULL; peer = peer->next) {
+        if (peer->base.qp_num != qp->attr.dest_qp_num || peer->attr.port_num == 0)
+            continue;
+        uint32_t port = peer->attr.port_num - 1u;
+        if (!route->is_global && route->dlid == peer->device->ports[port].lid)
+            return peer;
+        for (int index = 0; route->is_global && index < FAKE_GIDS; index++)
+            if (memcmp(&peer->device->gids[port][index].gid, &route->grh.dgid, sizeof route->grh.dgid) == 0)
+                return peer;
+    }
+    return NULL;
+}
+
+/* Whether the two ends were joined with each other's numbers. */
+static bool is_joined(const fake_qp *qp, const fake_qp *peer)
+{
+    return peer != NULL && (peer->base.state == IBV_QPS_RTR || peer->base.state == IBV_QPS_RTS) &&
+           peer->attr.dest_qp_num == qp->base.qp_num && peer->receive_psn == qp->send_psn &&
+           qp->attr.path_mtu == peer->attr.path_mtu;
+}
+
+static void fail_peer(fake_qp *peer, enum ibv_event_type type)
+{
+    struct ibv_async_event event = {.element.qp = &peer->base, .event_type = type};
+    fake_event_raise(fake_context_of(peer->base.context), &event);
+    peer->base.state = peer->attr.qp_state = IBV_QPS_ERR;
+}
+
+/* Moves the next part of a WRITE or READ. True when all is moved. */
+static bool move_part(const fake_qp *qp, fake_wr *send, uint8_t *remote, bool read)
+{
+    uint64_t left = send->size - send->moved, part = left;
+    if (!read && fake.plan.chunk != 0 && fake.plan.chunk < left)
+        part = fake.plan.chunk;
+    uint64_t offset = fake.plan.descending && !read ? left - part : send->moved;
+    if (part != 0)
+        copy_local(qp, send, offset, remote + offset, part, read);
+    send->moved += part;
+    return send->moved == send->size;
+}
+
+static int use_receive(fake_qp *qp, fake_qp *peer, fake_wr *send)
+{
+    if (peer->receives_posted == peer->receives_used) {
+        if (qp->rnr_tries++ < RNR_TRIES * (uint32_t)qp->attr.rnr_retry)
+            return NOT_YET;
+        return IBV_WC_RNR_RETRY_EXC_ERR;
+    }
+    fake_rr *receive = &peer->receives[peer->receives_used++ % peer->cap.max_recv_wr];
+    uint32_t status = IBV_WC_SUCCESS;
+    qp->rnr_tries = 0;
+    if (send->wr.opcode == IBV_WR_SEND) {
+        if (!locals_allow(peer, &receive->sge, receive->sge_count, true))
+            status = IBV_WC_LOC_PROT_ERR;
+        else if (send->size > (receive->sge_count != 0 ? receive->sge.length : 0))
+            status = IBV_WC_LOC_LEN_ERR;
+        else if (send->size != 0)
+            copy_local(qp, send, 0,
+                       place_of(find_mr(peer->base.pd, receive->sge.lkey, false, receive->sge.addr, send->size),
+                                receive->sge.addr),
+                       send->size, false);
+    }
+    if (fake.plan.receive_nth != 0 && --fake.plan.receive_nth == 0)
+        status = fake.plan.receive_status;
+    complete_receive(peer, receive, status, send);
+    if (status == IBV_WC_SUCCESS)
+        return IBV_WC_SUCCESS;
+    peer->base.state = peer->attr.qp_state = IBV_QPS_ERR;
+    return status == IBV_WC_LOC_LEN_ERR ? IBV_WC_REM_INV_REQ_ERR : IBV_WC_REM_OP_ERR;
+}
+
+static int execute(fake_qp *qp, fake_wr *send)
+{
+    bool read = send->wr.opcode == IBV_WR_RDMA_READ, inlined = (send->wr.send_flags & IBV_SEND_INLINE) != 0;
+    if (send->delay > 0) {
+        send->delay--;
+        return NOT_YET;
+    }
+    if (send->moved == 0 && fake.plan.complete_nth != 0 && --fake.plan.complete_nth == 0)
+        return (int)fake.plan.complete_status;
+    if (!inlined && !locals_allow(qp, send->sges, send->wr.num_sge, read))
+        return IBV_WC_LOC_PROT_ERR;
+    if (send->size > qp->device->ports[qp->attr.port_num - 1].max_msg_sz)
+        return IBV_WC_LOC_LEN_ERR;
+    fake_qp *peer = peer_of(qp);
+    if (!is_joined(qp, peer))
+        return IBV_WC_RETRY_EXC_ERR;
+    if (send->wr.opcode == IBV_WR_SEND)
+        return use_receive(qp, peer, send);
+    const fake_mr *mr = find_mr(peer->base.pd, send->wr.wr.rdma.rkey, true, send->wr.wr.rdma.remote_addr, send->size);
+    unsigned right = read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE;
+    if (mr == NULL || (mr->access & right) == 0 || (peer->attr.qp_access_flags & right) == 0) {
+        fail_peer(peer, IBV_EVENT_QP_ACCESS_ERR);
+        return IBV_WC_REM_ACCESS_ERR;
+    }
+    if (read && (qp->attr.max_rd_atomic == 0 || peer->attr.max_dest_rd_atomic < qp->attr.max_rd_atomic))
+        return IBV_WC_REM_INV_REQ_ERR;
+    if (!move_part(qp, send, place_of(mr, send->wr.wr.rdma.remote_addr), read))
+        return NOT_YET;
+    return send->wr.opcode == IBV_WR_RDMA_WRITE_WITH_IMM ? use_receive(qp, peer, send) : IBV_WC_SUCCESS;
+}
+
+static uint32_t flush(fake_qp *qp)
+{
+    uint32_t count = 0;
+    for (; qp->executed != qp->posted; qp->executed++, count++)
+        complete_send(qp, &qp->sends[qp->executed % qp->cap.max_send_wr], qp->executed, IBV_WC_WR_FLUSH_ERR, 0);
+    for (; qp->receives_used != qp->receives_posted; qp->receives_used++, count++)
+        complete_receive(qp, &qp->receives[qp->receives_used % qp->cap.max_recv_wr], IBV_WC_WR_FLUSH_ERR, NULL);
+    return count;
+}
+
+static uint32_t step_qp(fake_qp *qp)
+{
+    uint32_t count = 0;
+    while (qp->base.state == IBV_QPS_RTS && qp->executed != qp->posted) {
+        fake_wr *send = &qp->sends[qp->executed % qp->cap.max_send_wr];
+        int status = execute(qp, send);
+        if (status == NOT_YET)
+            return count;
+        complete_send(qp, send, qp->executed, (uint32_t)status, status != IBV_WC_SUCCESS ? fake.plan.complete_vendor : 0);
+        qp->executed++;
+        count++;
+        if (status != IBV_WC_SUCCESS) {
+            qp->base.state = qp->attr.qp_state = IBV_QPS_ERR;
+        } else {
+            fake_qp *peer = peer_of(qp);
+            qp->send_psn = (qp->send_psn + 1) & 0xffffff;
+            if (peer != NULL)
+                peer->receive_psn = qp->send_psn;
+        }
+    }
+    return qp->base.state == IBV_QPS_ERR ? count + flush(qp) : count;
+}
+
+static uint32_t step(void)
+{
+    uint32_t count = 0;
+    for (fake_qp *qp = fake.qps; qp != NULL; qp = qp->next)
+        count += step_qp(qp);
+    return count;
+}
+
+FAKE_API uint32_t fake_step(void)
+{
+    pthread_mutex_lock(&fake.lock);
+    uint32_t count = step();
+    pthread_mutex_unlock(&fake.lock);
+    return count;
+}
+
+static void *run(void *unused)
+{
+    (void)unused;
+    pthread_mutex_lock(&fake.lock);
+    while (!fake.thread_stops)
+        if (step() == 0)
+            pthread_cond_wait(&fake.work, &fake.lock);
+    pthread_mutex_unlock(&fake.lock);
+    return NULL;
+}
+
+__attribute__((destructor)) static void stop_thread(void)
+{
+    if (!fake.thread_runs)
+        return;
+    pthread_mutex_lock(&fake.lock);
+    fake.thread_stops = true;
+    pthread_cond_signal(&fake.work);
+    pthread_mutex_unlock(&fake.lock);
+    pthread_join(fake.thread, NULL);
+}
+
+/* Something was posted or polled: gives the engine its turn. In poll mode sleepers are served at once. */
+static void give_turn(bool polled)
+{
+    bool armed = false;
+    for (const fake_cq *cq = fake.cqs; cq != NULL; cq = cq->next)
+        armed = armed || cq->armed;
+    if (fake.engine == FAKE_ENGINE_POLL && (polled || armed))
+        step();
+    if (fake.engine != FAKE_ENGINE_THREAD)
+        return;
+    if (!fake.thread_runs)
+        fake.thread_runs = pthread_create(&fake.thread, NULL, run, NULL) == 0;
+    pthread_cond_signal(&fake.work);
+}
+
+/* ---- the operations behind the header's inlines ---- */
+
+static int refuse(const fake_qp *qp, const struct ibv_send_wr *wr, uint64_t *size_out)
+{
+    uint64_t size = 0;
+    if (wr->num_sge > (int)qp->cap.max_send_sge || qp->base.state == IBV_QPS_RESET || qp->base.state == IBV_QPS_INIT ||
+        qp->base.state == IBV_QPS_RTR)
+        return EINVAL;
+    for (int index = 0; index < wr->num_sge; index++)
+        size += wr->sg_list[index].length;
+    if ((wr->send_flags & IBV_SEND_INLINE) != 0 && (size > qp->cap.max_inline_data || wr->opcode == IBV_WR_RDMA_READ))
+        return EINVAL;
+    *size_out = size;
+    return qp->posted - qp->released == qp->cap.max_send_wr ? ENOMEM : 0;
+}
+
+static int take_send(fake_qp *qp, const struct ibv_send_wr *wr)
+{
+    uint64_t size, used = 0;
+    if (fake.plan.accept_limited && fake.plan.accept-- == 0) {
+        fake.plan.accept_limited = false;
+        return fake.plan.accept_error;
+    }
+    int error = refuse(qp, wr, &size);
+    if (error != 0)
+        return error;
+    fake_wr *send = &qp->sends[qp->posted++ % qp->cap.max_send_wr];
+    send->wr = *wr;
+    send->wr.next = NULL;
+    send->wr.sg_list = send->sges;
+    send->size = size;
+    send->moved = 0;
+    send->delay = fake.plan.delay;
+    for (int index = 0; index < wr->num_sge; index++) {
+        send->sges[index] = wr->sg_list[index];
+        if ((wr->send_flags & IBV_SEND_INLINE) == 0)
+            continue;
+        memcpy(send->inlined + used, (const void *)(uintptr_t)wr->sg_list[index].addr, wr->sg_list[index].length);
+        used += wr->sg_list[index].length;
+    }
+    return 0;
+}
+
+int fake_post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
+{
+    int error = 0;
+    pthread_mutex_lock(&fake.lock);
+    fake.doorbells++;
+    for (; wr != NULL && error == 0; wr = error == 0 ? wr->next : wr)
+        error = take_send(qp_of(base), wr);
+    if (error != 0)
+        *bad = wr;
+    fake.plan.accept_limited = false;
+    give_turn(false);
+    pthread_mutex_unlock(&fake.lock);
+    return error;
+}
+
+int fake_post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
+{
+    fake_qp *qp = qp_of(base);
+    int error = 0;
+    pthread_mutex_lock(&fake.lock);
+    for (; wr != NULL; wr = wr->next) {
+        if (qp->base.state == IBV_QPS_RESET || wr->num_sge > 1)
+            error = EINVAL;
+        else if (qp->receives_posted - qp->receives_used == qp->cap.max_recv_wr)
+            error = ENOMEM;
+        if (fake.plan.accept_limited && error == 0 && fake.plan.accept-- == 0)
+            error = fake.plan.accept_error;
+        if (error != 0)
+            break;
+        fake_rr *receive = &qp->receives[qp->receives_posted++ % qp->cap.max_recv_wr];
+        *receive = (fake_rr){.wr_id = wr->wr_id, .sge_count = wr->num_sge};
+        if (wr->num_sge == 1)
+            receive->sge = wr->sg_list[0];
+    }
+    if (error != 0)
+        *bad = wr;
+    fake.plan.accept_limited = false;
+    give_turn(false);
+    pthread_mutex_unlock(&fake.lock);
+    return error;
+}
+
+int fake_poll_cq(struct ibv_cq *base, int count, struct ibv_wc *wc)
+{
+    fake_cq *cq = cq_of(base);
+    int taken = 0;
+    pthread_mutex_lock(&fake.lock);
+    give_turn(true);
+    for (; taken < count && cq->tail != cq->head; taken++) {
+        fake_entry *entry = &cq->entries[cq->tail++ % cq->capacity];
+        wc[taken] = entry->wc;
+        if (entry->qp != NULL)
+            entry->qp->released = entry->position + 1;
+    }
+    if ((cq->dead && taken == 0) || fake.plan.poll_error != 0)
+        taken = -1;
+    pthread_mutex_unlock(&fake.lock);
+    return taken;
+}
+
+int fake_req_notify_cq(struct ibv_cq *base, int solicited_only)
+{
+    pthread_mutex_lock(&fake.lock);
+    give_turn(true);
+    cq_of(base)->armed = solicited_only == 0;
+    pthread_mutex_unlock(&fake.lock);
+    return 0;
+}
+
+#endif
