@@ -17,9 +17,9 @@ _Static_assert((int)RT_HANDLE_KEY_MAX == (int)RT_MEMORY_KEY_SIZE_MAX, "keys of m
 /* Bytes read and thrown away before closing, so that the peer gets our last words rather than a reset. */
 enum { RT_DISCARD_SIZE = 4096, RT_DISCARDS_MAX = 16 };
 
-/* How long a failing link waits for the lock to hear what the peer said. The lock is usually held for microseconds; who holds it
- * for longer may be waiting for the one that asks. */
-#define RT_LAST_WORDS_NS (5 * RT_NS_PER_MS)
+/* How long a failing link waits for the lock to hear what the peer said, 5 ms in all. The lock is usually held for microseconds;
+ * who holds it for longer may be waiting for the one that asks. */
+enum { RT_LAST_WORDS_LOOKS = 50, RT_LAST_WORDS_NAP_NS = 100000 };
 
 void rt_control_name(const rt_control *control, char *text_out, size_t capacity)
 {
@@ -244,15 +244,11 @@ bool rt_control_run(rt_channel *channel)
 void rt_control_last_words(rt_channel *channel)
 {
     rt_device *device = channel->device;
-    struct timespec until;
-    clock_gettime(CLOCK_MONOTONIC, &until);
-    until.tv_nsec += RT_LAST_WORDS_NS;
-    if (until.tv_nsec >= RT_NS_PER_S) {
-        until.tv_sec++;
-        until.tv_nsec -= RT_NS_PER_S;
+    for (int look = 0; pthread_mutex_trylock(&device->lock) != 0; look++) {
+        if (look == RT_LAST_WORDS_LOOKS)
+            return;
+        nanosleep(&(struct timespec){.tv_nsec = RT_LAST_WORDS_NAP_NS}, NULL);
     }
-    if (pthread_mutex_clocklock(&device->lock, CLOCK_MONOTONIC, &until) != 0)
-        return;
     rt_control_run(channel);
     pthread_mutex_unlock(&device->lock);
 }
@@ -280,7 +276,7 @@ void rt_control_end(rt_channel *channel, const rt_detail *why)
     if (control == NULL)
         return;
     channel->control = NULL;
-    rt_handshake_close(&control->handshake, why->status, why->status == RT_E_CLOSED ? "" : why->text);
+    rt_handshake_close(&control->handshake, why->status, why->status == RT_E_CLOSED ? "closed by its owner" : why->text);
     if (control->listener != NULL)
         rt_listener_lost(control, why);
     rt_control_free(control);

@@ -88,7 +88,7 @@ static int take_one(rt_listener *listener, rt_detail *detail)
     if (listener->is_socket)
         snprintf(where, sizeof where, "%s", rt_socket_text(stream));
     else
-        snprintf(where, sizeof where, "(to %s)", listener->address);
+        snprintf(where, sizeof where, "%s (accepted)", listener->address);
     rt_control *control;
     status = rt_control_open(listener->device, RT_ROLE_ACCEPTOR, listener->ops, stream, where, listener->secret,
                              listener->secret_size, &control, detail);

@@ -86,8 +86,8 @@ static void two_ends_connect_and_name_each_other(void)
         ends_open(&ends, provider, "");
         ends_connect(&ends, "");
         CHECK_INT(rt_channel_state(ends.accepted), RT_CHANNEL_READY);
-        CHECK_HAS(rt_channel_peer(ends.accepted), " pid ");
-        CHECK_HAS(rt_channel_peer(ends.connected), " pid ");
+        CHECK_HAS(rt_channel_peer(ends.accepted), rt_device_name(ends.there));
+        CHECK_HAS(rt_channel_peer(ends.connected), rt_device_name(ends.here));
         CHECK_INT(rt_channel_qps(ends.accepted), rt_channel_qps(ends.connected));
         ends_close(&ends);
     }
@@ -116,7 +116,8 @@ static void a_goodbye_is_a_peer_that_closed(void)
         ends_connect(&ends, "");
         rt_channel_close(ends.connected);
         CHECK_INT(wait_failure(ends.here, ends.accepted, RT_E_PEER_CLOSED, &ends.detail), RT_E_PEER_CLOSED);
-        CHECK_HAS(ends.detail.text, " pid ");
+        CHECK_HAS(ends.detail.text, rt_channel_peer(ends.accepted));
+        CHECK_HAS(ends.detail.text, "closed by its owner");
         CHECK_INT(rt_channel_failure(ends.connected, &ends.detail), RT_E_CLOSED);
         ends_close(&ends);
     }
