@@ -70,13 +70,13 @@ typedef struct rt_device_entry {
 } rt_device_entry;
 
 typedef struct rt_device_options {
-    const char *provider;   /* "verbs", "shm", "sim": never "auto", which Python resolves */
-    const char *name;       /* of the device, or "" */
-    const char *arguments;  /* "key=value&key=value" for the provider, or "" */
-    uint32_t queues;        /* completion queues for data; 0: the provider's default */
-    uint32_t qps_per_peer;  /* links of a channel; 0: the provider's default */
-    uint32_t pollers;       /* threads that poll them; 0: the caller polls */
-    uint32_t wait_policy;   /* rt_wait_policy */
+    const char *provider;  /* "verbs", "shm", "sim": never "auto", which Python resolves */
+    const char *name;      /* of the device, or "" */
+    const char *arguments; /* "key=value&key=value" for the provider, or "" */
+    uint32_t queues;       /* completion queues for data; 0: the provider's default */
+    uint32_t qps_per_peer; /* links of a channel; 0: the provider's default */
+    uint32_t pollers;      /* threads that poll them; 0: the caller polls */
+    uint32_t wait_policy;  /* rt_wait_policy */
 } rt_device_options;
 
 typedef struct rt_device_stats {
@@ -99,12 +99,12 @@ typedef struct rt_region_stats {
 
 /* One memcpy between local and remote memory. Pointers as integers, so that Python can pack many at once. */
 typedef struct rt_copy {
-    uint64_t region;        /* rt_region* */
+    uint64_t region; /* rt_region* */
     uint64_t region_offset;
-    uint64_t remote;        /* rt_remote* */
+    uint64_t remote; /* rt_remote* */
     uint64_t remote_offset;
     uint64_t size;
-    uint64_t direction;     /* rt_direction */
+    uint64_t direction; /* rt_direction */
 } rt_copy;
 
 /* ---- providers ---- */
@@ -141,7 +141,8 @@ int64_t rt_device_dump(rt_device *device, char *text_out, size_t capacity);
 
 /* ---- region ---- */
 /* Memory of its own, present to the last page; rounded up to a multiple of 64, or of the huge page when they are required. */
-int rt_region_create(rt_device *device, uint64_t size, uint32_t rights, uint32_t huge_pages, rt_region **region_out, rt_detail *detail);
+int rt_region_create(rt_device *device, uint64_t size, uint32_t rights, uint32_t huge_pages, rt_region **region_out,
+                     rt_detail *detail);
 /* Registers memory of the caller, who keeps it alive and in place until rt_region_close returned RT_OK. */
 int rt_region_adopt(rt_device *device, void *address, uint64_t size, uint32_t rights, rt_region **region_out, rt_detail *detail);
 /* Ends the registration. RT_E_BUSY while operations use it; nothing is lost then. The memory of a created region stays
@@ -165,8 +166,8 @@ int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t 
 /* ---- listener ---- */
 /* `address` is "host:port"; port 0 lets the system choose. The secret may be empty on loopback: then only processes of
  * this user are let in. */
-int rt_listener_open(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size, rt_listener **listener_out,
-                     rt_detail *detail);
+int rt_listener_open(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size,
+                     rt_listener **listener_out, rt_detail *detail);
 void rt_listener_close(rt_listener *listener);
 const char *rt_listener_address(const rt_listener *listener);
 /* The next channel that a peer has connected; it is ready. RT_E_AGAIN at the end of the slice. */
@@ -176,8 +177,8 @@ int rt_listener_refusal(rt_listener *listener, rt_detail *detail);
 
 /* ---- channel ---- */
 /* Begins to connect; the channel is CONNECTING. */
-int rt_channel_connect(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size, rt_channel **channel_out,
-                       rt_detail *detail);
+int rt_channel_connect(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size,
+                       rt_channel **channel_out, rt_detail *detail);
 /* Waits until the channel is READY. RT_E_AGAIN at the end of the slice; any other failure is final, with its detail. */
 int rt_channel_wait_ready(rt_channel *channel, int64_t timeout_ns, rt_detail *detail);
 /* Tells the peer and ends what is outstanding. The object stays valid, closed, until rt_channel_drop. */
@@ -199,14 +200,16 @@ int64_t rt_channel_dump(rt_channel *channel, char *text_out, size_t capacity);
  * and wait, at most RT_SLICE_NS: 0 starts the copy and returns.
  * Order: copies of one QP begin in the order of the calls. A WRITE is placed after all earlier WRITEs of its QP where
  * limits.orders_writes. A READ may be overtaken by later WRITEs unless it was waited for. Different QPs: no order. */
-int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset, rt_region *region,
-                        uint64_t region_offset, uint64_t size, int64_t timeout_ns);
+int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset,
+                        rt_region *region, uint64_t region_offset, uint64_t size, int64_t timeout_ns);
 /* Copies many, in order, as one operation. `copies` stays the caller's and is kept until the operation ended. Every copy is
  * checked before the first is posted; bad_out is the index of a bad one. */
-int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns, uint64_t *bad_out);
+int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns,
+                             uint64_t *bad_out);
 
 /* Checks and binds copies once, to be run many times. Keeps the regions and remotes referenced. */
-int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out, uint64_t *bad_out);
+int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out,
+                       uint64_t *bad_out);
 void rt_prepared_drop(rt_prepared *prepared);
 /* As rt_channel_copy_many, working for up to one slice. */
 int64_t rt_prepared_run(rt_prepared *prepared);
@@ -233,12 +236,14 @@ int rt_device_unpublish(rt_device *device, const char *name, rt_detail *detail);
 /* Asks the peer; the request waits there until the name is published or `wait_ns` has passed. Gives a lookup number. */
 int64_t rt_lookup_start(rt_channel *channel, const char *name, int64_t wait_ns, rt_detail *detail);
 /* RT_OK with the handle; RT_E_AGAIN at the end of the slice; RT_E_NOT_FOUND when the peer did not publish it in time. */
-int rt_lookup_wait(rt_channel *channel, int64_t lookup, int64_t timeout_ns, uint8_t *handle_out, size_t *size_out, rt_detail *detail);
+int rt_lookup_wait(rt_channel *channel, int64_t lookup, int64_t timeout_ns, uint8_t *handle_out, size_t *size_out,
+                   rt_detail *detail);
 void rt_lookup_release(rt_channel *channel, int64_t lookup);
 
 /* ---- remote region ---- */
 /* Makes a peer's range usable through this channel. RT_E_AGAIN at the end of the slice: call again. */
-int rt_remote_attach(rt_channel *channel, const uint8_t *handle, size_t size, int64_t timeout_ns, rt_remote **remote_out, rt_detail *detail);
+int rt_remote_attach(rt_channel *channel, const uint8_t *handle, size_t size, int64_t timeout_ns, rt_remote **remote_out,
+                     rt_detail *detail);
 void rt_remote_drop(rt_remote *remote);
 uint64_t rt_remote_size(const rt_remote *remote);
 uint32_t rt_remote_rights(const rt_remote *remote);
