@@ -427,6 +427,11 @@ static void a_full_completion_queue_takes_no_more_links(void)
     CHECK_HAS(detail.text, "completion queue 0 of fake0 is full");
     CHECK_HAS(detail.text, "completion_depth");
     CHECK_INT(verbs->link_create(device, 1, 0, &links[2], address, &size, &detail), RT_E_BUSY); /* by its receives */
+    CHECK_INT(verbs_device_of(device)->queues[1].reserved, 0);
+    faked.fake_fail_call("ibv_create_qp", 1, EIO);
+    CHECK_INT(verbs->link_create(device, 1, 2, &links[2], address, &size, &detail), RT_E_DEVICE_LOST);
+    CHECK_INT(verbs_device_of(device)->queues[1].reserved, 0);
+    CHECK_INT(verbs_device_of(device)->queues[2].reserved, 0);
     CHECK_INT(verbs->link_create(device, 1, 2, &links[2], address, &size, &detail), RT_OK);
     CHECK_INT(verbs->link_create(device, 1, 2, &links[3], address, &size, &detail), RT_OK);
     verbs->link_destroy(links[0]);

@@ -233,6 +233,8 @@ static void lose(enum loss how)
         faked.fake_fail_polls(1);
         CHECK_INT(verbs->poll(both.a, DATA_QUEUE, &completion, 1), RT_E_DEVICE_LOST);
     }
+    if (how == LOST_AFTER_SHUT)
+        return; /* core does not shut it again */
     if (how == LOST_BY_MODIFY)
         faked.fake_fail_call("modify_to_err", 1, EIO);
     verbs->link_shut(both.link_a);

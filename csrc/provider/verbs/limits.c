@@ -94,6 +94,8 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
     request.cap.max_recv_wr = least(VERBS_RECEIVE_DEPTH, count_of(attributes->max_qp_wr));
     request.cap.max_send_sge = least(VERBS_SEGMENTS_MAX, count_of(attributes->max_sge));
     request.cap.max_recv_sge = 1;
+    if (port->attr.max_msg_sz == 0)
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s says that its messages have no bytes: its driver is broken", port->name);
     if (request.cap.max_send_wr == 0 || request.completion_depth < request.cap.max_send_wr)
         return rt_fail(detail, RT_E_INVALID, 0,
                        "%s: a completion queue of %u entries has no room for a link of %u items: lower "
