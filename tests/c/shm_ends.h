@@ -102,9 +102,12 @@ __attribute__((unused)) static void end_close(end *self)
 /* Runs a device's service until nothing is left; returns the last event that says more than progress. */
 __attribute__((unused)) static rt_event serve(rt_pdevice *device)
 {
-    rt_event event, told = {.kind = RT_EVENT_NONE};
-    for (shm->service(device, &event); event.kind != RT_EVENT_NONE; shm->service(device, &event)) {
-        if (event.kind != RT_EVENT_PROGRESS)
+    rt_event event = {.kind = RT_EVENT_PROGRESS}, told = {.kind = RT_EVENT_NONE};
+    for (int round = 0; event.kind != RT_EVENT_NONE; round++) {
+        if (round > 100000)
+            abort(); /* the service would never sleep */
+        shm->service(device, &event);
+        if (event.kind != RT_EVENT_PROGRESS && event.kind != RT_EVENT_NONE)
             told = event;
     }
     return told;

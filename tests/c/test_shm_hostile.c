@@ -430,21 +430,28 @@ static void a_peer_that_scribbles_over_its_ring_for_long_stays_harmless(void)
     }
 }
 
-static void a_peer_is_turned_away_when_descriptors_have_run_out(void)
+/* Lets this process have no free descriptor; returns the limit to restore. */
+static struct rlimit exhaust_descriptors(void)
 {
-    end left, right;
     struct rlimit limit, tight;
-    uint8_t bytes[64];
-    int received[8];
-    size_t count;
-    pair_open(&left, &right, 4096);
-    int client = raw_connect(left.address);
     getrlimit(RLIMIT_NOFILE, &limit);
     tight = limit;
     int next = dup(0);
     close(next);
     tight.rlim_cur = (rlim_t)next;
     setrlimit(RLIMIT_NOFILE, &tight);
+    return limit;
+}
+
+static void a_peer_is_turned_away_when_descriptors_have_run_out(void)
+{
+    end left, right;
+    uint8_t bytes[64];
+    int received[8];
+    size_t count;
+    pair_open(&left, &right, 4096);
+    int client = raw_connect(left.address);
+    struct rlimit limit = exhaust_descriptors();
     rt_event event = serve(left.device);
     setrlimit(RLIMIT_NOFILE, &limit);
     CHECK_INT(event.kind, RT_EVENT_NOTICE);
@@ -460,6 +467,26 @@ static void a_peer_is_turned_away_when_descriptors_have_run_out(void)
     pair_close(&left, &right);
 }
 
+static void an_answer_without_room_for_its_descriptors_fails_that_request_only(void)
+{
+    end left, right, more;
+    rt_detail detail = {0};
+    rt_premote *remote;
+    pair_open(&left, &right, 4096);
+    end_open_on(&more, right.device, 4096, RIGHTS_ALL);
+    CHECK_INT(shm->remote_attach(left.link, more.key, more.key_size, 4096, RIGHTS_ALL, &remote, &detail), RT_E_AGAIN);
+    serve(right.device);
+    struct rlimit limit = exhaust_descriptors();
+    serve(left.device);
+    setrlimit(RLIMIT_NOFILE, &limit);
+    CHECK_INT(shm->remote_attach(left.link, more.key, more.key_size, 4096, RIGHTS_ALL, &remote, &detail), RT_E_SYSTEM);
+    CHECK_HAS(detail.text, "ulimit -n");
+    CHECK_INT(attach(&left, more.key, more.key_size, 4096, RIGHTS_ALL, right.device, &remote, &detail), RT_OK);
+    shm->remote_detach(left.link, remote);
+    end_close_on(&more);
+    pair_close(&left, &right);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(garbage_on_the_socket_ends_that_connection_only),
     CHECK_TEST(what_is_handed_out_for_reading_cannot_be_mapped_for_writing),
@@ -471,6 +498,7 @@ static const check_test tests[] = {
     CHECK_TEST(an_impossible_tail_ends_the_senders_link),
     CHECK_TEST(a_peer_that_scribbles_over_its_ring_for_long_stays_harmless),
     CHECK_TEST(a_peer_is_turned_away_when_descriptors_have_run_out),
+    CHECK_TEST(an_answer_without_room_for_its_descriptors_fails_that_request_only),
 };
 
 CHECK_MAIN(tests)

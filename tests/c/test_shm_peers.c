@@ -151,9 +151,20 @@ static void two_processes_write_read_and_send(void)
     end_close(&self);
 }
 
-/* ---- waking: no spinning anywhere, so every round sleeps and wakes at both ends ---- */
+/* ---- waking. The sleepers never spin, so each of their rounds sleeps. The writer sleeps in every fourth round; in the others
+ * it answers at once. Both linger for changing lengths, so that its look for sleepers falls before, into and after their
+ * announcement. ---- */
 
-enum { SLEEPERS = 4, ROUNDS = 100000, WORD_STRIDE = 64, ACK_OFFSET = 4096, SOURCE_OFFSET = 8192 };
+enum { SLEEPERS_MAX = 4, ROUNDS = 100000, WORD_STRIDE = 64, ACK_OFFSET = 4096, SOURCE_OFFSET = 8192 };
+
+static uint32_t sleeper_count; /* of this test; set before the child is made */
+
+/* A pause of a length that changes with the round. */
+static void linger(uint64_t round, uint64_t lengths)
+{
+    for (uint64_t pause = round * 7919 % lengths; pause > 0; pause--)
+        rt_pause();
+}
 
 /* Waits for a word to reach a value. False: the sleep ran to its end although the peer goes on, so a wake-up was lost. */
 static bool sleep_for(rt_pdevice *device, const uint64_t *word, uint64_t value)
@@ -168,6 +179,13 @@ static bool sleep_for(rt_pdevice *device, const uint64_t *word, uint64_t value)
     return true;
 }
 
+/* Spins until the word is there, for some hundred microseconds at most. */
+static void spin_for(const uint64_t *word, uint64_t value)
+{
+    for (int spin = 0; spin < 20000 && rt_load_acquire_u64(word) < value; spin++)
+        rt_pause();
+}
+
 static void child_wakes_many(int socket)
 {
     end self;
@@ -175,8 +193,8 @@ static void child_wakes_many(int socket)
     end_open(&self, 1 << 16, RIGHTS_ALL);
     NEED(meet(&self, socket, &detail) == RT_OK);
     rt_segment segment = {.memory = self.memory, .address = self.bytes + SOURCE_OFFSET, .size = 8};
-    rt_work items[SLEEPERS];
-    for (uint64_t index = 0; index < SLEEPERS; index++)
+    rt_work items[SLEEPERS_MAX];
+    for (uint64_t index = 0; index < sleeper_count; index++)
         items[index] = (rt_work){.opcode = RT_WORK_WRITE,
                                  .segment_count = 1,
                                  .segments = &segment,
@@ -185,7 +203,13 @@ static void child_wakes_many(int socket)
     for (uint64_t round = 1; round <= ROUNDS; round++) {
         rt_posted posted;
         *(uint64_t *)(void *)segment.address = round;
-        NEED(shm->post(self.link, items, SLEEPERS, &posted) == RT_OK && posted.completed == SLEEPERS);
+        /* Together; or one by one, so that a sleeper sees wake-ups that are not for it while it goes to sleep. */
+        uint32_t step = round % 2 == 0 ? sleeper_count : 1;
+        for (uint32_t index = 0; index < sleeper_count; index += step)
+            NEED(shm->post(self.link, items + index, step, &posted) == RT_OK && posted.completed == step);
+        if (round % 4 != 0)
+            spin_for((const uint64_t *)(const void *)(self.bytes + ACK_OFFSET), round);
+        linger(round, 13);
         NEED(sleep_for(self.device, (const uint64_t *)(const void *)(self.bytes + ACK_OFFSET), round));
     }
     end_close(&self);
@@ -202,9 +226,10 @@ static void *sleeper_run(void *argument)
 {
     sleeper *me = argument;
     for (uint64_t round = 1; round <= ROUNDS; round++) {
+        linger(round, 31);
         if (!sleep_for(me->self->device, me->word, round))
             return NULL;
-        if (atomic_fetch_add(me->arrived, 1) + 1 != round * SLEEPERS)
+        if (atomic_fetch_add(me->arrived, 1) + 1 != round * sleeper_count)
             continue;
         *(uint64_t *)(void *)(me->self->bytes + SOURCE_OFFSET) = round; /* the last of the round answers for all */
         if (post_one(me->self, RT_WORK_WRITE, SOURCE_OFFSET, 8, ACK_OFFSET, 0).completed != 1)
@@ -214,28 +239,39 @@ static void *sleeper_run(void *argument)
     return NULL;
 }
 
-static void no_wake_up_of_many_sleepers_is_lost(void)
+static void sleep_and_wake(uint32_t count)
 {
+    sleeper_count = count;
     party other = party_start(child_wakes_many);
     end self;
     rt_detail detail = {0};
     _Atomic uint64_t arrived = 0;
-    sleeper sleepers[SLEEPERS];
-    pthread_t threads[SLEEPERS];
+    sleeper sleepers[SLEEPERS_MAX];
+    pthread_t threads[SLEEPERS_MAX];
     end_open(&self, 1 << 16, RIGHTS_ALL);
     CHECK_INT(meet(&self, other.socket, &detail), RT_OK);
-    for (int index = 0; index < SLEEPERS; index++) {
+    for (uint32_t index = 0; index < count; index++) {
         sleepers[index] = (sleeper){.self = &self,
                                     .word = (const uint64_t *)(const void *)(self.bytes + index * WORD_STRIDE),
                                     .arrived = &arrived};
         CHECK_INT(pthread_create(&threads[index], NULL, sleeper_run, &sleepers[index]), 0);
     }
-    for (int index = 0; index < SLEEPERS; index++)
+    for (uint32_t index = 0; index < count; index++)
         pthread_join(threads[index], NULL);
-    for (int index = 0; index < SLEEPERS; index++)
+    for (uint32_t index = 0; index < count; index++)
         CHECK(sleepers[index].good);
     CHECK_INT(party_end(&other), 0);
     end_close(&self);
+}
+
+static void no_wake_up_of_one_sleeper_is_lost(void)
+{
+    sleep_and_wake(1);
+}
+
+static void no_wake_up_of_many_sleepers_is_lost(void)
+{
+    sleep_and_wake(SLEEPERS_MAX);
 }
 
 static void *wake_later(void *argument)
@@ -423,6 +459,7 @@ static void a_peer_of_another_user_is_refused_at_both_ends(void)
 
 static const check_test tests[] = {
     CHECK_TEST(two_processes_write_read_and_send),
+    CHECK_TEST(no_wake_up_of_one_sleeper_is_lost),
     CHECK_TEST(no_wake_up_of_many_sleepers_is_lost),
     CHECK_TEST(a_sleep_ends_at_its_deadline_or_by_memory_wake),
     CHECK_TEST(a_killed_peer_is_reported_and_the_device_goes_on),

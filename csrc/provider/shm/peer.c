@@ -215,7 +215,8 @@ int shm_peer_adopt(shm_peer *peer, int *board, int *doorbell, int *bell, rt_deta
     return RT_OK;
 }
 
-/* Receives one message. Returns its size, 0 at the end of the connection, or -1 with errno. Too many descriptors: EPROTO. */
+/* Receives one message. Returns its size, 0 at the end of the connection, or -1 with errno: EPROTO when it brought too many
+ * descriptors, EMFILE when this process had no place for them. */
 static ssize_t reply_receive(int socket, uint8_t *bytes, size_t capacity, int *descriptors, size_t *count_out)
 {
     union {
@@ -241,7 +242,7 @@ static ssize_t reply_receive(int socket, uint8_t *bytes, size_t capacity, int *d
     }
     if ((message.msg_flags & MSG_CTRUNC) == 0)
         return size;
-    errno = EPROTO;
+    errno = *count_out < SHM_DESCRIPTORS_MAX ? EMFILE : EPROTO;
     return -1;
 }
 
@@ -275,6 +276,18 @@ static bool refusal_detail(const shm_request *request, int32_t status, rt_detail
         rt_fail(why, RT_E_REFUSED, 0, "the shm peer could not hand out a descriptor: raise its limit of open files (ulimit -n)");
     else
         return false;
+    return true;
+}
+
+/* The answer came, but not its descriptors: ends the request at the head of the list. False: there is none. */
+static bool reply_lost(shm_peer *peer)
+{
+    rt_detail why;
+    if (rt_list_empty(&peer->sent))
+        return false;
+    rt_fail(&why, RT_E_SYSTEM, EMFILE, "cannot take descriptors from the shm peer: raise the limit of open files (ulimit -n)");
+    peer->sent_count--;
+    request_fail(RT_LIST_ENTRY(peer->sent.next, shm_request, node), &why);
     return true;
 }
 
@@ -313,7 +326,9 @@ void shm_peer_run(shm_peer *peer, rt_event *event_out)
     if (size < 0 && (errno == EAGAIN || errno == EINTR))
         return;
     event_out->kind = RT_EVENT_PROGRESS;
-    if (size == 0 || (size < 0 && errno != EPROTO)) {
+    if (size < 0 && errno == EMFILE && reply_lost(peer)) {
+        send_waiting(peer);
+    } else if (size == 0 || (size < 0 && errno != EPROTO)) {
         rt_fail(&peer->failure, RT_E_PEER_LOST, size < 0 ? errno : 0, "the shm peer ended or closed its device");
         peer_lose(peer);
     } else if (size < 0 || !reply_parse(bytes, size, &reply)) {

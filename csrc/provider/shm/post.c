@@ -149,7 +149,7 @@ static inline enum shm_outcome execute_write(shm_link *link, const rt_work *item
     const shm_remote *remote = (const shm_remote *)(const void *)item->remote;
     uint64_t size = total_size(item, SHM_MESSAGE_SIZE_MAX);
     assert(size <= SHM_MESSAGE_SIZE_MAX);
-    enum shm_outcome outcome = check_remote(link, remote, item->remote_offset, size, RT_ACCESS_REMOTE_WRITE);
+    enum shm_outcome outcome = check_remote(remote, item->remote_offset, size, RT_ACCESS_REMOTE_WRITE);
     if (outcome != SHM_DONE)
         return outcome;
     uint8_t *target = remote->address + item->remote_offset;
@@ -173,7 +173,7 @@ static inline enum shm_outcome execute_read(shm_link *link, const rt_work *item)
     const shm_remote *remote = (const shm_remote *)(const void *)item->remote;
     uint64_t size = total_size(item, SHM_MESSAGE_SIZE_MAX);
     assert(size <= SHM_MESSAGE_SIZE_MAX);
-    enum shm_outcome outcome = check_remote(link, remote, item->remote_offset, size, RT_ACCESS_REMOTE_READ);
+    enum shm_outcome outcome = check_remote(remote, item->remote_offset, size, RT_ACCESS_REMOTE_READ);
     if (outcome != SHM_DONE)
         return outcome;
     scatter(item, remote->address + item->remote_offset);
