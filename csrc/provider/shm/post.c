@@ -129,11 +129,8 @@ static void scatter(const rt_work *item, const uint8_t *from)
 }
 
 /* What a NIC at the peer would check. */
-static inline enum shm_outcome check_remote(const shm_link *link, const shm_remote *remote, uint64_t offset, uint64_t size,
-                                            uint32_t right)
+static inline enum shm_outcome check_remote(const shm_remote *remote, uint64_t offset, uint64_t size, uint32_t right)
 {
-    assert(remote->window->peer == link->peer);
-    (void)link;
     if (__builtin_expect(offset > remote->base.size || size > remote->base.size - offset, 0))
         return SHM_REMOTE_BOUNDS;
     if (__builtin_expect((remote->base.access & right) == 0, 0))
