@@ -405,6 +405,19 @@ static void a_device_can_be_joined_to_itself(void)
     shm->close(device);
 }
 
+static void a_link_end_is_handed_out_once(void)
+{
+    end left, right, third;
+    rt_detail detail = {0};
+    pair_open(&left, &right, 4096);
+    end_open(&third, 4096, RIGHTS_ALL);
+    CHECK_INT(join(&third, left.address, left.address_size, left.device, &detail), RT_E_REFUSED);
+    CHECK_HAS(detail.text, "no such link end");
+    CHECK_INT(shm->link_connect(left.link, third.address, third.address_size, &detail), RT_E_INVALID);
+    end_close(&third);
+    pair_close(&left, &right);
+}
+
 static void many_handles_of_one_region_share_one_mapping(void)
 {
     end left, right;
@@ -467,6 +480,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_queue_is_readable_after_arming_when_a_receive_completes),
     CHECK_TEST(the_memory_descriptor_is_readable_after_arming_when_the_peer_writes),
     CHECK_TEST(a_device_can_be_joined_to_itself),
+    CHECK_TEST(a_link_end_is_handed_out_once),
     CHECK_TEST(many_handles_of_one_region_share_one_mapping),
     CHECK_TEST(nothing_stays_open_after_closing),
 };

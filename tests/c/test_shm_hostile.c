@@ -119,19 +119,6 @@ static void what_is_handed_out_for_reading_cannot_be_mapped_for_writing(void)
     end_close(&self);
 }
 
-static void a_link_end_is_handed_out_once(void)
-{
-    end left, right, third;
-    rt_detail detail = {0};
-    pair_open(&left, &right, 4096);
-    end_open(&third, 4096, RIGHTS_ALL);
-    CHECK_INT(join(&third, left.address, left.address_size, left.device, &detail), RT_E_REFUSED);
-    CHECK_HAS(detail.text, "no such link end");
-    CHECK_INT(shm->link_connect(left.link, third.address, third.address_size, &detail), RT_E_INVALID);
-    end_close(&third);
-    pair_close(&left, &right);
-}
-
 static void bad_addresses_and_keys_are_refused(void)
 {
     end left, right;
@@ -490,7 +477,6 @@ static void an_answer_without_room_for_its_descriptors_fails_that_request_only(v
 static const check_test tests[] = {
     CHECK_TEST(garbage_on_the_socket_ends_that_connection_only),
     CHECK_TEST(what_is_handed_out_for_reading_cannot_be_mapped_for_writing),
-    CHECK_TEST(a_link_end_is_handed_out_once),
     CHECK_TEST(bad_addresses_and_keys_are_refused),
     CHECK_TEST(a_link_answer_that_is_wrong_in_any_way_is_refused),
     CHECK_TEST(a_region_that_could_raise_a_bus_error_is_refused),
