@@ -90,7 +90,7 @@ struct rt_device {
     _Atomic bool stopping;         /* pollers leave */
     _Atomic(rt_remote *) detached; /* remotes to detach once the lock is free: remote.c */
     _Atomic uint32_t references;   /* the opener's, and one per channel and listener: of the struct, not of what it does */
-    bool closed;
+    _Atomic bool closed;
     rt_device *next; /* in the list of all devices of the process */
 };
 

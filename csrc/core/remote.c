@@ -163,7 +163,7 @@ void rt_remote_unreference(rt_remote *remote)
     rt_device *device = remote->channel->device;
     if (atomic_fetch_sub_explicit(&remote->references, 1, memory_order_acq_rel) != 1)
         return;
-    if (__atomic_load_n(&device->closed, __ATOMIC_ACQUIRE)) {
+    if (atomic_load_explicit(&device->closed, memory_order_acquire)) {
         settle_now(device, remote);
         return;
     }
