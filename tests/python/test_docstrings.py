@@ -4,27 +4,25 @@ from __future__ import annotations
 
 import doctest
 import importlib
-import pkgutil
+from pathlib import Path
 
 import pytest
 
 import rdmatensor
 
-MODULES = ["rdmatensor"] + [
-    module.name
-    for module in pkgutil.walk_packages(rdmatensor.__path__, "rdmatensor.")
-    if not module.name.startswith("rdmatensor.torch") and not module.name.endswith(("__main__", "._native"))
+PACKAGE = Path(rdmatensor.__file__).parent
+MODULES = [
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in sorted(PACKAGE.rglob("*.py"))
+    if ">>> " in path.read_text(encoding="utf-8") and PACKAGE / "torch" not in path.parents
 ]
 
 
-def examples(name: str) -> list[doctest.DocTest]:
-    return [test for test in doctest.DocTestFinder().find(importlib.import_module(name)) if test.examples]
-
-
-@pytest.mark.parametrize("name", [name for name in MODULES if examples(name)])
+@pytest.mark.parametrize("name", MODULES)
 def test_the_examples_of_a_module_run(name: str) -> None:
+    examples = [test for test in doctest.DocTestFinder().find(importlib.import_module(name)) if test.examples]
     runner = doctest.DocTestRunner(optionflags=doctest.ELLIPSIS)
-    for test in examples(name):
+    for test in examples:
         runner.run(test)
     failed, attempted = runner.summarize(verbose=False)
     assert attempted > 0
