@@ -303,10 +303,12 @@ int shm_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted *p
     unsigned seen = 0;                                                         /* opcodes executed */
     uint32_t state = atomic_load_explicit(&link->state, memory_order_acquire); /* pairs with shm_link_granted */
     assert(state != SHM_LINK_CREATED);
-    if (__builtin_expect(state != SHM_LINK_JOINED || atomic_load_explicit(&link->out->shut, memory_order_relaxed) != 0, 0))
+    if (__builtin_expect(state != SHM_LINK_JOINED, 0))
         outcome = refusal(link);
     while (outcome == SHM_DONE && done < count) {
-        outcome = execute(link, &items[done]);
+        /* Looked at for each item, so that a peer that shut its end gets one more item at most. */
+        bool shut = atomic_load_explicit(&link->out->shut, memory_order_relaxed) != 0;
+        outcome = __builtin_expect(shut, 0) ? refusal(link) : execute(link, &items[done]);
         if (outcome == SHM_DONE)
             seen |= 1u << items[done++].opcode;
     }
