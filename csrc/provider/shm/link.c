@@ -4,7 +4,7 @@
  * A link end is CREATED, then JOINED when the peer's ring is mapped, then in ERROR for ever: by link_shut, by an item that
  * failed, or by a peer that wrote nonsense into the ring. Either end writes "shut" into its ring when it enters
  * ERROR, which the other end's next post finds. A copy that the peer had begun by then is still finished by it: one
- * item at most, because every post looks before it starts. */
+ * item at most, because every item looks before it starts. */
 #include "provider/shm/shm.h"
 
 #include <assert.h>
