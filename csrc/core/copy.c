@@ -9,13 +9,23 @@ struct rt_prepared {
     rt_channel *channel;
     rt_link *link;
     uint64_t count;
+    uint64_t bytes;
     rt_copy copies[];
 };
+
+enum { RT_UNTIMED_MAX = 65536 }; /* bytes that are copied without reading the clock where posting is copying */
 
 static int64_t slice_end(const rt_device *device, int64_t timeout_ns)
 {
     int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
     return rt_device_time(device) + slice;
+}
+
+/* When a call that copies this many bytes must look up from copying; INT64_MAX: it is over before a clock would tell. */
+static int64_t work_end(const rt_device *device, uint64_t bytes, int64_t timeout_ns)
+{
+    bool timed = timeout_ns > 0 && (bytes > RT_UNTIMED_MAX || !device->limits.completes_in_post);
+    return timed ? slice_end(device, timeout_ns) : INT64_MAX;
 }
 
 /* Whether both ends share bytes, which no order of copying makes meaningful. Known where both devices live in this process. */
@@ -48,15 +58,18 @@ static int check_copy(const rt_channel *channel, const rt_copy *copy)
     return RT_OK;
 }
 
-static int check_all(const rt_channel *channel, const rt_copy *copies, uint64_t count, uint64_t *bad_out)
+static int check_all(const rt_channel *channel, const rt_copy *copies, uint64_t count, uint64_t *bytes_out, uint64_t *bad_out)
 {
+    uint64_t bytes = 0;
     for (uint64_t index = 0; index < count; index++) {
         int status = check_copy(channel, &copies[index]);
         if (status != RT_OK) {
             *bad_out = index;
             return status;
         }
+        bytes += copies[index].size;
     }
+    *bytes_out = bytes;
     return RT_OK;
 }
 
@@ -98,6 +111,17 @@ static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
     return RT_OK;
 }
 
+/* Starts an operation whose cursor is set, with the link's turn held, and waits for it as long as the caller may. */
+static int64_t begin(rt_link *link, rt_op *op, uint64_t bytes, int64_t timeout_ns)
+{
+    const rt_device *device = link->channel->device;
+    int64_t end = work_end(device, bytes, timeout_ns);
+    int64_t number = rt_op_begin(link, op, timeout_ns > 0, end);
+    if (number == RT_OK || timeout_ns <= 0)
+        return number;
+    return finish(link, number, end == INT64_MAX ? slice_end(device, timeout_ns) : end);
+}
+
 int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset,
                         rt_region *region, uint64_t region_offset, uint64_t size, int64_t timeout_ns)
 {
@@ -115,25 +139,17 @@ int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_
         return status;
     op->single = copy;
     op->cursor = (rt_cursor){&op->single, 1, 0, 0};
-    /* A small copy where posting is copying needs no clock. */
-    bool timed = size > 65536 || !channel->device->limits.completes_in_post;
-    int64_t end = timed && timeout_ns > 0 ? slice_end(channel->device, timeout_ns) : INT64_MAX;
-    int64_t number = rt_op_begin(link, op, timeout_ns > 0, end);
-    if (number == RT_OK || timeout_ns <= 0)
-        return number;
-    return finish(link, number, end == INT64_MAX ? slice_end(channel->device, timeout_ns) : end);
+    return begin(link, op, size, timeout_ns);
 }
 
-static int64_t run(rt_channel *channel, rt_link *link, const rt_copy *copies, uint64_t count, int64_t timeout_ns)
+static int64_t run(rt_link *link, const rt_copy *copies, uint64_t count, uint64_t bytes, int64_t timeout_ns)
 {
     int status = RT_OK;
     rt_op *op = take(link, &status);
     if (op == NULL)
         return status;
     op->cursor = (rt_cursor){copies, count, 0, 0};
-    int64_t end = timeout_ns > 0 ? slice_end(channel->device, timeout_ns) : INT64_MAX;
-    int64_t number = rt_op_begin(link, op, timeout_ns > 0, end);
-    return number == RT_OK || timeout_ns <= 0 ? number : finish(link, number, end);
+    return begin(link, op, bytes, timeout_ns);
 }
 
 int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns,
@@ -146,10 +162,11 @@ int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *cop
     rt_link *link = link_of(channel, qp);
     if (link == NULL)
         return RT_E_INVALID;
-    int status = check_all(channel, copies, count, bad_out);
+    uint64_t bytes = 0;
+    int status = check_all(channel, copies, count, &bytes, bad_out);
     if (status != RT_OK)
         return status;
-    return run(channel, link, copies, count, timeout_ns);
+    return run(link, copies, count, bytes, timeout_ns);
 }
 
 int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out,
@@ -162,13 +179,14 @@ int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, u
         return RT_E_INVALID;
     if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
         return rt_channel_refuse(channel, NULL);
-    int status = check_all(channel, copies, count, bad_out);
+    uint64_t bytes = 0;
+    int status = check_all(channel, copies, count, &bytes, bad_out);
     if (status != RT_OK)
         return status;
     rt_prepared *prepared = malloc(sizeof *prepared + count * sizeof *copies);
     if (prepared == NULL)
         return RT_E_NO_MEMORY;
-    *prepared = (rt_prepared){.channel = channel, .link = link, .count = count};
+    *prepared = (rt_prepared){.channel = channel, .link = link, .count = count, .bytes = bytes};
     memcpy(prepared->copies, copies, count * sizeof *copies);
     rt_channel_reference(channel);
     for (uint64_t index = 0; index < count; index++) {
@@ -197,7 +215,7 @@ static int64_t run_prepared(rt_prepared *prepared, int64_t timeout_ns)
         return RT_E_FORKED;
     if (atomic_load_explicit(&prepared->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
         return rt_channel_refuse(prepared->channel, NULL);
-    return run(prepared->channel, prepared->link, prepared->copies, prepared->count, timeout_ns);
+    return run(prepared->link, prepared->copies, prepared->count, prepared->bytes, timeout_ns);
 }
 
 int64_t rt_prepared_run(rt_prepared *prepared)
