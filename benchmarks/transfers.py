@@ -9,7 +9,6 @@ is the peer's region as this process maps it. The peer sleeps meanwhile. Every r
 from __future__ import annotations
 
 import argparse
-import ctypes
 import hashlib
 import sys
 from typing import Any
@@ -49,7 +48,9 @@ class Bench:
         self.source = self.device.region(REGION)
         self.source.span.array((REGION,), np.uint8)[:] = np.random.default_rng(1).integers(0, 256, REGION, np.uint8)
         self.floor = measure.floor_library()
-        self.flag = ctypes.c_uint64()
+        self.here = self.source.address
+        self.there = np.frombuffer(self.remote.view(), np.uint8).ctypes.data  # the peer's region as mapped here
+        self.flag = self.there + REGION - 64  # on a cache line of its own, in the peer's memory
 
     def verified(self, size: int) -> bool:
         """Whether the peer has the source's first bytes, after a fresh WRITE of changed ones."""
@@ -74,10 +75,10 @@ class Bench:
 
     def sizes(self, quick: bool) -> list[dict[str, Any]]:
         rows = []
-        there, here, flag = self.remote.address, self.source.address, ctypes.addressof(self.flag)
+        there, here, flag = self.there, self.here, self.flag
         for size in SIZES[:5] if quick else SIZES:
-            count = max(1, min(20_000, 64 * MIB // size // (4 if quick else 1)))
-            rounds = 7 if size >= MIB else 15
+            count = max(1, min(20_000, 256 * MIB // size // (4 if quick else 1)))
+            rounds = 9 if size >= MIB else 15
             to, source = self.remote[:size], self.source[:size]
             memcpy, write, read = self.channel.memcpy, self.channel.prepare(to, source), self.channel.prepare(source, to)
 
@@ -108,7 +109,7 @@ class Bench:
         source = [self.source[at : at + MANY_SIZE] for at in range(0, MANY * MANY_SIZE, MANY_SIZE)]
         pairs = list(zip(to, source, strict=True))
         prepared = self.channel.prepare_many(pairs)
-        there, here, flag = self.remote.address, self.source.address, ctypes.addressof(self.flag)
+        there, here, flag = self.there, self.here, self.flag
         medians = measure.interleaved(
             {
                 "floor": lambda: self.floor.floor_many(there, here, MANY_SIZE, flag, MANY) / 1e9,
