@@ -439,6 +439,26 @@ static void a_process_of_another_user_is_turned_away(void)
     ends_close(&ends);
 }
 
+/* The kernel says user 0 of an end that no process owns any more. */
+static void a_connection_that_nobody_owns_is_not_believed(void)
+{
+    two_ends ends;
+    rt_detail detail;
+    static rt_handshake handshake;
+    uint8_t proof[RT_PROOF_SIZE] = {0};
+    ends_open(&ends, "shm", "");
+    pthread_mutex_lock(&ends.here->lock);
+    int descriptor = raw_connect(&ends);
+    raw_begin(&handshake);
+    CHECK_INT(send(descriptor, handshake.out, RT_PREFACE_SIZE, MSG_NOSIGNAL), RT_PREFACE_SIZE);
+    CHECK_INT(send(descriptor, proof, sizeof proof, MSG_NOSIGNAL), sizeof proof);
+    close(descriptor);
+    pthread_mutex_unlock(&ends.here->lock);
+    CHECK_INT(wait_refusal(&ends, &detail), RT_E_AUTH);
+    CHECK_HAS(detail.text, "before the kernel could tell");
+    ends_close(&ends);
+}
+
 static void the_kernel_is_asked_in_two_ways_with_one_answer(void)
 {
     two_ends ends;
@@ -592,6 +612,7 @@ static const check_test tests[] = {
     CHECK_TEST(different_providers_are_named_at_both_ends),
     CHECK_TEST(strangers_fill_their_places_only_until_they_go),
     CHECK_TEST(a_process_of_another_user_is_turned_away),
+    CHECK_TEST(a_connection_that_nobody_owns_is_not_believed),
     CHECK_TEST(the_kernel_is_asked_in_two_ways_with_one_answer),
     CHECK_TEST(a_killed_peer_is_noticed_at_once),
     CHECK_TEST(a_forked_child_neither_works_nor_hides_its_parents_death),
