@@ -1,15 +1,17 @@
 """The only place that reads the environment.
 
 RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
+RDMATENSOR_VM_CACHE  where `rdmatensor vm` keeps what it has made; else $XDG_CACHE_HOME/rdmatensor/vm
 """
 
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 from rdmatensor.errors import InvalidArgument
 
-__all__ = ["SECRET_SIZE_MAX", "default_secret", "secret_bytes"]
+__all__ = ["SECRET_SIZE_MAX", "default_secret", "secret_bytes", "vm_cache"]
 
 SECRET_SIZE_MAX = 256
 
@@ -29,3 +31,11 @@ def secret_bytes(secret: str | bytes | None, fallback: bytes) -> bytes:
     if not 0 < len(given) <= SECRET_SIZE_MAX:
         raise InvalidArgument("use a secret", why=f"it has {len(given)} bytes; it needs 1 to {SECRET_SIZE_MAX}")
     return given
+
+
+def vm_cache() -> Path:
+    """The directory of `rdmatensor vm`, absolute."""
+    if chosen := os.environ.get("RDMATENSOR_VM_CACHE"):
+        return Path(chosen).absolute()
+    base = os.environ.get("XDG_CACHE_HOME")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "rdmatensor" / "vm"
