@@ -199,7 +199,9 @@ struct rt_service {
     int64_t nap_ns;         /* before the next look at channels that are not quiet yet; grows */
 };
 
-/* Polls the service queue. Returns how many completions it took. */
+/* The device cannot be used any more: fails all its channels. device->lock held. */
+void rt_service_lose_device(rt_device *device, const char *text);
+/* Polls the service queue. Returns how many completions it took, or a negative status. device->lock held. */
 int rt_service_receive(rt_device *device);
 /* One look at everything. True when something moved. device->lock held; sets service->due_ns. */
 bool rt_service_round(rt_device *device);

@@ -50,6 +50,8 @@ int rt_service_receive(rt_device *device)
     rt_turn_take(&queue->turn);
     int count = device->provider->poll(device->pdevice, queue->index, completions, RT_POLL_BATCH);
     rt_turn_leave(&queue->turn);
+    if (count < 0)
+        rt_service_lose_device(device, "the completion queue of its receives cannot be polled any more");
     for (int index = 0; index < count; index++) {
         const rt_completion *completion = &completions[index];
         uint32_t id = (uint32_t)(completion->token >> 32);
@@ -74,9 +76,11 @@ static bool arm(rt_service *service)
     int status = device->provider->arm(device->pdevice, queue->index);
     rt_turn_leave(&queue->turn);
     pthread_mutex_lock(&device->lock);
+    if (status != RT_OK)
+        rt_service_lose_device(device, "the completion queue of its receives cannot be slept on any more");
     int count = rt_service_receive(device);
     pthread_mutex_unlock(&device->lock);
-    return status == RT_OK && count <= 0;
+    return count <= 0;
 }
 
 /* Takes what made the service's own descriptors readable. */

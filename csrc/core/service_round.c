@@ -35,11 +35,11 @@ static void lose_link(const rt_device *device, const rt_event *event)
     rt_channel_fail(channel, &why);
 }
 
-static void lose_device(rt_device *device, const rt_event *event)
+void rt_service_lose_device(rt_device *device, const char *text)
 {
     if (device->lost)
         return;
-    rt_fail(&device->failure, RT_E_DEVICE_LOST, 0, "device %s failed: %.400s", device->pdevice->name, event->detail.text);
+    rt_fail(&device->failure, RT_E_DEVICE_LOST, 0, "device %s failed: %.400s", device->pdevice->name, text);
     device->lost = true;
     RT_LIST_EACH(node, &device->channels)
         rt_channel_fail(RT_LIST_ENTRY(node, rt_channel, node), &device->failure);
@@ -71,7 +71,7 @@ static bool take_events(rt_device *device)
         case RT_EVENT_NONE: return count > 0;
         case RT_EVENT_PROGRESS: rt_device_changed(device); break;
         case RT_EVENT_LINK_LOST: lose_link(device, &event); break;
-        case RT_EVENT_DEVICE_LOST: lose_device(device, &event); break;
+        case RT_EVENT_DEVICE_LOST: rt_service_lose_device(device, event.detail.text); break;
         case RT_EVENT_NOTICE: take_notice(device, event.detail.text); break;
         }
     }
