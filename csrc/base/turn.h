@@ -14,12 +14,12 @@ typedef struct rt_turn {
     _Atomic uint32_t state;
 } rt_turn;
 
-/* Takes the turn if it is free. */
+/* Takes the turn if it is free. Sequentially consistent, as is leaving: who leaves a wish, tries and fails is sure that the
+ * holder finds the wish when it has left. */
 static inline bool rt_turn_try(rt_turn *turn)
 {
     uint32_t expected = RT_TURN_FREE;
-    return atomic_compare_exchange_strong_explicit(&turn->state, &expected, RT_TURN_HELD, memory_order_acquire,
-                                                   memory_order_relaxed);
+    return atomic_compare_exchange_strong(&turn->state, &expected, RT_TURN_HELD);
 }
 
 /* Takes the turn, waiting for it; holders keep it for microseconds. */
@@ -37,7 +37,7 @@ static inline void rt_turn_take(rt_turn *turn)
 /* Leaves the turn and wakes one waiter if there is any. Pairs with the acquire of the next taker. */
 static inline void rt_turn_leave(rt_turn *turn)
 {
-    if (atomic_exchange_explicit(&turn->state, RT_TURN_FREE, memory_order_release) == RT_TURN_WANTED)
+    if (atomic_exchange(&turn->state, RT_TURN_FREE) == RT_TURN_WANTED)
         rt_futex_wake(&turn->state, 1, false);
 }
 

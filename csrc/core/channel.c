@@ -5,6 +5,8 @@
 
 #include "core/copy.h"
 
+#define RT_FAILURE_PATIENCE_NS (20 * RT_NS_PER_MS)
+
 int rt_channel_create(rt_device *device, uint32_t link_count, rt_channel **channel_out, rt_detail *detail)
 {
     rt_channel *channel = calloc(1, sizeof *channel);
@@ -52,10 +54,17 @@ void rt_channel_ready(rt_channel *channel)
     rt_device_changed(channel->device);
 }
 
+/* Failures that concern the peer or the device concern every call on the channel; failures of one operation are that
+ * operation's, and all others were dropped because of it. */
+static bool of_one_operation(int status)
+{
+    return status == RT_E_REMOTE_ACCESS || status == RT_E_LOCAL_ACCESS || status == RT_E_FLUSHED;
+}
+
 void rt_channel_fail(rt_channel *channel, const rt_detail *why)
 {
     rt_device *device = channel->device;
-    if (why->status == RT_E_PEER_LOST && !atomic_load(&channel->ending))
+    if ((why->status == RT_E_PEER_LOST || why->status == RT_E_FLUSHED) && !atomic_load(&channel->ending))
         rt_control_last_words(channel);
     if (atomic_exchange(&channel->ending, true))
         return;
@@ -64,14 +73,12 @@ void rt_channel_fail(rt_channel *channel, const rt_detail *why)
     /* Pairs with the acquire of every call that looks at the state before it reads `failure`. */
     atomic_store_explicit(&channel->state, why->status == RT_E_CLOSED ? RT_CHANNEL_CLOSED : RT_CHANNEL_FAILED,
                           memory_order_release);
-    rt_links_fail_starved(channel, why->status);
+    rt_links_fail_starved(channel, of_one_operation(why->status) ? RT_E_FLUSHED : why->status);
     for (uint32_t index = 0; index < device->queue_count; index++) {
-        rt_queue *queue = &device->queues[index];
-        rt_queue_kick(queue);
-        atomic_fetch_add(&queue->epoch, 1);
-        if (atomic_load(&queue->followers) != 0)
-            rt_futex_wake(&queue->epoch, INT_MAX, false);
+        rt_queue_tell(&device->queues[index]); /* before the kick: a leader that it wakes too early does not sleep again */
+        rt_queue_kick(&device->queues[index]);
     }
+    rt_device_tell(device);
     device->provider->memory_wake(device->pdevice);
     rt_device_changed(device);
     rt_service_kick(device);
@@ -82,13 +89,6 @@ void rt_link_fail(rt_link *link, int status, const char *doing)
     rt_detail detail;
     rt_fail(&detail, status, 0, "%s on qp %u to %s failed (%s)", doing, link->index, link->channel->peer, rt_status_name(status));
     rt_channel_fail(link->channel, &detail);
-}
-
-/* Failures that concern the peer or the device concern every call on the channel; failures of one operation are that
- * operation's, and all others were dropped because of it. */
-static bool of_one_operation(int status)
-{
-    return status == RT_E_REMOTE_ACCESS || status == RT_E_LOCAL_ACCESS || status == RT_E_FLUSHED;
 }
 
 int rt_channel_refuse(rt_channel *channel, rt_detail *detail)
@@ -106,6 +106,18 @@ int rt_channel_refuse(rt_channel *channel, rt_detail *detail)
     if (detail != NULL)
         *detail = channel->failure;
     return channel->failure.status;
+}
+
+void rt_channel_await_failure(const rt_channel *channel)
+{
+    rt_device *device = channel->device;
+    int64_t end_ns = rt_clock_now_ns() + RT_FAILURE_PATIENCE_NS;
+    while (!device->limits.virtual_time && rt_clock_now_ns() < end_ns) {
+        uint32_t seen = atomic_load_explicit(&device->change, memory_order_acquire);
+        if (rt_channel_state(channel) != RT_CHANNEL_READY)
+            return;
+        rt_futex_sleep(&device->change, seen, RT_NS_PER_MS, false);
+    }
 }
 
 int rt_channel_explain(rt_channel *channel, int status, rt_detail *detail)

@@ -1,13 +1,13 @@
 /* copy.c: the public calls that begin copies: one, many, prepared. They check everything that can be known here before
  * anything is posted: fork, state, QP, bounds, rights, overlap. post.c makes work items of what passed. */
 #include <stdlib.h>
-#include <string.h>
 
 #include "core/copy.h"
 
 struct rt_prepared {
     rt_channel *channel;
     rt_link *link;
+    _Atomic uint32_t references; /* the caller's, and one per operation that runs it */
     uint64_t count;
     uint64_t bytes;
     rt_copy copies[];
@@ -42,7 +42,8 @@ static int check_copy(const rt_channel *channel, const rt_copy *copy)
     const rt_remote *remote = (const rt_remote *)(uintptr_t)copy->remote;
     if (copy->direction != RT_WRITE && copy->direction != RT_READ)
         return RT_E_INVALID;
-    if (remote->channel != channel || (region->device != NULL && region->device != channel->device))
+    if (region == NULL || remote == NULL || remote->channel != channel ||
+        (region->device != NULL && region->device != channel->device))
         return RT_E_INVALID;
     if (region->memory == NULL)
         return RT_E_CLOSED;
@@ -53,6 +54,8 @@ static int check_copy(const rt_channel *channel, const rt_copy *copy)
     uint32_t right = copy->direction == RT_WRITE ? RT_RIGHT_REMOTE_WRITE : RT_RIGHT_REMOTE_READ;
     if ((remote->rights & right) == 0)
         return RT_E_ACCESS;
+    if (copy->direction == RT_READ && channel->device->limits.read_depth == 0)
+        return RT_E_UNSUPPORTED;
     if (remote->alias_address != 0 && overlap(copy, region, remote))
         return RT_E_OVERLAP;
     return RT_OK;
@@ -105,7 +108,6 @@ static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
     if (rt_op_wait_on(link, op, slice_end_ns) != RT_OK)
         return number;
     rt_turn_take(&link->turn);
-    op->wanted = false;
     rt_op_give(link, op);
     rt_turn_leave(&link->turn);
     return RT_OK;
@@ -142,16 +144,6 @@ int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_
     return begin(link, op, size, timeout_ns);
 }
 
-static int64_t run(rt_link *link, const rt_copy *copies, uint64_t count, uint64_t bytes, int64_t timeout_ns)
-{
-    int status = RT_OK;
-    rt_op *op = take(link, &status);
-    if (op == NULL)
-        return status;
-    op->cursor = (rt_cursor){copies, count, 0, 0};
-    return begin(link, op, bytes, timeout_ns);
-}
-
 int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns,
                              uint64_t *bad_out)
 {
@@ -166,7 +158,11 @@ int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *cop
     int status = check_all(channel, copies, count, &bytes, bad_out);
     if (status != RT_OK)
         return status;
-    return run(link, copies, count, bytes, timeout_ns);
+    rt_op *op = take(link, &status);
+    if (op == NULL)
+        return status;
+    op->cursor = (rt_cursor){copies, count, 0, 0};
+    return begin(link, op, bytes, timeout_ns);
 }
 
 int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out,
@@ -186,27 +182,44 @@ int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, u
     rt_prepared *prepared = malloc(sizeof *prepared + count * sizeof *copies);
     if (prepared == NULL)
         return RT_E_NO_MEMORY;
-    *prepared = (rt_prepared){.channel = channel, .link = link, .count = count, .bytes = bytes};
-    memcpy(prepared->copies, copies, count * sizeof *copies);
+    *prepared = (rt_prepared){.channel = channel, .link = link, .references = 1, .count = count, .bytes = bytes};
     rt_channel_reference(channel);
     for (uint64_t index = 0; index < count; index++) {
-        atomic_fetch_add_explicit(&((rt_region *)(uintptr_t)copies[index].region)->bound, 1, memory_order_relaxed);
+        rt_region *region = (rt_region *)(uintptr_t)copies[index].region;
+        prepared->copies[index] = copies[index];
+        atomic_fetch_add_explicit(&region->bound, 1, memory_order_relaxed);
+        rt_region_reference(region);
         rt_remote_reference((rt_remote *)(uintptr_t)copies[index].remote);
     }
     *prepared_out = prepared;
     return RT_OK;
 }
 
+void rt_prepared_reference(rt_prepared *prepared)
+{
+    atomic_fetch_add_explicit(&prepared->references, 1, memory_order_relaxed);
+}
+
+/* The last reference may go under a turn, when an operation ends after its prepared copies were dropped. */
+void rt_prepared_unreference(rt_prepared *prepared)
+{
+    if (atomic_fetch_sub_explicit(&prepared->references, 1, memory_order_acq_rel) == 1)
+        free(prepared);
+}
+
 void rt_prepared_drop(rt_prepared *prepared)
 {
     if (rt_forked())
         return;
+    rt_channel *channel = prepared->channel;
     for (uint64_t index = 0; index < prepared->count; index++) {
-        atomic_fetch_sub_explicit(&((rt_region *)(uintptr_t)prepared->copies[index].region)->bound, 1, memory_order_release);
+        rt_region *region = (rt_region *)(uintptr_t)prepared->copies[index].region;
         rt_remote_unreference((rt_remote *)(uintptr_t)prepared->copies[index].remote);
+        atomic_fetch_sub_explicit(&region->bound, 1, memory_order_release);
+        rt_region_unreference(region);
     }
-    rt_channel_unreference(prepared->channel);
-    free(prepared);
+    rt_prepared_unreference(prepared);
+    rt_channel_unreference(channel);
 }
 
 static int64_t run_prepared(rt_prepared *prepared, int64_t timeout_ns)
@@ -215,7 +228,13 @@ static int64_t run_prepared(rt_prepared *prepared, int64_t timeout_ns)
         return RT_E_FORKED;
     if (atomic_load_explicit(&prepared->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
         return rt_channel_refuse(prepared->channel, NULL);
-    return run(prepared->link, prepared->copies, prepared->count, prepared->bytes, timeout_ns);
+    int status = RT_OK;
+    rt_op *op = take(prepared->link, &status);
+    if (op == NULL)
+        return status;
+    op->prepared = prepared;
+    op->cursor = (rt_cursor){prepared->copies, prepared->count, 0, 0};
+    return begin(prepared->link, op, prepared->bytes, timeout_ns);
 }
 
 int64_t rt_prepared_run(rt_prepared *prepared)

@@ -15,6 +15,10 @@ rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out);
  * number: it goes on. `waited`: the caller will wait, so copying may take until slice_end_ns. */
 int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
 
+/* ---- copy.c ---- */
+void rt_prepared_reference(rt_prepared *prepared);
+void rt_prepared_unreference(rt_prepared *prepared);
+
 /* ---- post.c ---- */
 int rt_op_start(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
 
@@ -30,6 +34,8 @@ void rt_links_abandon(rt_channel *channel);
 /* ---- channel.c ---- */
 /* Fails the link's channel because of a local or completion error while `doing`. No turn held. */
 void rt_link_fail(rt_link *link, int status, const char *doing);
+/* An operation failed, and whoever found that out is about to fail the channel: waits for it, a moment only. No turn held. */
+void rt_channel_await_failure(const rt_channel *channel);
 /* Writes why an operation ended with `status`: the channel's failure where that is the cause. Returns the status. */
 int rt_channel_explain(rt_channel *channel, int status, rt_detail *detail);
 
@@ -40,5 +46,7 @@ void rt_limits_public(const rt_limits *from, rt_device_limits *out);
 /* Makes an eventfd readable, or not. */
 void rt_event_signal(int event_fd);
 void rt_event_drain(int event_fd);
+/* An operation or a channel has ended, and shows it: wakes an event loop that sleeps. */
+void rt_device_tell(rt_device *device);
 
 #endif

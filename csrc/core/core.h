@@ -49,7 +49,8 @@ struct rt_queue {
     _Atomic uint32_t starved; /* links with operations that are not wholly posted */
     _Atomic uint32_t epoch;   /* bumped when a leader found something or left; followers sleep on it */
     _Atomic uint32_t followers;
-    int kick_fd; /* eventfd: ends a leader's sleep, and stays readable while links are starved */
+    _Atomic uint32_t loop_wants; /* an event loop found the turn taken: who leaves it arms the queue */
+    int kick_fd;                 /* eventfd: ends a leader's sleep, and stays readable while links are starved */
     pthread_t poller;
     bool has_poller;
 };
@@ -86,6 +87,8 @@ struct rt_device {
 
     _Atomic uint32_t change;       /* bumped after every change that a waiting set-up call may look for */
     _Atomic uint32_t armed;        /* an event loop sleeps on loop_fd */
+    _Atomic uint32_t news;         /* operations and channels that ended, … */
+    _Atomic uint32_t news_told;    /* … and how many of them the event loop knew when it last made progress */
     _Atomic uint64_t operations;   /* not finished */
     _Atomic bool stopping;         /* pollers leave */
     _Atomic(rt_remote *) detached; /* remotes to detach once the lock is free: remote.c */
@@ -128,7 +131,7 @@ struct rt_region {
     uint32_t rights;
     bool huge_pages;
     int64_t registering_ns;
-    _Atomic uint32_t references;     /* the caller's, and one per open registration */
+    _Atomic uint32_t references;     /* the caller's, the registration's while it is open, and one per prepared copy */
     _Atomic uint32_t operations;     /* copies in flight that use it; close returns RT_E_BUSY meanwhile */
     _Atomic uint32_t bound;          /* prepared copies that use it; likewise */
     rt_arena *arena;                 /* NULL for adopted memory */
@@ -138,6 +141,9 @@ struct rt_region {
 
 /* The functions of rdmatensor.h that create, adopt, close and free take device->lock: call them without it. Allocating
  * and freeing take the arena's turn only, as long as no operation uses the region. */
+
+void rt_region_reference(rt_region *region);
+void rt_region_unreference(rt_region *region);
 
 /* Whether an unfinished operation of the device uses local bytes of this range. Takes device->lock and link turns. */
 bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
@@ -191,14 +197,15 @@ enum rt_op_state { RT_OP_FREE = 0, RT_OP_RUNNING = 1, RT_OP_DONE = 2 };
 struct rt_op {
     _Atomic uint32_t state;
     uint32_t index;                                    /* in the pool */
-    uint64_t generation;                               /* part of the operation number, so that an old number finds nothing */
+    _Atomic int64_t number;                            /* that the caller holds, or 0: nobody wants it any more */
+    uint64_t generation;                               /* part of the number, so that an old one finds nothing */
     int32_t status;                                    /* the first failure, or RT_OK */
-    bool wanted;                                       /* the caller still holds the number */
     bool cancelled;                                    /* post no more of it */
     bool pinned;                                       /* its regions and remotes are counted as used */
     uint32_t outstanding;                              /* posted items that are not retired */
     rt_cursor cursor;                                  /* what is not posted yet */
     rt_copy single;                                    /* the one copy, when it came without an array */
+    rt_prepared *prepared;                             /* whose copies they are, or NULL; referenced while pinned */
     uint64_t writes, reads, bytes_written, bytes_read; /* of what was posted; added to the link's when it ends well */
     rt_list node; /* in link->starved_ops while not wholly posted; in link->free_ops when free */
 };
@@ -260,7 +267,6 @@ int64_t rt_link_pump(rt_link *link, uint64_t budget);
 rt_op *rt_op_take(rt_link *link);
 void rt_op_end(rt_link *link, rt_op *op);
 void rt_op_give(rt_link *link, rt_op *op);
-void rt_op_pin(rt_op *op);
 void rt_op_starve(rt_link *link, rt_op *op);
 void rt_op_fed(rt_link *link);
 
@@ -275,11 +281,18 @@ int rt_queue_step(rt_queue *queue);
 /* The same with the queue's turn held. */
 int rt_queue_step_held(rt_queue *queue);
 
-/* Sleeps until the queue may have something, as leader or follower, at most timeout_ns. wait.c explains. `done` is looked at
- * after arming. RT_OK, RT_E_AGAIN, RT_E_INTERRUPTED. */
-int rt_queue_sleep(rt_queue *queue, const _Atomic uint32_t *done, uint32_t done_value, int64_t timeout_ns);
+/* Leaves the queue's turn: always by this. */
+void rt_queue_leave(rt_queue *queue);
+
+/* Sleeps until the queue may have something, as leader or follower, at most timeout_ns. wait.c explains. `seen` is queue->epoch as
+ * it was before the caller looked for what it waits for. RT_OK, RT_E_AGAIN, RT_E_INTERRUPTED, or why it cannot be slept on. */
+int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns);
+/* Bumps the queue's epoch and wakes its followers. */
+void rt_queue_tell(rt_queue *queue);
 /* Ends a leader's sleep. */
 void rt_queue_kick(rt_queue *queue);
+/* Takes kicks back, unless links are starved. Queue turn held. */
+void rt_queue_unkick(rt_queue *queue);
 
 /* Poller threads: poller.c. */
 int rt_pollers_start(rt_device *device, rt_detail *detail);

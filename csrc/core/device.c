@@ -402,19 +402,44 @@ int rt_device_progress(rt_device *device)
             continue;
         device->provider->event_clear(device->pdevice, queue->index);
         int moved = rt_queue_step_held(queue);
-        if (atomic_load(&queue->starved) == 0 && queue->kick_fd >= 0)
-            rt_event_drain(queue->kick_fd);
-        rt_turn_leave(&queue->turn);
-        if (moved < 0)
-            return moved;
-        total += moved;
+        rt_queue_unkick(queue);
+        rt_queue_leave(queue);
+        total = moved < 0 || total < 0 ? (total < 0 ? total : moved) : total + moved;
     }
+    /* What has ended by now is seen by a caller that looks after this call; what ends later is news to rt_device_arm. */
+    atomic_store(&device->news_told, atomic_load(&device->news));
     return total;
 }
 
 int rt_device_event_fd(rt_device *device)
 {
     return device->loop_fd;
+}
+
+void rt_device_tell(rt_device *device)
+{
+    atomic_fetch_add(&device->news, 1);
+    if (atomic_load(&device->armed) != 0 && atomic_exchange(&device->armed, 0) != 0)
+        rt_event_signal(device->loop_event_fd);
+}
+
+/* Arms a queue and looks once more. Who has its turn ends operations meanwhile, and arms it when leaving; a poller thread goes
+ * on doing so without being armed for. */
+static int arm_queue(rt_queue *queue)
+{
+    rt_device *device = queue->device;
+    if (!rt_turn_try(&queue->turn)) {
+        if (device->pollers != 0)
+            return 0;
+        atomic_store(&queue->loop_wants, 1);
+        if (!rt_turn_try(&queue->turn))
+            return 0;
+        atomic_store(&queue->loop_wants, 0);
+    }
+    int status = device->provider->arm(device->pdevice, queue->index);
+    int moved = status == RT_OK ? rt_queue_step_held(queue) : status;
+    rt_queue_leave(queue);
+    return moved;
 }
 
 int rt_device_arm(rt_device *device)
@@ -424,20 +449,13 @@ int rt_device_arm(rt_device *device)
     if (device->limits.virtual_time)
         return RT_E_AGAIN;
     atomic_store(&device->armed, 1);
-    rt_fence_full(); /* pairs with the fence in rt_op_end */
     for (uint32_t index = 0; index < device->queue_count; index++) {
-        rt_queue *queue = &device->queues[index];
-        if (!rt_turn_try(&queue->turn))
-            continue; /* whoever has the turn ends operations and signals loop_event_fd */
-        int status = device->provider->arm(device->pdevice, queue->index);
-        int moved = status == RT_OK ? rt_queue_step_held(queue) : status;
-        rt_turn_leave(&queue->turn);
-        if (moved < 0)
-            return moved;
-        if (moved > 0)
-            return RT_E_AGAIN;
+        int moved = arm_queue(&device->queues[index]);
+        if (moved != 0)
+            return moved < 0 ? moved : RT_E_AGAIN;
     }
-    return RT_OK;
+    /* Pairs with rt_device_tell: either it saw `armed`, or its news is seen here. */
+    return atomic_load(&device->news) != atomic_load(&device->news_told) ? RT_E_AGAIN : RT_OK;
 }
 
 int64_t rt_device_now_ns(rt_device *device)

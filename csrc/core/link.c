@@ -186,6 +186,7 @@ bool rt_links_quiet(rt_channel *channel)
 void rt_links_abandon(rt_channel *channel)
 {
     assert(channel->links_gone);
+    rt_links_fail_starved(channel, RT_E_FLUSHED);
     for (uint32_t index = 0; index < channel->link_count; index++) {
         rt_link *link = &channel->links[index];
         rt_turn_take(&link->turn);
@@ -211,6 +212,8 @@ int rt_link_send(rt_link *link, const rt_segment *segment, uint32_t slot, rt_det
         rt_work work = {.opcode = RT_WORK_SEND, .flags = RT_WORK_SIGNALED, .segment_count = 1, .segments = segment};
         work.token = rt_token(link, link->head & (uint32_t)(RT_TOKEN_RECEIVE - 1));
         status = provider->post(link->plink, &work, 1, &posted);
+        link->last_posted += posted.accepted;
+        link->last_completed += posted.completed;
         if (posted.accepted == 1 && posted.completed == 0) {
             link->ring[link->head++ & link->ring_mask] = (rt_inflight){.op = NULL, .size = slot, .opcode = RT_WORK_SEND};
             link->unsignaled = 0;

@@ -1,7 +1,6 @@
-/* op.c: the life of an operation: taken from its link's pool, pinned, ended, given back; and the public calls that begin
- * copies. How items are posted is in post.c, how they retire in poll.c, how callers wait in wait.c. */
+/* op.c: the life of an operation: taken from its link's pool, begun, pinned, ended, given back. The calls that begin copies are
+ * in copy.c, how items are posted in post.c, how they retire in poll.c, how callers wait in wait.c. */
 #include "core/copy.h"
-#include "core/core.h"
 
 enum { OP_INDEX_BITS = 8, OP_LINK_BITS = 6 };
 _Static_assert(RT_OPS_PER_LINK == 1 << OP_INDEX_BITS, "operation numbers carry the index in the pool");
@@ -17,6 +16,11 @@ static rt_remote *remote_of(const rt_copy *copy)
     return (rt_remote *)(uintptr_t)copy->remote;
 }
 
+static int64_t number_of(const rt_link *link, const rt_op *op)
+{
+    return (int64_t)(op->generation << (OP_INDEX_BITS + OP_LINK_BITS) | (uint64_t)link->index << OP_INDEX_BITS | op->index);
+}
+
 rt_op *rt_op_take(rt_link *link)
 {
     if (rt_list_empty(&link->free_ops))
@@ -24,7 +28,8 @@ rt_op *rt_op_take(rt_link *link)
     rt_op *op = RT_LIST_ENTRY(link->free_ops.next, rt_op, node);
     rt_list_remove(&op->node);
     op->status = RT_OK;
-    op->wanted = op->cancelled = op->pinned = false;
+    op->cancelled = op->pinned = false;
+    op->prepared = NULL;
     op->outstanding = 0;
     op->writes = op->reads = op->bytes_written = op->bytes_read = 0;
     atomic_store_explicit(&op->state, RT_OP_RUNNING, memory_order_relaxed);
@@ -35,26 +40,35 @@ void rt_op_give(rt_link *link, rt_op *op)
 {
     assert(op->outstanding == 0 && !op->pinned);
     op->generation++;
+    atomic_store_explicit(&op->number, 0, memory_order_relaxed);
     atomic_store_explicit(&op->state, RT_OP_FREE, memory_order_relaxed);
     rt_list_append(&link->free_ops, &op->node);
 }
 
-void rt_op_pin(rt_op *op)
+/* Counts what the operation uses as used, and lets the caller hold its number. */
+static void pin(rt_link *link, rt_op *op)
 {
+    if (op->prepared != NULL)
+        rt_prepared_reference(op->prepared);
     for (uint64_t index = 0; index < op->cursor.count; index++) {
         atomic_fetch_add_explicit(&region_of(&op->cursor.copies[index])->operations, 1, memory_order_relaxed);
         rt_remote_reference(remote_of(&op->cursor.copies[index]));
     }
     op->pinned = true;
+    atomic_fetch_add_explicit(&link->channel->device->operations, 1, memory_order_relaxed);
+    atomic_store_explicit(&op->number, number_of(link, op), memory_order_relaxed);
 }
 
-static void unpin(rt_op *op)
+static void unpin(const rt_link *link, rt_op *op)
 {
     for (uint64_t index = 0; index < op->cursor.count; index++) {
         atomic_fetch_sub_explicit(&region_of(&op->cursor.copies[index])->operations, 1, memory_order_release);
         rt_remote_unreference(remote_of(&op->cursor.copies[index]));
     }
     op->pinned = false;
+    if (op->prepared != NULL)
+        rt_prepared_unreference(op->prepared);
+    atomic_fetch_sub_explicit(&link->channel->device->operations, 1, memory_order_relaxed);
 }
 
 static void count(rt_link *link, rt_op *op)
@@ -79,21 +93,16 @@ static void count(rt_link *link, rt_op *op)
 void rt_op_end(rt_link *link, rt_op *op)
 {
     assert(op->outstanding == 0);
-    rt_device *device = link->channel->device;
     count(link, op);
-    if (op->pinned) {
-        unpin(op);
-        atomic_fetch_sub_explicit(&device->operations, 1, memory_order_relaxed);
-    }
-    if (!op->wanted) {
+    if (op->pinned)
+        unpin(link, op);
+    if (atomic_load_explicit(&op->number, memory_order_relaxed) == 0) {
         rt_op_give(link, op);
         return;
     }
     /* Pairs with the acquire of waiters: status and what a READ brought are visible to them. */
     atomic_store_explicit(&op->state, RT_OP_DONE, memory_order_release);
-    rt_fence_full(); /* pairs with the fence in rt_device_arm: either it sees DONE or we see `armed` */
-    if (atomic_load_explicit(&device->armed, memory_order_relaxed) != 0 && atomic_exchange(&device->armed, 0) != 0)
-        rt_event_signal(device->loop_event_fd);
+    rt_device_tell(link->channel->device);
 }
 
 void rt_op_starve(rt_link *link, rt_op *op)
@@ -102,8 +111,9 @@ void rt_op_starve(rt_link *link, rt_op *op)
     if (link->starved)
         return;
     link->starved = true;
-    atomic_fetch_add_explicit(&link->queue->starved, 1, memory_order_release);
-    if (link->channel->device->limits.completes_in_post)
+    atomic_fetch_add(&link->queue->starved, 1);
+    /* No completion will call for whoever sleeps: there is room, and the provider just did not use it. */
+    if (link->head - link->tail != link->depth)
         rt_queue_kick(link->queue);
 }
 
@@ -124,39 +134,25 @@ rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out)
         return NULL;
     rt_link *link = &channel->links[link_index];
     rt_op *op = &link->ops[value & (RT_OPS_PER_LINK - 1)];
-    if (op->generation != value >> (OP_INDEX_BITS + OP_LINK_BITS) || !op->wanted)
+    if (atomic_load_explicit(&op->number, memory_order_relaxed) != number)
         return NULL;
     *link_out = link;
     return op;
 }
 
-static int64_t number_of(const rt_link *link, const rt_op *op)
-{
-    return (int64_t)(op->generation << (OP_INDEX_BITS + OP_LINK_BITS) | (uint64_t)link->index << OP_INDEX_BITS | op->index);
-}
-
 int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
 {
-    rt_channel *channel = link->channel;
-    rt_device *device = channel->device;
-    op->wanted = false;
-    if (!device->limits.completes_in_post) {
-        rt_op_pin(op);
-        atomic_fetch_add_explicit(&device->operations, 1, memory_order_relaxed);
-        op->wanted = true;
-    }
+    if (!link->channel->device->limits.completes_in_post)
+        pin(link, op);
     int status = rt_op_start(link, op, waited, slice_end_ns);
     if (status == RT_OK && op->outstanding == 0) { /* finished in post: the short way out */
-        op->wanted = false;
+        atomic_store_explicit(&op->number, 0, memory_order_relaxed);
         rt_op_end(link, op);
         rt_turn_leave(&link->turn);
         return RT_OK;
     }
-    if (!op->pinned) {
-        rt_op_pin(op);
-        atomic_fetch_add_explicit(&device->operations, 1, memory_order_relaxed);
-        op->wanted = true;
-    }
+    if (!op->pinned)
+        pin(link, op);
     link->stats.waits++;
     int64_t number = number_of(link, op);
     if (status == RT_E_AGAIN)
@@ -169,6 +165,22 @@ int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
     return number;
 }
 
+/* What is not posted never will be; what is stays quarantined until it retires, for which a completion may have to be asked for. */
+static int64_t abandon(rt_link *link, rt_op *op)
+{
+    link->stats.deadlines++;
+    op->cancelled = true;
+    if (rt_list_empty(&op->node))
+        return 0;
+    if (op->outstanding != 0 && link->unsignaled != 0)
+        return rt_link_pump(link, link->channel->device->limits.completes_in_post ? 0 : UINT64_MAX);
+    rt_list_remove(&op->node);
+    rt_op_fed(link);
+    if (op->outstanding == 0)
+        rt_op_end(link, op);
+    return 0;
+}
+
 int rt_op_release(rt_channel *channel, int64_t number, rt_detail *detail)
 {
     if (rt_forked())
@@ -178,26 +190,26 @@ int rt_op_release(rt_channel *channel, int64_t number, rt_detail *detail)
     if (op == NULL)
         return rt_fail(detail, RT_E_INVALID, 0, "operation %lld is not one of this channel, or was released", (long long)number);
     rt_turn_take(&link->turn);
-    op->wanted = false;
+    if (atomic_exchange_explicit(&op->number, 0, memory_order_relaxed) != number) {
+        rt_turn_leave(&link->turn);
+        return rt_fail(detail, RT_E_INVALID, 0, "operation %lld was released by another thread", (long long)number);
+    }
     int status = RT_E_AGAIN;
+    int64_t moved = 0;
     if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE) {
         status = op->status;
         rt_op_give(link, op);
     } else {
-        link->stats.deadlines++;
-        op->cancelled = true; /* what is not posted never will be; what is stays quarantined until it retires */
-        if (!rt_list_empty(&op->node)) {
-            rt_list_remove(&op->node);
-            rt_op_fed(link);
-            if (op->outstanding == 0)
-                rt_op_end(link, op);
-        }
+        moved = abandon(link, op);
     }
     rt_turn_leave(&link->turn);
+    if (moved < 0)
+        rt_link_fail(link, (int)moved, "posting");
     if (status == RT_OK)
         return RT_OK;
     if (status == RT_E_AGAIN)
         return rt_fail(detail, RT_E_AGAIN, 0, "the operation was abandoned");
+    rt_channel_await_failure(channel);
     return rt_channel_explain(channel, status, detail);
 }
 

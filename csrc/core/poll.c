@@ -1,31 +1,42 @@
 /* poll.c: where completions come back. HOT: no allocation, lock, system call or log on the way of a successful completion.
  *
  * Completions are matched to their link's ring by token (RDMA-RULES 22), retire their items and all unsignaled ones before
- * them, and end operations. Failures are collected and dealt with after every turn is left. */
+ * them, and end operations. A failure ends its channel as soon as the link's turn is left. */
 #include "core/copy.h"
 
 /* Where posting is copying, one step moves at most this much for each starved link, so that nobody waits long. */
 enum { RT_PUMP_BYTES = 1 << 20 };
 
-/* What a step found wrong, to be acted on without a turn. */
+/* What went wrong with a link, to be acted on when its turn is left. The first cause counts; what follows from it does not. */
 typedef struct rt_trouble {
-    rt_link *link;
+    rt_link *link; /* NULL: nothing */
+    const char *doing;
     int32_t status;
     rt_completion completion;
     uint64_t size;
     uint32_t opcode;
-    uint32_t count;
 } rt_trouble;
 
-static void note(rt_trouble *trouble, rt_link *link, int32_t status, const rt_completion *completion, const rt_inflight *item)
+/* Fails the channel of a link in trouble, saying what, on what, why. The queue's turn is held, so that the link stays. */
+static void act(const rt_trouble *trouble)
 {
-    if (trouble->count++ != 0)
+    static const char *const names[] = {"", "a WRITE", "a READ", "a WRITE with immediate", "a SEND"};
+    rt_link *link = trouble->link;
+    const char *peer = link->channel->peer;
+    if (trouble->doing != NULL) {
+        rt_link_fail(link, trouble->status, trouble->doing);
         return;
-    trouble->link = link;
-    trouble->status = status;
-    trouble->completion = *completion;
-    trouble->size = item != NULL ? item->size : 0;
-    trouble->opcode = item != NULL ? item->opcode : 0;
+    }
+    rt_detail detail;
+    if (trouble->opcode == 0)
+        rt_fail(&detail, RT_E_DEVICE_LOST, 0, "qp %u of the channel to %s: a completion for no posted operation (token 0x%llx)",
+                link->index, peer, (unsigned long long)trouble->completion.token);
+    else
+        rt_fail(&detail, trouble->status, 0, "%s of %llu bytes on qp %u to %s failed: %s (vendor error 0x%x)",
+                names[trouble->opcode], (unsigned long long)trouble->size, link->index, peer,
+                link->channel->device->provider->completion_name(trouble->completion.foreign_status),
+                trouble->completion.vendor_error);
+    rt_channel_fail(link->channel, &detail);
 }
 
 /* Retires the items up to and including that of the completion. Link turn held. */
@@ -34,7 +45,7 @@ static void retire(rt_link *link, const rt_completion *completion, rt_trouble *t
     uint32_t position = (uint32_t)completion->token & (uint32_t)(RT_TOKEN_RECEIVE - 1);
     uint32_t count = ((position - link->tail) & (uint32_t)(RT_TOKEN_RECEIVE - 1)) + 1;
     if (count > link->head - link->tail) {
-        note(trouble, link, RT_E_DEVICE_LOST, completion, NULL);
+        *trouble = (rt_trouble){.link = link, .completion = *completion};
         return;
     }
     for (; count > 0; count--) {
@@ -43,8 +54,8 @@ static void retire(rt_link *link, const rt_completion *completion, rt_trouble *t
         bool failed = count == 1 && completion->status != RT_OK;
         link->tail++;
         link->last_completed++;
-        if (failed && completion->status != RT_E_FLUSHED)
-            note(trouble, link, completion->status, completion, item);
+        if (failed && trouble->link == NULL)
+            *trouble = (rt_trouble){link, NULL, completion->status, *completion, op != NULL ? item->size : 0, item->opcode};
         if (op == NULL) {
             rt_rpc_sent(link->channel, (uint32_t)item->size);
             continue;
@@ -67,8 +78,8 @@ static rt_link *link_of(const rt_queue *queue, const rt_completion *completion)
     return id < queue->device->link_capacity ? atomic_load_explicit(&queue->device->links[id], memory_order_acquire) : NULL;
 }
 
-/* Retires a batch, taking each link's turn once per run of its completions. */
-static void retire_all(rt_queue *queue, const rt_completion *completions, uint32_t count, rt_trouble *trouble)
+/* Retires a batch, taking each link's turn once per run of its completions. A channel fails before the next link is looked at. */
+static void retire_all(rt_queue *queue, const rt_completion *completions, uint32_t count)
 {
     uint32_t index = 0;
     while (index < count) {
@@ -77,14 +88,18 @@ static void retire_all(rt_queue *queue, const rt_completion *completions, uint32
             index++;
             continue;
         }
+        rt_trouble trouble = {.link = NULL};
         rt_turn_take(&link->turn);
         for (; index < count && link_of(queue, &completions[index]) == link; index++)
-            retire(link, &completions[index], trouble);
+            retire(link, &completions[index], &trouble);
         rt_turn_leave(&link->turn);
+        if (trouble.link != NULL)
+            act(&trouble);
     }
 }
 
-/* Goes on posting for links whose operations did not fit. Links that somebody posts on right now are left to him. */
+/* Goes on posting for links whose operations did not fit; stops at the first that fails. One that somebody posts on right now
+ * is looked at again before anyone sleeps: he may have left his items to us. */
 static int64_t pump(rt_queue *queue, rt_trouble *trouble)
 {
     int64_t moved = 0;
@@ -92,61 +107,61 @@ static int64_t pump(rt_queue *queue, rt_trouble *trouble)
     rt_turn_take(&queue->links_turn);
     RT_LIST_EACH(node, &queue->links) {
         rt_link *link = RT_LIST_ENTRY(node, rt_link, queue_node);
-        if (!rt_turn_try(&link->turn))
+        if (!rt_turn_try(&link->turn)) {
+            moved++;
             continue;
+        }
         int64_t items = link->starved ? rt_link_pump(link, budget) : 0;
         rt_turn_leave(&link->turn);
-        if (items >= 0)
-            moved += items;
-        else
-            note(trouble, link, (int32_t)items, &(rt_completion){.status = (int32_t)items}, NULL);
+        moved += items >= 0 ? items : 1;
+        if (items < 0) {
+            *trouble = (rt_trouble){.link = link, .doing = "posting", .status = (int32_t)items};
+            break;
+        }
     }
     rt_turn_leave(&queue->links_turn);
     return moved;
 }
 
-static void act(rt_queue *queue, const rt_trouble *trouble)
+/* Somebody may sleep until the queue was looked at: tells him that it was. */
+void rt_queue_tell(rt_queue *queue)
 {
-    const rt_device *device = queue->device;
-    static const char *const names[] = {"an operation", "a WRITE", "a READ", "a WRITE with immediate", "a SEND", "a RECV"};
-    rt_detail detail;
-    const char *name = trouble->opcode <= RT_WORK_RECV ? names[trouble->opcode] : names[0];
-    if (trouble->status == RT_E_DEVICE_LOST && trouble->opcode == 0)
-        rt_fail(&detail, RT_E_DEVICE_LOST, 0, "qp %u of the channel to %s: a completion for no posted operation (token 0x%llx)",
-                trouble->link->index, trouble->link->channel->peer, (unsigned long long)trouble->completion.token);
-    else
-        rt_fail(&detail, trouble->status, 0, "%s of %llu bytes on qp %u to %s failed: %s (vendor error 0x%x)", name,
-                (unsigned long long)trouble->size, trouble->link->index, trouble->link->channel->peer,
-                device->provider->completion_name(trouble->completion.foreign_status), trouble->completion.vendor_error);
-    rt_channel_fail(trouble->link->channel, &detail);
+    atomic_fetch_add(&queue->epoch, 1); /* before the look for followers, who announce themselves before they look at it */
+    if (atomic_load(&queue->followers) != 0)
+        rt_futex_wake(&queue->epoch, INT_MAX, false);
 }
 
-/* One look at the queue, with its turn held. Failures come out in *trouble. */
-static int look(rt_queue *queue, rt_trouble *trouble)
+/* The queue itself failed: no completion will come through it any more, so every channel that uses it ends. */
+static void lose_queue(rt_queue *queue, int status)
+{
+    rt_detail detail;
+    rt_fail(&detail, status, 0, "completion queue %u of device %s cannot be polled any more (%s)", queue->index,
+            queue->device->pdevice->name, rt_status_name(status));
+    rt_turn_take(&queue->links_turn);
+    RT_LIST_EACH(node, &queue->links)
+        rt_channel_fail(RT_LIST_ENTRY(node, rt_link, queue_node)->channel, &detail);
+    rt_turn_leave(&queue->links_turn);
+}
+
+/* One look at the queue, with its turn held. */
+int rt_queue_step_held(rt_queue *queue)
 {
     rt_completion completions[RT_POLL_BATCH];
     rt_device *device = queue->device;
     int count = device->provider->poll(device->pdevice, queue->index, completions, RT_POLL_BATCH);
-    if (count > 0)
-        retire_all(queue, completions, (uint32_t)count, trouble);
-    if (count < 0)
+    if (count < 0) {
+        lose_queue(queue, count);
         return count;
-    int64_t moved = atomic_load_explicit(&queue->starved, memory_order_acquire) != 0 ? pump(queue, trouble) : 0;
+    }
+    retire_all(queue, completions, (uint32_t)count);
+    rt_trouble trouble = {.link = NULL};
+    int64_t moved = atomic_load_explicit(&queue->starved, memory_order_acquire) != 0 ? pump(queue, &trouble) : 0;
+    if (trouble.link != NULL)
+        act(&trouble);
     if (count == 0 && moved == 0)
         return 0;
-    atomic_fetch_add_explicit(&queue->epoch, 1, memory_order_release);
-    if (atomic_load(&queue->followers) != 0)
-        rt_futex_wake(&queue->epoch, INT_MAX, false);
+    rt_queue_tell(queue);
     return count + (moved > 0 ? 1 : 0);
-}
-
-int rt_queue_step_held(rt_queue *queue)
-{
-    rt_trouble trouble = {.count = 0};
-    int moved = look(queue, &trouble);
-    if (trouble.count != 0)
-        act(queue, &trouble);
-    return moved;
 }
 
 int rt_queue_step(rt_queue *queue)
@@ -154,6 +169,6 @@ int rt_queue_step(rt_queue *queue)
     if (!rt_turn_try(&queue->turn))
         return 0;
     int moved = rt_queue_step_held(queue);
-    rt_turn_leave(&queue->turn);
+    rt_queue_leave(queue);
     return moved;
 }

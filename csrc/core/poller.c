@@ -22,6 +22,7 @@ static void *poller_main(void *argument)
     bool alone = first->index + device->pollers >= device->queue_count;
     uint32_t idle = 0;
     while (!atomic_load_explicit(&device->stopping, memory_order_acquire)) {
+        uint32_t seen = atomic_load_explicit(&first->epoch, memory_order_acquire);
         if (serve_once(device, first->index)) {
             idle = 0;
             continue;
@@ -31,9 +32,9 @@ static void *poller_main(void *argument)
             rt_pause();
         else if (idle <= RT_POLLER_LOOKS)
             sched_yield();
-        else
-            /* One of several queues is slept on briefly; the only one for long. */
-            rt_queue_sleep(first, &first->epoch, UINT32_MAX, (alone ? RT_POLLER_NAP_MS : 1) * RT_NS_PER_MS);
+        else if (rt_queue_sleep(first, seen, (alone ? RT_POLLER_NAP_MS : 1) * RT_NS_PER_MS) < RT_E_INTERRUPTED)
+            /* One of several queues is slept on briefly, the only one for long; one that cannot be slept on is lost. */
+            rt_futex_sleep(&first->epoch, atomic_load(&first->epoch), RT_NS_PER_MS, false);
     }
     return NULL;
 }

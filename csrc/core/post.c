@@ -2,7 +2,7 @@
  *
  * Cuts copies below the provider's largest message, decides inline and signaling, enters items into the link's ring. What
  * comes back is in poll.c; operations are in op.c; waiting is in wait.c. */
-#include "core/core.h"
+#include "core/copy.h"
 
 /* Below this many bytes a copy that is not waited for is still made at once where posting is copying. */
 enum { RT_IN_POST_ASYNC_MAX = 65536 };
@@ -90,9 +90,11 @@ static void number(rt_link *link, rt_batch *batch)
     }
 }
 
-/* Enters what the provider accepted: finished items into the counters, the others into the ring. */
+/* Enters what the provider accepted. When all of it is finished, only counters change; else every item takes its place in the
+ * ring, so that tokens say where: the finished ones retire with the first completion behind them, as unsignaled ones do. */
 static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted posted)
 {
+    assert(posted.completed <= posted.accepted && posted.accepted <= batch->count);
     for (uint32_t index = 0; index < posted.accepted; index++) {
         const rt_work *work = &batch->works[index];
         uint64_t size = work->segments[0].size;
@@ -100,7 +102,7 @@ static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted pos
             op->bytes_written += size;
         else
             op->bytes_read += size;
-        if (index < posted.completed)
+        if (posted.completed == posted.accepted)
             continue;
         link->ring[link->head & link->ring_mask] = (rt_inflight){.op = op, .size = size, .opcode = work->opcode};
         link->head++;
@@ -110,7 +112,7 @@ static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted pos
     link->stats.doorbells++;
     link->stats.work_items += posted.accepted;
     link->last_posted += posted.accepted;
-    link->last_completed += posted.completed;
+    link->last_completed += posted.completed == posted.accepted ? posted.completed : 0;
 }
 
 int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
@@ -144,27 +146,68 @@ int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
     return RT_OK;
 }
 
+/* A completion is owed for items of an abandoned operation that were posted unsignaled, and nothing else is to be posted that
+ * would bring it: posts an item of no bytes that does. Link turn held. */
+static int post_marker(rt_link *link, rt_op *op)
+{
+    const rt_device *device = link->channel->device;
+    if (link->head - link->tail == link->depth)
+        return RT_E_AGAIN;
+    const rt_copy *copy = &op->cursor.copies[op->cursor.index];
+    rt_segment segment = {region_of(copy)->memory, region_of(copy)->address + copy->region_offset, 0};
+    rt_batch batch = {.count = 1};
+    batch.works[0] = (rt_work){.opcode = copy->direction == RT_WRITE ? RT_WORK_WRITE : RT_WORK_READ,
+                               .segment_count = 1,
+                               .segments = &segment,
+                               .remote = remote_of(copy)->premote,
+                               .remote_offset = remote_of(copy)->offset + copy->remote_offset};
+    number(link, &batch);
+    rt_posted posted = {0, 0};
+    int status = device->provider->post(link->plink, batch.works, 1, &posted);
+    enter(link, op, &batch, posted);
+    return status == RT_OK && posted.accepted == 0 ? RT_E_AGAIN : status;
+}
+
+/* What there is to do for the first starved operation: nothing more when the link is shut or the operation was given up. */
+static int feed(rt_link *link, rt_op *op, uint64_t budget)
+{
+    if (link->shut) {
+        op->cancelled = true;
+        if (op->status == RT_OK)
+            op->status = RT_E_FLUSHED;
+        return RT_OK;
+    }
+    if (!op->cancelled)
+        return rt_link_post(link, op, budget);
+    bool alone = op->node.next == &link->starved_ops;
+    bool owed = link->unsignaled != 0 && op->outstanding != 0 && op->status == RT_OK;
+    return alone && owed ? post_marker(link, op) : RT_OK;
+}
+
 int64_t rt_link_pump(rt_link *link, uint64_t budget)
 {
     uint64_t before = link->last_posted;
+    int64_t ended = 0;
     while (!rt_list_empty(&link->starved_ops)) {
         rt_op *op = RT_LIST_ENTRY(link->starved_ops.next, rt_op, node);
         uint64_t bytes_before = op->bytes_written + op->bytes_read;
-        int status = link->shut ? RT_E_FLUSHED : rt_link_post(link, op, budget);
+        int status = feed(link, op, budget);
         if (status == RT_E_AGAIN)
             break;
         uint64_t bytes = op->bytes_written + op->bytes_read - bytes_before;
         budget -= bytes < budget ? bytes : budget;
         rt_list_remove(&op->node);
-        if (op->outstanding == 0)
+        if (op->outstanding == 0) {
             rt_op_end(link, op);
-        if (status != RT_OK && !link->shut) {
+            ended++;
+        }
+        if (status != RT_OK) {
             rt_op_fed(link);
             return status;
         }
     }
     rt_op_fed(link);
-    return (int64_t)(link->last_posted - before);
+    return (int64_t)(link->last_posted - before) + ended;
 }
 
 /* Whether an operation may be copied by the thread that starts it without being waited for. */

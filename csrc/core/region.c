@@ -218,7 +218,12 @@ int rt_region_adopt(rt_device *device, void *address, uint64_t size, uint32_t ri
 
 /* ---- ending ---- */
 
-static void region_unreference(rt_region *region)
+void rt_region_reference(rt_region *region)
+{
+    atomic_fetch_add_explicit(&region->references, 1, memory_order_relaxed);
+}
+
+void rt_region_unreference(rt_region *region)
 {
     /* Release, so that every use of the memory is before it is freed; acquire, in the one that frees. */
     if (atomic_fetch_sub_explicit(&region->references, 1, memory_order_acq_rel) == 1)
@@ -239,7 +244,7 @@ static void region_end(rt_region *region)
     region->device = NULL;
     pthread_mutex_unlock(&device->lock);
     device->provider->memory_release(device->pdevice, memory);
-    region_unreference(region);
+    rt_region_unreference(region);
 }
 
 int rt_region_close(rt_region *region, rt_detail *detail)
@@ -267,7 +272,7 @@ void rt_region_drop(rt_region *region)
 {
     if (rt_forked())
         return;
-    region_unreference(region);
+    rt_region_unreference(region);
 }
 
 void rt_region_close_all(rt_device *device)

@@ -91,7 +91,7 @@ static bool passed_all_queues(rt_channel *channel)
             rt_queue_kick(queue);
             return false;
         }
-        rt_turn_leave(&queue->turn);
+        rt_queue_leave(queue);
     }
     return true;
 }

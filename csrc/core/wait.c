@@ -4,9 +4,10 @@
  * thread costs nothing and a spinning one costs its core, which is a disaster where the core is the peer's (RDMA-RULES 26).
  *
  * Blocking on a completion queue: one thread, the leader, holds the queue's turn, arms the queue, looks once more and sleeps
- * on its descriptors. The others, followers, sleep on queue->epoch, which the leader bumps when it found something and when
- * it leaves; then one of them takes the turn. Whoever ends a leader's sleep from outside kicks the queue. A follower
- * announces itself before it looks a last time, and the leader bumps before it looks for followers, so no wake-up is lost. */
+ * on its descriptors. The others, followers, sleep on queue->epoch, which is bumped whenever something was found, when a leader
+ * leaves, when a channel fails, and by whoever stops polling while there are followers; then one of them takes the turn.
+ * Whoever ends a leader's sleep from outside bumps the epoch and kicks the queue. A sleeper, leader or follower, reads the
+ * epoch before it looks for what it waits for and does not sleep when it has changed, so no wake-up is lost. */
 #include <poll.h>
 #include <sched.h>
 
@@ -61,13 +62,41 @@ void rt_queue_kick(rt_queue *queue)
         rt_event_signal(queue->kick_fd);
 }
 
-static int sleep_as_leader(rt_queue *queue, const _Atomic uint32_t *done, uint32_t done_value, int64_t timeout_ns)
+void rt_queue_leave(rt_queue *queue)
+{
+    rt_turn_leave(&queue->turn);
+    /* Pairs with rt_device_arm: either it found the turn free, or we find its wish. */
+    while (atomic_load(&queue->loop_wants) != 0 && rt_turn_try(&queue->turn)) {
+        if (atomic_exchange(&queue->loop_wants, 0) != 0 &&
+            queue->device->provider->arm(queue->device->pdevice, queue->index) == RT_OK)
+            rt_queue_step_held(queue);
+        rt_turn_leave(&queue->turn);
+    }
+}
+
+/* One of several threads that wait on a queue stops polling it: another goes on. */
+static void hand_over(rt_queue *queue)
+{
+    if (atomic_load(&queue->followers) != 0)
+        rt_queue_tell(queue);
+}
+
+void rt_queue_unkick(rt_queue *queue)
+{
+    if (queue->kick_fd < 0)
+        return;
+    rt_event_drain(queue->kick_fd);
+    if (atomic_load(&queue->starved) != 0) /* after draining: one that starves now kicks after it is counted */
+        rt_queue_kick(queue);
+}
+
+static int sleep_as_leader(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 {
     rt_device *device = queue->device;
     int status = device->provider->arm(device->pdevice, queue->index);
     if (status != RT_OK)
         return status;
-    if (rt_queue_step_held(queue) != 0 || atomic_load_explicit(done, memory_order_acquire) == done_value)
+    if (rt_queue_step_held(queue) != 0 || atomic_load(&queue->epoch) != seen)
         return RT_OK;
     struct pollfd fds[2] = {
         {.fd = device->provider->event_fd(device->pdevice, queue->index), .events = POLLIN},
@@ -79,46 +108,46 @@ static int sleep_as_leader(rt_queue *queue, const _Atomic uint32_t *done, uint32
         return RT_E_INTERRUPTED;
     if (fds[0].revents != 0)
         device->provider->event_clear(device->pdevice, queue->index);
-    if (fds[1].revents != 0 && atomic_load(&queue->starved) == 0)
-        rt_event_drain(queue->kick_fd);
+    if (fds[1].revents != 0)
+        rt_queue_unkick(queue);
     rt_queue_step_held(queue);
     return ready == 0 ? RT_E_AGAIN : RT_OK;
 }
 
-static void wake_followers(rt_queue *queue)
+static int lead(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 {
-    atomic_fetch_add(&queue->epoch, 1);
-    if (atomic_load(&queue->followers) != 0)
-        rt_futex_wake(&queue->epoch, INT_MAX, false);
+    int status = sleep_as_leader(queue, seen, timeout_ns);
+    rt_queue_leave(queue);
+    rt_queue_tell(queue);
+    return status;
 }
 
-int rt_queue_sleep(rt_queue *queue, const _Atomic uint32_t *done, uint32_t done_value, int64_t timeout_ns)
+int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 {
     rt_device *device = queue->device;
     if (device->limits.virtual_time)
         return device->provider->clock->advance(device->pdevice, rt_device_time(device) + timeout_ns);
-    uint32_t epoch = atomic_load_explicit(&queue->epoch, memory_order_acquire);
-    if (rt_turn_try(&queue->turn)) {
-        int status = sleep_as_leader(queue, done, done_value, timeout_ns);
-        rt_turn_leave(&queue->turn);
-        wake_followers(queue);
-        return status;
-    }
+    if (rt_turn_try(&queue->turn))
+        return lead(queue, seen, timeout_ns);
     atomic_fetch_add(&queue->followers, 1);
+    bool leads = rt_turn_try(&queue->turn); /* whoever has it now leaves it after this, and finds a follower then */
     int status = RT_OK;
-    if (atomic_load(done) != done_value && atomic_load(&queue->epoch) == epoch)
-        status = rt_futex_sleep(&queue->epoch, epoch, timeout_ns < RT_FOLLOWER_NAP_NS ? timeout_ns : RT_FOLLOWER_NAP_NS, false);
+    if (!leads)
+        status = rt_futex_sleep(&queue->epoch, seen, timeout_ns < RT_FOLLOWER_NAP_NS ? timeout_ns : RT_FOLLOWER_NAP_NS, false);
     atomic_fetch_sub(&queue->followers, 1);
+    if (leads)
+        return lead(queue, seen, timeout_ns);
     return status == RT_E_INTERRUPTED ? status : RT_OK;
 }
 
 /* ---- operations ---- */
 
-int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
+static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
 {
     rt_queue *queue = link->queue;
     rt_waiter waiter = {.device = queue->device, .end_ns = slice_end_ns};
     for (;;) {
+        uint32_t seen = atomic_load_explicit(&queue->epoch, memory_order_acquire);
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
         if (atomic_load_explicit(&link->channel->state, memory_order_acquire) != RT_CHANNEL_READY) {
@@ -139,9 +168,16 @@ int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
         int64_t left = step == RT_STEP_BLOCK ? slice_end_ns - rt_device_time(queue->device) : 1;
         if (step == RT_STEP_END || left <= 0)
             return RT_E_AGAIN;
-        if (step == RT_STEP_BLOCK && rt_queue_sleep(queue, &op->state, RT_OP_DONE, left) == RT_E_INTERRUPTED)
+        if (step == RT_STEP_BLOCK && rt_queue_sleep(queue, seen, left) == RT_E_INTERRUPTED)
             return RT_E_INTERRUPTED;
     }
+}
+
+int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
+{
+    int status = wait_on(link, op, slice_end_ns);
+    hand_over(link->queue);
+    return status;
 }
 
 int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
@@ -157,6 +193,7 @@ int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
     int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
     if (slice <= 0) {
         int moved = rt_queue_step(link->queue);
+        hand_over(link->queue);
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
         if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
@@ -174,16 +211,16 @@ static bool word_came(const uint64_t *word, uint64_t value)
 }
 
 /* Sleeps until a peer may have written: woken by it where the provider can, in growing naps elsewhere. */
-static int sleep_for_word(rt_waiter *waiter, const uint64_t *word, uint64_t value, int64_t left_ns)
+static int sleep_for_word(rt_waiter *waiter, const rt_channel *channel, const uint64_t *word, uint64_t value, int64_t left_ns)
 {
     rt_device *device = waiter->device;
     const rt_provider *provider = device->provider;
     if (device->limits.can_wake_receiver) {
         uint32_t epoch = provider->memory_epoch(device->pdevice);
-        bool came = word_came(word, value);
+        bool over = word_came(word, value) || rt_channel_state(channel) != RT_CHANNEL_READY;
         bool pending = atomic_load_explicit(&device->operations, memory_order_relaxed) != 0;
         int64_t nap = pending && left_ns > RT_NS_PER_MS ? RT_NS_PER_MS : left_ns;
-        return provider->memory_sleep(device->pdevice, epoch, came ? 0 : nap);
+        return provider->memory_sleep(device->pdevice, epoch, over ? 0 : nap);
     }
     int64_t nap = waiter->nap_ns < RT_NAP_MIN_NS ? RT_NAP_MIN_NS : waiter->nap_ns;
     waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
@@ -199,8 +236,10 @@ static void drive(rt_device *device)
 {
     if (atomic_load_explicit(&device->operations, memory_order_relaxed) == 0)
         return;
-    for (uint32_t index = 0; index < device->queue_count; index++)
+    for (uint32_t index = 0; index < device->queue_count; index++) {
         rt_queue_step(&device->queues[index]);
+        hand_over(&device->queues[index]);
+    }
 }
 
 static int wait_word(rt_channel *channel, const uint64_t *word, uint64_t value, int64_t slice_end_ns)
@@ -220,7 +259,7 @@ static int wait_word(rt_channel *channel, const uint64_t *word, uint64_t value, 
             return word_came(word, value) ? RT_OK : RT_E_AGAIN;
         atomic_store_explicit(&channel->word_expected, value, memory_order_relaxed);
         atomic_store_explicit(&channel->word_seen, *(const volatile uint64_t *)word, memory_order_relaxed);
-        if (sleep_for_word(&waiter, word, value, left) == RT_E_INTERRUPTED)
+        if (sleep_for_word(&waiter, channel, word, value, left) == RT_E_INTERRUPTED)
             return word_came(word, value) ? RT_OK : RT_E_INTERRUPTED;
     }
 }
@@ -233,9 +272,13 @@ int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region
         return RT_E_INVALID;
     if (region->size < sizeof(uint64_t) || region_offset > region->size - sizeof(uint64_t))
         return RT_E_BOUNDS;
+    if (((uintptr_t)region->address + region_offset) % sizeof(uint64_t) != 0)
+        return RT_E_INVALID; /* adopted memory that begins somewhere in a word */
     const uint64_t *word = (const uint64_t *)(const void *)(region->address + region_offset);
     if (word_came(word, value))
         return RT_OK;
+    if (region->device != channel->device) /* nobody would place it, or nobody would tell */
+        return region->device == NULL ? RT_E_CLOSED : RT_E_INVALID;
     int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
     atomic_fetch_add_explicit(&channel->word_waiters, 1, memory_order_relaxed);
     int status = wait_word(channel, word, value, rt_device_time(channel->device) + slice);
