@@ -203,6 +203,7 @@ static void one_lookup_too_many_is_asked_to_wait(void)
             CHECK_INT(rt_lookup_wait(ends->connected, lookups[index], 0, handle, &size, &ends->detail), RT_E_INVALID);
         }
         CHECK_INT(wait_lookup(ends, rt_lookup_start(ends->connected, "x", 0, &ends->detail), handle, &size), RT_OK);
+        CHECK_INT(rt_lookup_wait(ends->connected, lookups[0], 0, handle, &size, &ends->detail), RT_E_INVALID);
         close_both(&both);
     }
 }
