@@ -223,7 +223,7 @@ class Machine:
                 self._selector.unregister(key.fileobj)
                 if key.data == "control":
                     self._drain_console()
-                    raise MachineLost("the machine ended")
+                    raise MachineLost("the machine ended by itself, as it does when its kernel panics")
         return bool(ready)
 
     def _keep(self, data: bytes) -> None:

@@ -26,6 +26,7 @@ import struct
 import subprocess
 import sys
 import time
+import traceback
 import types
 import warnings
 from pathlib import Path
@@ -33,8 +34,10 @@ from typing import Any
 
 RUN = "/run/rdmatensor"
 SOCKET = f"{RUN}/python.socket"
-HIGH = 1 << 10
+HIGH = 1 << 11
 """Descriptors of a copy are collected from here upwards before they take their places."""
+LIMITS = 16
+"""Kinds of resource limits that Linux has."""
 STOP_POLL = 0.02
 """Seconds between looks at whether a stand-in was stopped; nobody is told of a SIGSTOP but its parent."""
 ADD_ENTROPY, RESEED = 0x40085203, 0x5207
@@ -323,12 +326,14 @@ class Server:
 
 def take_over(request: Request) -> None:
     """Gives this process what the stand-in was started with."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     high = {number: fcntl.fcntl(held, fcntl.F_DUPFD, HIGH) for number, held in request.descriptors.items()}
     os.closerange(0, HIGH)
     for number, held in high.items():
         os.dup2(held, number)
         os.close(held)
-    for kind in range(resource.RLIMIT_NLIMITS if hasattr(resource, "RLIMIT_NLIMITS") else 16):
+    for kind in range(LIMITS):
         with contextlib.suppress(OSError, ValueError):
             resource.setrlimit(kind, resource.prlimit(request.stand_in, kind))
     for line in Path(f"/proc/{request.stand_in}/status").read_text().splitlines():
@@ -375,7 +380,11 @@ def import_paths(first: str) -> list[str]:
 
 def become(request: Request) -> None:
     """Runs what was asked for as the real interpreter would; returns, or raises SystemExit, when it is done."""
-    take_over(request)
+    try:
+        take_over(request)
+    except Exception:
+        Path("/dev/console").write_text(f"rdmatensor: a copy failed\n{traceback.format_exc()}")
+        raise
     arguments = request.arguments
     unbuffered = bool(os.environ.get("PYTHONUNBUFFERED"))
     sys.dont_write_bytecode = bool(os.environ.get("PYTHONDONTWRITEBYTECODE"))
@@ -407,7 +416,7 @@ def become(request: Request) -> None:
         trace = error.__traceback__
         while trace is not None and trace.tb_frame.f_code.co_filename in (__file__, "<frozen runpy>", runpy.__file__):
             trace = trace.tb_next
-        sys.excepthook(type(error), error, trace)
+        sys.excepthook(type(error), error.with_traceback(trace), trace)
         if isinstance(error, KeyboardInterrupt):
             signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.kill(os.getpid(), signal.SIGINT)
