@@ -6,7 +6,8 @@ Other half: csrc/rdmatensor.h.
 Handles are opaque. Each owns its C object: when the last reference goes, the object is dropped, and a handle holds
 the handle of the device it belongs to. So a call that another thread is inside keeps everything it uses alive, and
 nothing on the hot path counts or locks. Closing means to forget the handle; a call without one fails in cffi
-(TypeError), which callers explain.
+(TypeError), which callers explain. The garbage collector may end handles that it finds together in any order: what C
+does not bear, a `Life` tells.
 """
 
 from __future__ import annotations
@@ -29,6 +30,7 @@ PreparedHandle = NewType("PreparedHandle", object)
 
 SLICE_NS: int = lib.RT_SLICE_NS
 HANDLE_SIZE_MAX = 160
+COPY_SIZE: int = ffi.sizeof("rt_copy")
 BLOCK_INDEX_BITS: int = lib.RT_BLOCK_INDEX_BITS
 BLOCK_UNIT_BITS = 6  # a block's offset is in units of 64 bytes
 
@@ -66,6 +68,18 @@ WAIT_POLICIES: Mapping[str, int] = {
     "block": lib.RT_WAIT_BLOCK,
 }
 HUGE_PAGES: Mapping[str, int] = {"auto": lib.RT_HUGE_AUTO, "off": lib.RT_HUGE_OFF, "require": lib.RT_HUGE_REQUIRE}
+
+
+class Life:
+    """Whether a C object still lives, for those whose own end comes after it when the garbage collector decides."""
+
+    __slots__ = ("ended", "kept")
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.kept: list[object] = []
+        """What must outlive the object: buffers of the caller that a device may still touch."""
+
 
 # ---- failure ----
 
@@ -211,21 +225,23 @@ def provider_command(provider: str, text: str) -> str:
 
 
 def device_open(
-    provider: str,
-    name: str,
-    arguments: str,
-    queues: int,
-    qps_per_peer: int,
-    pollers: int,
-    wait_policy: int,
-    kinds: Kinds,
+    provider: str, name: str, arguments: str, numbers: tuple[int, int, int, int], life: Life, kinds: Kinds
 ) -> DeviceHandle:
-    """Opens a device. It closes when the handle and all handles of its channels, remotes and listeners are gone."""
+    """Opens a device; `numbers` are queues, QPs per peer, pollers and the wait policy.
+
+    It closes when the handle and all handles of its channels, remotes and listeners are gone.
+    """
     detail, out = ffi.new("rt_detail *"), ffi.new("rt_device **")
     texts = [ffi.new("char[]", text.encode()) for text in (provider, name, arguments)]
-    options = ffi.new("rt_device_options *", [*texts, queues, qps_per_peer, pollers, wait_policy])
+    options = ffi.new("rt_device_options *", [*texts, *numbers])
     _raise(detail, lib.rt_device_open(options, out, detail), "open a device", f"{provider}://{name}", kinds)
-    return cast(DeviceHandle, ffi.gc(out[0], lib.rt_device_close))
+
+    def end(device: Any, close: Callable[[Any], None] = lib.rt_device_close) -> None:
+        close(device)
+        life.ended = True
+        life.kept.clear()
+
+    return cast(DeviceHandle, ffi.gc(out[0], end))
 
 
 def device_provider(device: DeviceHandle) -> str:
@@ -292,32 +308,37 @@ device_arm: Callable[[DeviceHandle], int] = lib.rt_device_arm
 # ---- region ----
 
 
-def region_create(device: DeviceHandle, nbytes: int, rights: int, huge_pages: int, on: str) -> RegionHandle:
+def region_create(device: DeviceHandle, nbytes: int, rights: int, huge_pages: int, life: Life, on: str) -> RegionHandle:
     """Registers new memory. Its memory goes when the handle is gone."""
     detail, out = ffi.new("rt_detail *"), ffi.new("rt_region **")
     status = lib.rt_region_create(device, nbytes, rights, huge_pages, out, detail)
     _raise(detail, status, f"register a region of {nbytes} bytes", on)
-    return cast(RegionHandle, ffi.gc(out[0], _end_region))
+    return _region(out[0], life, None, life)
 
 
-def _end_region(
-    region: Any,
-    close: Callable[[Any, Any], int] = lib.rt_region_close,
-    drop: Callable[[Any], None] = lib.rt_region_drop,
-    null: Any = ffi.NULL,
-) -> None:
-    close(region, null)
-    drop(region)
+def _region(pointer: Any, life: Life, lock: object, device_life: Life) -> RegionHandle:
+    def end(
+        region: Any,
+        close: Callable[[Any, Any], int] = lib.rt_region_close,
+        drop: Callable[[Any], None] = lib.rt_region_drop,
+        null: Any = ffi.NULL,
+    ) -> None:
+        if close(region, null) == BUSY and lock is not None:
+            device_life.kept.append(lock)
+        life.ended = True
+        drop(region)
+
+    return cast(RegionHandle, ffi.gc(pointer, end))
 
 
 def region_adopt(
-    device: DeviceHandle, owner: object, rights: int, writable: bool, on: str, limbo: list[object]
+    device: DeviceHandle, owner: object, rights: int, writable: bool, life: Life, device_life: Life, on: str
 ) -> tuple[RegionHandle, bool]:
     """Registers memory of the caller, anything with the buffer protocol. Gives the handle and whether it may be
     written to.
 
     The owner's buffer stays locked as long as the registration lives; if copies are still under way when the handle
-    goes, it moves to `limbo`, which must live until the device is closed.
+    goes, as long as the device.
     """
     detail, out = ffi.new("rt_detail *"), ffi.new("rt_region **")
     try:
@@ -345,18 +366,7 @@ def region_adopt(
         f"register {size} bytes of the caller",
         on,
     )
-
-    def end(
-        region: Any,
-        close: Callable[[Any, Any], int] = lib.rt_region_close,
-        drop: Callable[[Any], None] = lib.rt_region_drop,
-        null: Any = ffi.NULL,
-    ) -> None:
-        if close(region, null) == BUSY:
-            limbo.append(lock)
-        drop(region)
-
-    return cast(RegionHandle, ffi.gc(out[0], end)), not readonly
+    return _region(out[0], life, lock, device_life), not readonly
 
 
 def region_close(region: RegionHandle, on: str) -> None:
@@ -534,15 +544,17 @@ def channel_copy_many(channel: ChannelHandle, qp: int, packed: bytes, count: int
     """Copies many. `packed` holds `count` rt_copy and must live until the operation ended. Gives the operation (or
     status) and
     the index of a bad copy."""
+    assert len(packed) == count * COPY_SIZE
     bad = ffi.new("uint64_t *")
     op = lib.rt_channel_copy_many(channel, qp, ffi.from_buffer("rt_copy[]", packed), count, timeout_ns, bad)
     return op, bad[0]
 
 
 def prepared_create(
-    device: DeviceHandle, channel: ChannelHandle, qp: int, packed: bytes, count: int
+    device: DeviceHandle, channel: ChannelHandle, qp: int, packed: bytes, count: int, device_life: Life
 ) -> tuple[PreparedHandle | None, int, int]:
     """Binds copies. Gives the handle (None when it failed), the status and the index of a bad copy."""
+    assert len(packed) == count * COPY_SIZE
     bad, out = ffi.new("uint64_t *"), ffi.new("rt_prepared **")
     copies = ffi.from_buffer("rt_copy[]", packed)
     status = lib.rt_prepared_create(channel, qp, copies, count, out, bad)
@@ -554,9 +566,9 @@ def prepared_create(
         drop: Callable[[Any], None] = lib.rt_prepared_drop,
         _channel: ChannelHandle = channel,
         _device: DeviceHandle = device,
-        _copies: object = copies,
     ) -> None:
-        drop(ended)
+        if not device_life.ended:  # it counts down in regions, which the device has freed
+            drop(ended)
 
     return cast(PreparedHandle, ffi.gc(out[0], end)), OK, 0
 

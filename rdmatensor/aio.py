@@ -102,12 +102,12 @@ class Driver:
 
     def stop(self) -> None:
         """The device closes: whoever waits finds its transfer ended."""
-        if not self._loop.is_closed():
-            self._unwatch()
-        for future, _ in self._waiting.values():
-            if not future.done():
-                future.get_loop().call_soon_threadsafe(_wake, future)
-        self._waiting.clear()
+        waiting, self._waiting = self._waiting, {}
+        if self._loop.is_closed():
+            return
+        self._unwatch()
+        for future, _ in waiting.values():
+            self._loop.call_soon_threadsafe(_wake, future)
 
 
 def _wake(future: asyncio.Future[None]) -> None:

@@ -67,11 +67,11 @@ class Buffer(Span):
 
     def _give_back(self) -> None:
         block, self._block = self._block, _RETURNED
-        if block != _RETURNED:
+        if block != _RETURNED and not self.region._life.ended:
             _free(self.region._handle, block)
 
     def __del__(self, free: Callable[[RegionHandle, int], int] = _free) -> None:
-        if self._block >= 0:
+        if self._block >= 0 and not self.region._life.ended:
             free(self.region._handle, self._block)
 
     def __repr__(self) -> str:

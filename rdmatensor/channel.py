@@ -117,6 +117,7 @@ class Channel:
 
         `timeout` is what waiting for it without a timeout takes.
         """
+        limit = self.device._timeout_ns if timeout is None else timeout_ns(timeout, 0)
         try:
             if dst.nbytes != src.nbytes:
                 raise ValueError
@@ -124,7 +125,7 @@ class Channel:
         except (AttributeError, TypeError, ValueError):
             dst, src = self._explain(dst, src)
             return self.memcpy_async(dst, src, qp=qp, timeout=timeout)
-        return self._transfer(op, (dst, src), timeout, lambda _ns: self._begin(dst, src, qp, 0))
+        return self._transfer(op, (dst, src), limit, lambda _ns: self._begin(dst, src, qp, 0))
 
     def memcpy_many(self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None) -> None:
         """Copies many pairs (destination, source), in order, in one call and with few doorbells; blocks until all are
@@ -132,11 +133,10 @@ class Channel:
 
         Every pair is checked before the first is posted.
         """
+        ns = self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
         packed, given = pack(self, pairs)
         if given:
-            op = self._begin_many(
-                packed, given, qp, self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
-            )
+            op = self._begin_many(packed, given, qp, ns)
             if op:
                 self._finish(op, (packed, given), timeout, lambda ns: self._begin_many(packed, given, qp, ns))
 
@@ -144,9 +144,10 @@ class Channel:
         self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None
     ) -> Transfer:
         """Begins many copies as one transfer, which is done when all of them are."""
+        limit = timeout_ns(timeout, self.device._timeout_ns)
         packed, given = pack(self, pairs)
         op = self._begin_many(packed, given, qp, 0) if given else _core.OK
-        return self._transfer(op, (packed, given), timeout, lambda ns: self._begin_many(packed, given, qp, ns))
+        return self._transfer(op, (packed, given), limit, lambda ns: self._begin_many(packed, given, qp, ns))
 
     def prepare(self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None) -> PreparedCopy:
         """Checks and binds a copy once, to be run many times."""
@@ -312,7 +313,9 @@ class Channel:
         if not given:
             raise InvalidArgument("prepare copies", repr(self), "there are none")
         number = -1 if qp is None else self._qp(qp)
-        handle, status, bad = _core.prepared_create(self.device._live(), self._live(), number, packed, len(given))
+        handle, status, bad = _core.prepared_create(
+            self.device._live(), self._live(), number, packed, len(given), self.device._life
+        )
         if handle is None:
             raise self._copy_refusal(status, given[bad], f"pair {bad}: " if len(given) > 1 else "")
         prepared = PreparedCopy(self, handle, given[0] if len(given) == 1 else (packed, given))
@@ -335,11 +338,8 @@ class Channel:
         if error is not None:
             raise error
 
-    def _transfer(
-        self, op: int, keep: tuple[object, ...], timeout: float | None, again: Callable[[int], int]
-    ) -> Transfer:
+    def _transfer(self, op: int, keep: tuple[object, ...], limit: int, again: Callable[[int], int]) -> Transfer:
         """A Transfer for an operation that began, or raises why it could not."""
-        limit = timeout_ns(timeout, self.device._timeout_ns)
         if op < 0:
             op = self._insist(op, keep, limit, again)
         transfer = Transfer(self, op, keep, limit)

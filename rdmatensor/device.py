@@ -87,7 +87,9 @@ class Device:
         self._timeout_ns = timeout_ns(parsed.timeout if parsed.timeout is not None else timeout, 0)
         self._secret = secret_bytes(secret, default_secret())
         self.why: Mapping[str, str]
-        handle, self.why = _open_first(parsed, (queues, qps_per_peer, pollers, _core.WAIT_POLICIES[wait]))
+        self._life = _core.Life()
+        numbers = (queues, qps_per_peer, pollers, _core.WAIT_POLICIES[wait])
+        handle, self.why = _open_first(parsed, numbers, self._life)
         self._handle: DeviceHandle | None = handle
         self.url = url
         self.provider: str = _core.device_provider(handle)
@@ -103,7 +105,6 @@ class Device:
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._regions: weakref.WeakSet[Region] = weakref.WeakSet()
         self._published: dict[str, Span] = {}
-        self._limbo: list[object] = []  # buffers of the caller that the provider may still touch
         self._drivers: weakref.WeakKeyDictionary[AbstractEventLoop, Driver] = weakref.WeakKeyDictionary()
         self._serial = _core.device_now_ns(handle)
         _open.add(self)
@@ -124,8 +125,9 @@ class Device:
         if not 0 < nbytes < 1 << 63:
             raise InvalidArgument("register a region", repr(self), f"it cannot have {nbytes} bytes: at least 1")
         rights = self._rights(access)
-        handle = _core.region_create(self._live(), nbytes, int(rights), _core.HUGE_PAGES[huge_pages], repr(self))
-        return self._region(Region(self, handle, nbytes, rights, owned=True, writable=True))
+        life = _core.Life()
+        handle = _core.region_create(self._live(), nbytes, int(rights), _core.HUGE_PAGES[huge_pages], life, repr(self))
+        return self._region(Region(self, handle, life, nbytes, rights, owned=True, writable=True))
 
     def register(self, memory: object, *, access: Access = Access.LOCAL) -> Region:
         """Registers memory that the caller owns: a NumPy array, a bytearray, anything contiguous with the buffer
@@ -135,10 +137,13 @@ class Device:
         peers shall reach it and the provider cannot expose it (`limits.exposes_caller_memory`).
         """
         rights = self._rights(access)
+        life = _core.Life()
         handle, writable = _core.region_adopt(
-            self._live(), memory, int(rights), Access.REMOTE_WRITE in rights, repr(self), self._limbo
+            self._live(), memory, int(rights), Access.REMOTE_WRITE in rights, life, self._life, repr(self)
         )
-        return self._region(Region(self, handle, _core.region_size(handle), rights, owned=False, writable=writable))
+        return self._region(
+            Region(self, handle, life, _core.region_size(handle), rights, owned=False, writable=writable)
+        )
 
     def _rights(self, access: Access) -> Access:
         if not isinstance(access, Access) or access & ~_RIGHTS:
@@ -301,17 +306,19 @@ def _number(url: str, name: str, value: int | None) -> int:
     return value
 
 
-def _open_first(url: DeviceUrl, numbers: tuple[int, int, int, int]) -> tuple[DeviceHandle, Mapping[str, str]]:
+def _open_first(
+    url: DeviceUrl, numbers: tuple[int, int, int, int], life: _core.Life
+) -> tuple[DeviceHandle, Mapping[str, str]]:
     """Opens what the URL names; for auto:// the first that works, with the reasons why not of those before it."""
     kinds = {_core.NOT_FOUND: errors.ProviderUnavailable}
     if url.scheme != "auto":
-        return _core.device_open(url.scheme, url.name, url.arguments, *numbers, kinds), {}
+        return _core.device_open(url.scheme, url.name, url.arguments, numbers, life, kinds), {}
     reasons: dict[str, str] = {}
     for provider in AUTO_ORDER:
         reason = _core.provider_why_not(provider)
         if not reason:
             try:
-                return _core.device_open(provider, "", url.arguments, *numbers, kinds), reasons
+                return _core.device_open(provider, "", url.arguments, numbers, life, kinds), reasons
             except ProviderUnavailable as error:
                 reason = error.why
         reasons[provider] = reason

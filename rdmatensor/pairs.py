@@ -94,6 +94,8 @@ def as_pair(pair: object, where: str = "") -> Pair:
     if isinstance(target, RemoteSpan) == isinstance(source, RemoteSpan):
         which = "both are the peer's" if isinstance(target, RemoteSpan) else "both are local"
         raise InvalidArgument("memcpy", why=f"{where}exactly one of dst and src must be remote, but {which}")
+    for end in (target, source):
+        end._live()
     if target.nbytes != source.nbytes:
         raise InvalidArgument(
             "memcpy", why=f"{where}dst has {target.nbytes} bytes and src {source.nbytes}: slice one of them"

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rdmatensor import _core
+from rdmatensor.timeouts import timeout_ns
 from rdmatensor.transfer import Transfer
 
 if TYPE_CHECKING:
@@ -35,20 +36,24 @@ class PreparedCopy:
 
     def __call__(self, timeout: float | None = None) -> None:
         """Runs the copies and blocks until they are done, as `Channel.memcpy` does."""
+        if timeout is not None:
+            self.start(timeout=timeout).wait()
+            return
         try:
             op = _run(self._handle)  # type: ignore[arg-type]
         except TypeError:
             raise self._closed() from None
         if op:
-            self._channel._finish(op, (self, *self._keep), timeout, self._again)
+            self._channel._finish(op, (self, *self._keep), None, self._again)
 
     def start(self, *, timeout: float | None = None) -> Transfer:
         """Starts the copies, as `Channel.memcpy_async` does."""
+        limit = timeout_ns(timeout, self._channel.device._timeout_ns)
         try:
             op = _start(self._handle)  # type: ignore[arg-type]
         except TypeError:
             raise self._closed() from None
-        return self._channel._transfer(op, (self, *self._keep), timeout, self._again)
+        return self._channel._transfer(op, (self, *self._keep), limit, self._again)
 
     def _again(self, _ns: int) -> int:
         handle = self._handle

@@ -33,13 +33,22 @@ class Region:
     """
 
     def __init__(
-        self, device: Device, handle: RegionHandle, nbytes: int, access: Access, *, owned: bool, writable: bool
+        self,
+        device: Device,
+        handle: RegionHandle,
+        life: _core.Life,
+        nbytes: int,
+        access: Access,
+        *,
+        owned: bool,
+        writable: bool,
     ) -> None:
         self.device = device
         self.access = access
         self.nbytes = nbytes
         self.address = _core.region_address(handle)
         self._handle = handle
+        self._life = life
         self._owned = owned
         self._closed = False
         self.span = (Span if writable else ReadOnlySpan)(self, handle, 0, self.nbytes)

@@ -48,7 +48,7 @@ class Span:
     __slots__ = ("__weakref__", "_keep", "_packed", "_region_handle", "nbytes", "offset", "region")
 
     _direction: ClassVar[int] = _core.READ  # of a copy into this
-    _packed: bytes  # region pointer and offset, made at first use
+    _packed: bytes | None  # region pointer and offset, made at first use
 
     def __init__(
         self, region: Region, handle: RegionHandle | None, offset: int, nbytes: int, keep: object = None
@@ -74,7 +74,7 @@ class Span:
     def _forget(self) -> None:
         """Makes later uses fail, those in packed copies too."""
         self._region_handle = None
-        self._packed = b""  # of no use to anyone: `pairs` finds out why
+        self._packed = None  # cannot be joined with others: `pairs` then finds out why
 
     def _held(self) -> object:
         """What a view or a slice of this must keep alive."""
