@@ -146,7 +146,7 @@ class Device:
         )
 
     def _rights(self, access: Access) -> Access:
-        if not isinstance(access, Access) or access & ~_RIGHTS:
+        if not isinstance(access, Access) or int(access) & ~int(_RIGHTS):
             raise InvalidArgument(
                 "register a region",
                 repr(self),

@@ -72,7 +72,9 @@ def test_exactly_one_end_must_be_remote(ends: Ends) -> None:
         ends.channel.memcpy(ends.local(64), ends.local(64))
 
 
-@pytest.mark.parametrize("thing", [b"x" * 64, bytearray(64), np.zeros(64, np.uint8), memoryview(bytes(64)), None, 64, "x"])
+@pytest.mark.parametrize(
+    "thing", [b"x" * 64, bytearray(64), np.zeros(64, np.uint8), memoryview(bytes(64)), None, 64, "x"]
+)
 def test_what_is_not_registered_is_refused_with_the_way_to_register_it(ends: Ends, thing: object) -> None:
     _, remote = ends.expose(64)
     with pytest.raises(TypeError, match="src is a .*register"):
