@@ -319,6 +319,7 @@ struct rt_channel {
     _Atomic bool ending;      /* taken by the one who writes `failure` */
     _Atomic bool shut_wanted; /* the service shall shut the links: set with state FAILED */
     bool counted_lost;
+    int64_t ending_ns; /* when the service first waited for its flush, or 0 */
     uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
     _Atomic uint32_t word_waiters; /* threads in rt_channel_wait_word, and for the dump … */
     _Atomic uint64_t word_expected, word_seen; /* … what the newest of them waits for and saw last */

@@ -5,10 +5,13 @@
 #include <string.h>
 
 #include "core/control.h"
+#include "core/copy.h"
 
 /* A channel that is ending is looked at again after this, then less and less often. */
 #define RT_ENDING_NAP_MIN_NS RT_NS_PER_MS
 #define RT_ENDING_NAP_MAX_NS (50 * RT_NS_PER_MS)
+/* How long its links may take to flush. Retries end before; what is later will not come. */
+#define RT_FLUSH_BOUND_NS RT_NS_PER_S
 
 /* ---- what the provider reports ---- */
 
@@ -105,6 +108,23 @@ static void count_lost(rt_channel *channel)
     channel->device->channels_lost++;
 }
 
+/* Takes the links away from a channel whose flush does not come: destroying a queue pair stops the hardware. */
+static void give_up_flush(rt_channel *channel)
+{
+    rt_remotes_detach(channel);
+    rt_links_destroy(channel, 0);
+    rt_links_abandon(channel);
+    rt_rpc_close(channel);
+}
+
+static bool flush_is_late(rt_channel *channel)
+{
+    int64_t now = rt_device_time(channel->device);
+    if (channel->ending_ns == 0)
+        channel->ending_ns = now;
+    return now - channel->ending_ns > RT_FLUSH_BOUND_NS;
+}
+
 /* Takes the channel one step nearer to its end; it may be freed. Sets *again_out when a timer must look after it. */
 static bool end_channel(rt_channel *channel, bool *again_out)
 {
@@ -122,16 +142,19 @@ static bool end_channel(rt_channel *channel, bool *again_out)
     if (!channel->links_gone) {
         for (uint32_t index = 0; index < channel->link_count; index++)
             rt_queue_step(channel->links[index].queue);
-        if (!rt_links_quiet(channel) || !rt_rpc_quiet(channel)) {
+        if (rt_links_quiet(channel) && rt_rpc_quiet(channel)) {
+            if (atomic_load(&device->stopping))
+                rt_remotes_detach(channel);
+            if (channel->rpc != NULL && !rt_list_empty(&channel->rpc->remotes))
+                return moved; /* the last rt_remote_drop kicks */
+            rt_rpc_close(channel);
+            rt_links_destroy(channel, 0);
+        } else if (flush_is_late(channel)) {
+            give_up_flush(channel);
+        } else {
             *again_out = true;
             return moved;
         }
-        if (atomic_load(&device->stopping))
-            rt_remotes_detach(channel);
-        if (channel->rpc != NULL && !rt_list_empty(&channel->rpc->remotes))
-            return moved; /* the last rt_remote_drop kicks */
-        rt_rpc_close(channel);
-        rt_links_destroy(channel, 0);
         moved = true;
     }
     if (!passed_all_queues(channel)) {

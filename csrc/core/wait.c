@@ -142,6 +142,16 @@ int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 
 /* ---- operations ---- */
 
+/* How an operation ended, or will end when its flush has come, now that its channel has failed. */
+static int ended_with(rt_link *link, const rt_op *op)
+{
+    rt_turn_take(&link->turn);
+    int status = op->status;
+    bool done = atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
+    rt_turn_leave(&link->turn);
+    return done || status != RT_OK ? status : rt_channel_refuse(link->channel, NULL);
+}
+
 static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
 {
     rt_queue *queue = link->queue;
@@ -150,11 +160,8 @@ static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
         uint32_t seen = atomic_load_explicit(&queue->epoch, memory_order_acquire);
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
-        if (atomic_load_explicit(&link->channel->state, memory_order_acquire) != RT_CHANNEL_READY) {
-            if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
-                return op->status;
-            return rt_channel_refuse(link->channel, NULL);
-        }
+        if (atomic_load_explicit(&link->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+            return ended_with(link, op);
         int moved = rt_queue_step(queue);
         if (moved < 0)
             return moved;
@@ -197,7 +204,7 @@ int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
         if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
-            return rt_channel_refuse(channel, NULL);
+            return ended_with(link, op);
         return moved < 0 ? moved : RT_E_AGAIN;
     }
     return rt_op_wait_on(link, op, rt_device_time(channel->device) + slice);

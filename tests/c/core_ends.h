@@ -37,6 +37,7 @@ typedef struct core_ends {
     rt_remote *remote;
     uint8_t *here, *there; /* the bytes of both regions */
     uint64_t message_size_max;
+    char world[16]; /* of sim */
     rt_detail detail;
 } core_ends;
 
@@ -50,14 +51,11 @@ static inline bool core_is(const core_setup *setup, const char *provider)
     return strcmp(setup->provider, provider) == 0;
 }
 
-static inline rt_device *core_device(const core_setup *setup, bool near)
+static inline rt_device *core_device(const core_setup *setup, const char *world, bool near)
 {
-    static unsigned worlds;
     char arguments[160] = "";
-    worlds += near;
     if (core_is(setup, "sim"))
-        snprintf(arguments, sizeof arguments, "world=core%u&seed=7%s", worlds,
-                 setup->short_messages ? "&message_size_max=4096" : "");
+        snprintf(arguments, sizeof arguments, "world=%s&seed=7%s", world, setup->short_messages ? "&message_size_max=4096" : "");
     rt_device_options options = {.provider = setup->provider,
                                  .name = core_is(setup, "sim")     ? (near ? "near" : "far")
                                          : core_is(setup, "verbs") ? (near ? "fake0" : "fake1")
@@ -130,8 +128,10 @@ static inline void core_begin(core_ends *ends, const core_setup *setup)
             faked.fake_device_at(index)->ports[0].max_msg_sz = CORE_SMALLEST_MESSAGE;
     }
 #endif
-    ends->near = core_device(setup, true);
-    ends->far = core_device(setup, false);
+    static unsigned worlds;
+    snprintf(ends->world, sizeof ends->world, "core%u", ++worlds);
+    ends->near = core_device(setup, ends->world, true);
+    ends->far = core_device(setup, ends->world, false);
     rt_device_limits limits;
     rt_device_get_limits(ends->near, &limits);
     ends->message_size_max = limits.message_size_max;
@@ -209,7 +209,7 @@ static inline rt_channel_stats core_stats(rt_channel *channel)
 
 static inline int core_until_quiet(core_ends *ends)
 {
-    int64_t end_ns = rt_device_now_ns(ends->near) + CORE_PATIENCE_NS / 10;
+    int64_t end_ns = rt_device_now_ns(ends->near) + CORE_PATIENCE_NS / 4;
     while (rt_channel_quiet(ends->channel) == RT_E_AGAIN && rt_device_now_ns(ends->near) < end_ns)
         rt_device_progress(ends->near);
     return rt_channel_quiet(ends->channel);
