@@ -31,7 +31,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     top = commands.add_parser(
         "vm",
         help="run a command with soft-RoCE, on any machine",
-        description="Runs commands with soft-RoCE (rdma_rxe): of this kernel where it has it, else of an emulated machine.",
+        description="Runs commands with soft-RoCE (rdma_rxe): of this kernel, or else of an emulated machine.",
     )
     actions = top.add_subparsers(dest="action", metavar="ACTION", required=True)
     command = actions.add_parser(

@@ -5,6 +5,7 @@ Nothing is copied on the way: files go as a tar stream into mksquashfs, which ne
 
 from __future__ import annotations
 
+import io
 import os
 import re
 import stat
@@ -21,10 +22,25 @@ from rdmatensor.vm.kernel import output
 __all__ = ["build", "closure", "installed", "system_identity"]
 
 WANTED = (
-    "bash coreutils diffutils findutils gawk grep gzip hostname iputils-ping iproute2 kmod less make mount net-tools procps psmisc sed "
-    "strace tar tcpdump util-linux ethtool rdma-core rdmacm-utils ibverbs-providers ibverbs-utils libibverbs1 "
-    "librdmacm1 perftest python3-pyverbs libc-bin libc6 libgcc-s1 libstdc++6 libgomp1 libgfortran5 netbase ca-certificates"
-).split()
+    *(
+        "bash",
+        "coreutils",
+        "diffutils",
+        "findutils",
+        "gawk",
+        "grep",
+        "gzip",
+        "hostname",
+        "less",
+        "make",
+        "mount",
+        "sed",
+    ),
+    *("procps", "psmisc", "strace", "tar", "util-linux", "kmod", "libc-bin", "netbase", "ca-certificates"),
+    *("iproute2", "iputils-ping", "net-tools", "ethtool", "tcpdump"),
+    *("rdma-core", "rdmacm-utils", "ibverbs-providers", "ibverbs-utils", "perftest", "python3-pyverbs"),
+    *("libibverbs1", "librdmacm1", "libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libgfortran5"),
+)
 """Those of them that are installed here, what each of them depends on, and the essential packages."""
 
 SKIPPED = re.compile(
@@ -34,9 +50,10 @@ SKIPPED = re.compile(
 SKIPPED_IN_PYTHON = {"test", "tests", "idlelib", "turtledemo", "lib2to3", "include"}
 SKIPPED_ENDINGS = (".a", ".la", ".o", ".pyo")
 ETC = (
-    "alternatives group hosts ld.so.cache ld.so.conf ld.so.conf.d localtime nsswitch.conf passwd protocols services ssl/certs"
-).split()
-FOLDERS = "dev etc mnt proc root run sys tmp var/tmp var/log var/lib usr/local/bin".split()
+    *("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf"),
+    *("passwd", "protocols", "services", "ssl/certs"),
+)
+FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/log", "var/lib", "usr/local/bin")
 
 
 # ---- which packages ----
@@ -49,10 +66,13 @@ def installed() -> dict[str, tuple[str, set[str]]]:
     )
     found: dict[str, tuple[str, set[str]]] = {}
     for line in output(["dpkg-query", "-W", f"-f={fields}"]).splitlines():
-        name, status, priority, essential, provides, depends = line.split("\t")
+        name, status, priority, essential, provides, early, late = line.split("\t")
         if status != "installed":
             continue
-        entry = (name, {word.split()[0].partition(":")[0] for word in re.split(r"[,|]", depends) if word.strip()})
+        entry = (
+            name,
+            {word.split()[0].partition(":")[0] for word in re.split(r"[,|]", f"{early},{late}") if word.strip()},
+        )
         plain = name.partition(":")[0]
         found[plain] = entry
         for provided in filter(None, (word.strip().partition(" ")[0] for word in provides.split(","))):
@@ -142,7 +162,7 @@ def add_python(tree: Tree, python: Interpreter) -> None:
         tree.add(python.prefix / "lib64")
     for folder in python.path:
         if folder.is_dir() and packages_inside.search(folder.name):
-            tree.add_all(folder, lambda name: not_for_python(name) and name not in ("config-", "test"))
+            tree.add_all(folder, lambda name: name == "include" or name.endswith(SKIPPED_ENDINGS))
 
 
 def add_libraries(tree: Tree) -> None:
@@ -255,6 +275,4 @@ def put(archive: tarfile.TarFile, info: tarfile.TarInfo, content: Path | bytes |
     if content is None:
         archive.addfile(info)
     else:
-        import io
-
         archive.addfile(info, io.BytesIO(content))

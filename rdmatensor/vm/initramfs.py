@@ -36,9 +36,7 @@ def entries(kernel: Path, busybox: Path, python: bytes | None) -> Iterator[Entry
 
 def cpio(content: Iterator[Entry]) -> Iterator[bytes]:
     """The archive in the kernel's format ("newc"), piece by piece."""
-    number = 0
-    for name, mode, data in [*content, ("TRAILER!!!", 0, b"")]:
-        number += 1
+    for number, (name, mode, data) in enumerate([*content, ("TRAILER!!!", 0, b"")], 1):
         path = name.encode() + b"\0"
         # inode, mode, uid, gid, links, mtime, size, device and its kind (four fields), length of the name, checksum
         fields = (number, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(path), 0)

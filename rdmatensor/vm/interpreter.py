@@ -1,4 +1,4 @@
-"""What there is to know about the Python whose environment the guest gets: where its parts lie, and when they change."""
+"""What there is to know about the Python whose environment the guest gets: where its parts lie, when they change."""
 
 from __future__ import annotations
 

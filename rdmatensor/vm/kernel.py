@@ -21,10 +21,12 @@ from rdmatensor.vm.errors import VmError
 __all__ = ["MODULES", "OPTIONAL", "candidates", "fetch", "load_order", "newest"]
 
 MODULES = (
-    "virtio_pci virtio_blk virtio_console squashfs overlay 9pnet_virtio 9p "
-    "crc32_generic crc32c_generic ib_uverbs rdma_ucm rdma_rxe dummy veth sch_netem"
-).split()
-"""In the order in which the guest loads them. crc32-pclmul is left out on purpose: emulated, it is slower."""
+    *("virtio_pci", "virtio_blk", "virtio_console", "squashfs", "overlay", "9pnet_virtio", "9p"),
+    *("crc32_generic", "crc32c_generic", "ib_uverbs", "rdma_ucm", "rdma_rxe"),
+    *("dummy", "veth", "sch_netem", "tcp_diag", "udp_diag", "unix_diag"),
+)
+"""In the order in which the guest loads them; it loads no other. crc32-pclmul is left out on purpose: emulated, it is
+slower."""
 
 OPTIONAL = {"crc32_generic", "crc32c_generic"}
 """Merged into the kernel's library in newer versions."""

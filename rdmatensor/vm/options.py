@@ -46,7 +46,7 @@ def variables(pairs: list[str], inherited: dict[str, str]) -> dict[str, str]:
         name, equals, value = pair.partition("=")
         if not name:
             raise InvalidArgument(
-                "set a variable", repr(pair), "write --env NAME=VALUE, or --env NAME to pass yours on"
+                "set a variable", repr(pair), "it is --env NAME=VALUE, or --env NAME to pass yours on"
             )
         if equals:
             found[name] = value

@@ -1,6 +1,6 @@
 """The system's tools that are needed, installed with apt-get where they are missing.
 
-Looks for what is needed, not for package names, so it needs neither root nor a network on a machine that has everything.
+Looks for what is needed, not for package names: on a machine that has everything it needs neither root nor a network.
 """
 
 from __future__ import annotations
@@ -64,9 +64,7 @@ def ensure(say: Callable[[str], None]) -> None:
         apt_update(lacking)  # lists that are out of date name files that are gone
         as_root(["apt-get", "install", "-y", "-q", "--no-install-recommends", *lacking], lacking)
     if still := missing():
-        raise VmError(
-            "install what the machine needs", " ".join(still), "apt-get succeeded, but they are still missing"
-        )
+        raise VmError("install what the machine needs", " ".join(still), "apt-get succeeded, but they are not there")
 
 
 def apt_lists_present() -> bool:

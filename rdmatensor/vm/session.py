@@ -26,10 +26,10 @@ LAST_OUTPUT_TIMEOUT = 10.0
 PREPARE_TIMEOUT = 60.0
 """Seconds for mounting folders and laying the network in the guest."""
 
-SYSTEM = {
-    Path(name) for name in ("/", "/bin", "/dev", "/etc", "/lib", "/proc", "/run", "/sbin", "/sys", "/usr", "/var")
-}
-KERNELS = tuple(Path(name) for name in ("/dev", "/proc", "/run/rdmatensor", "/sys"))
+SYSTEM = {Path(name) for name in ("/", "/bin", "/etc", "/lib", "/run", "/sbin", "/usr", "/var")}
+"""Not to be shared as a whole: the guest has its own."""
+VIRTUAL = tuple(Path(name) for name in ("/dev", "/proc", "/run/rdmatensor", "/sys"))
+"""Nor any part of these."""
 
 
 def shared_folders(directory: Path, wanted: Iterable[Path], projects: Iterable[Path]) -> tuple[Path, ...]:
@@ -41,7 +41,7 @@ def shared_folders(directory: Path, wanted: Iterable[Path], projects: Iterable[P
         place = path.resolve()
         if asked and not place.is_dir():
             raise InvalidArgument("share a folder", str(path), "there is no such folder")
-        if asked and (place in SYSTEM or any(top in (place, *place.parents) for top in KERNELS)):
+        if asked and (place in SYSTEM or any(top in (place, *place.parents) for top in VIRTUAL)):
             why = "the guest has its own: run from the directory of a project"
             raise InvalidArgument("share a folder", str(place), why)
         if not place.is_dir() or any(other in (place, *place.parents) for other in chosen):
@@ -61,7 +61,6 @@ def guest_environment(options: Options, python: Interpreter) -> dict[str, str]:
         "USER": "root",
         "LANG": "C.UTF-8",
         "PATH": path,
-        "PYTHONDONTWRITEBYTECODE": "1",
         "RDMATENSOR_VM": "1",
         **rxe_variables(options.devices),
     }

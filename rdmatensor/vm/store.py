@@ -1,6 +1,6 @@
 """The directory where everything that was made lies, each thing under the digest of what it was made from.
 
-    kernel-PACKAGE      vmlinuz, its version, the modules the guest loads
+    kernel-PACKAGE_...  vmlinuz, its version, the modules the guest loads
     boot-DIGEST         initramfs
     image-DIGEST        root.squashfs
     snapshot-DIGEST     ram and state of a machine that has booted and imported everything
@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import os
 import re
@@ -96,9 +97,7 @@ class Store:
         with self.locked(alone=False):
             parts = self.find(options)
             if parts is None:
-                raise VmError(
-                    "prepare the machine", str(self.root), "a part changed or went while others were made: run it again"
-                )
+                raise VmError("prepare the machine", str(self.root), "a part changed while it was made: run it again")
             yield parts
 
     # ---- what is there ----
@@ -118,9 +117,15 @@ class Store:
     def kernel_of(self, options: Options) -> Path | None:
         """The kernel that a run uses: the one it names, or the newest that is here."""
         if options.kernel:
-            return self.root / f"kernel-{options.kernel}"
-        here = kernel.candidates(path.name.removeprefix("kernel-") for path in self.root.glob("kernel-*"))
-        return self.root / f"kernel-{here[0]}" if here else None
+            return self.kernel_place(options.kernel)
+        suffix = self.kernel_place("").name.removeprefix("kernel-")
+        names = [path.name.removeprefix("kernel-") for path in self.root.glob(f"kernel-*{suffix}")]
+        here = kernel.candidates(name.removesuffix(suffix) for name in names)
+        return self.kernel_place(here[0]) if here else None
+
+    def kernel_place(self, package: str) -> Path:
+        """Where a kernel with the modules of today lies or will lie."""
+        return self.root / f"kernel-{package}_{digest(*kernel.MODULES)}"
 
     def names(self, options: Options, kernel_path: Path | None) -> tuple[Parts, list[Path]] | None:
         """Where the parts lie or will lie, and which of them a run needs; None without a kernel."""
@@ -164,7 +169,7 @@ class Store:
         """Fetches the first of these kernels that has rdma_rxe."""
         for number, name in enumerate(names, 1):
             try:
-                self.add(self.root / f"kernel-{name}", lambda folder, name=name: kernel.fetch(name, folder, self.say))  # type: ignore[misc]
+                self.add(self.kernel_place(name), functools.partial(kernel.fetch, name, say=self.say))
                 return
             except VmError as error:
                 if number == len(names):

@@ -68,7 +68,7 @@ def write_all(descriptor: int, data: bytes) -> None:
 
 
 def put_stand_in() -> None:
-    """Puts python.c in the place of this interpreter and its other names in the same folder; keeps the real one beside."""
+    """Puts python.c in the place of this interpreter, under all its names in its folder; the real one stays beside."""
     if not os.path.exists(f"{RUN}/python"):
         return
     here = Path(sys.executable)
@@ -355,7 +355,7 @@ def open_streams(unbuffered: bool) -> None:
             raw = open(number, mode, buffering=0 if unbuffered and mode == "wb" else -1, closefd=False)  # noqa: SIM115
             os.fstat(number)
             stream = io.TextIOWrapper(
-                raw,  # type: ignore[arg-type]
+                raw,
                 encoding="utf-8",
                 errors="backslashreplace" if name == "stderr" else "surrogateescape",
                 line_buffering=terminal or name == "stderr",
