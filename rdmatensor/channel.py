@@ -49,6 +49,7 @@ class Channel:
     __slots__ = (
         "__weakref__",
         "_attachments",
+        "_closed",
         "_handle",
         "_limbo",
         "_lock",
@@ -66,6 +67,7 @@ class Channel:
         """The other end: host, process and device."""
         self.qps: int = _core.channel_qps(handle)
         self._handle: ChannelHandle | None = handle
+        self._closed = False
         self._slice_ns = min(_SLICE_NS, device._timeout_ns)
         self._lock = threading.RLock()
         self._pending: dict[int, Transfer] = {}
@@ -204,7 +206,7 @@ class Channel:
     def state(self) -> str:
         """ "ready", "closed" (on this side) or "failed" (`failure` says why)."""
         handle = self._handle
-        return "closed" if handle is None else _core.channel_state(handle)
+        return "closed" if handle is None or self._closed else _core.channel_state(handle)
 
     @property
     def failure(self) -> RdmaError | None:
@@ -239,6 +241,7 @@ class Channel:
         """Tells the peer and ends what is outstanding. Twice is fine; in a forked child it does nothing."""
         handle = self._handle
         if handle is not None and not _core.forked():
+            self._closed = True
             _core.channel_close(handle)
             self._sweep()
 

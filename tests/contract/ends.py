@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -92,10 +93,8 @@ def tidy(party: Party) -> None:
     device, kept = party.device, party.kept
     for name, thing in kept.items():
         if isinstance(thing, rt.Region):
-            try:
+            with contextlib.suppress(rt.NameNotFound):
                 device.unpublish(name)
-            except rt.NameNotFound:
-                pass
     for thing in kept.values():
         if isinstance(thing, rt.Channel):
             thing.close()

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from conftest import MAKERS
 from ends import Ends, pid_of
 from test_memcpy import test_a_write_places_the_bytes_and_nothing_around_them as write
 
 import rdmatensor as rt
-from conftest import MAKERS
 
 PROMISES = ("completes_in_post", "orders_writes", "places_words_whole", "maps_remote", "virtual_time")
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pickle
 
 import pytest
+from rdmatensor._native import lib
 
 import rdmatensor as rt
 from rdmatensor import _core, errors
-from rdmatensor._native import lib
 
 KINDS = [getattr(errors, name) for name in errors.__all__]
 STATUSES = [name for name in dir(lib) if name.startswith("RT_E_")]

@@ -17,7 +17,7 @@ def test_an_address_is_host_and_port(address: str, parts: tuple[str, int]) -> No
 
 
 @pytest.mark.parametrize(
-    "address", ["", "80", "host", "host:", "host:-1", "host:65536", "::1:80", "host:8O", "a b:1", "x:１"]
+    "address", ["", "80", "host", "host:", "host:-1", "host:65536", "::1:80", "host:8O", "a b:1", "x:\uff11"]
 )
 def test_what_is_no_address_is_refused_with_the_form(address: str) -> None:
     with pytest.raises(rt.InvalidArgument, match=r"host:port|brackets"):
