@@ -60,19 +60,18 @@ FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", 
 
 
 def installed() -> dict[str, tuple[str, set[str]]]:
-    """Every installed package and every name provided by one: the package's name for dpkg, and names it depends on."""
-    fields = (
-        "${binary:Package}\t${db:Status-Status}\t${Priority}\t${Essential}\t${Provides}\t${Pre-Depends}, ${Depends}\n"
-    )
+    """Every installed package and every name provided by one: the package's name for dpkg, and names it depends on.
+    Those that every system has are there a second time, under a name that begins with a star.
+    """
+    fields = ("binary:Package", "db:Status-Status", "Priority", "Essential", "Provides", "Pre-Depends", "Depends")
+    shown = "\\t".join(f"${{{field}}}" for field in fields)
     found: dict[str, tuple[str, set[str]]] = {}
-    for line in output(["dpkg-query", "-W", f"-f={fields}"]).splitlines():
+    for line in output(["dpkg-query", "-W", f"-f={shown}\\n"]).splitlines():
         name, status, priority, essential, provides, early, late = line.split("\t")
         if status != "installed":
             continue
-        entry = (
-            name,
-            {word.split()[0].partition(":")[0] for word in re.split(r"[,|]", f"{early},{late}") if word.strip()},
-        )
+        needed = {word.split()[0].partition(":")[0] for word in re.split(r"[,|]", f"{early},{late}") if word.strip()}
+        entry = (name, needed)
         plain = name.partition(":")[0]
         found[plain] = entry
         for provided in filter(None, (word.strip().partition(" ")[0] for word in provides.split(","))):
