@@ -108,13 +108,26 @@ static void count_lost(rt_channel *channel)
     channel->device->channels_lost++;
 }
 
-/* Takes the links away from a channel whose flush does not come: destroying a queue pair stops the hardware. */
-static void give_up_flush(rt_channel *channel)
+/* Takes the links away from a channel whose flush does not come: destroying a queue pair stops the hardware. Nobody polls
+ * meanwhile, who might be at a late completion; false: somebody does. */
+static bool give_up_flush(rt_channel *channel)
 {
-    rt_remotes_detach(channel);
-    rt_links_destroy(channel, 0);
-    rt_links_abandon(channel);
-    rt_rpc_close(channel);
+    rt_device *device = channel->device;
+    uint32_t held = 0;
+    while (held < device->queue_count && rt_turn_try(&device->queues[held].turn))
+        held++;
+    bool alone = held == device->queue_count;
+    if (alone) {
+        rt_remotes_detach(channel);
+        rt_links_destroy(channel, 0);
+        rt_links_abandon(channel);
+        rt_rpc_close(channel);
+    } else {
+        rt_queue_kick(&device->queues[held]);
+    }
+    while (held > 0)
+        rt_queue_leave(&device->queues[--held]);
+    return alone;
 }
 
 static bool flush_is_late(rt_channel *channel)
@@ -149,9 +162,7 @@ static bool end_channel(rt_channel *channel, bool *again_out)
                 return moved; /* the last rt_remote_drop kicks */
             rt_rpc_close(channel);
             rt_links_destroy(channel, 0);
-        } else if (flush_is_late(channel)) {
-            give_up_flush(channel);
-        } else {
+        } else if (!flush_is_late(channel) || !give_up_flush(channel)) {
             *again_out = true;
             return moved;
         }

@@ -169,8 +169,9 @@ extern fake_world fake __attribute__((visibility("hidden")));
 #define ENTER() pthread_mutex_lock(&fake.lock)
 #define LEAVE(value)                                                                                                             \
     do {                                                                                                                         \
+        __typeof__(value) leaving = (value); /* before the lock is left */                                                       \
         pthread_mutex_unlock(&fake.lock);                                                                                        \
-        return (value);                                                                                                          \
+        return leaving;                                                                                                          \
     } while (0)
 #define LEAVE_NULL(error)                                                                                                        \
     do {                                                                                                                         \

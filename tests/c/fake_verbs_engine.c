@@ -111,11 +111,23 @@ static bool locals_allow(const fake_qp *qp, const struct ibv_sge *sges, int coun
     return true;
 }
 
+/* An aligned word is placed whole, as devices do. */
+static void place(void *to, const void *from, uint64_t size)
+{
+    uint64_t word;
+    if (size != sizeof word || (uintptr_t)to % sizeof word != 0) {
+        memcpy(to, from, size);
+        return;
+    }
+    memcpy(&word, from, sizeof word);
+    __atomic_store_n((uint64_t *)to, word, __ATOMIC_RELEASE);
+}
+
 /* One byte range of a request's local side, which may span segments. */
 static void copy_local(const fake_qp *qp, const fake_wr *send, uint64_t offset, uint8_t *other, uint64_t size, bool into_local)
 {
     if ((send->wr.send_flags & IBV_SEND_INLINE) != 0) {
-        memcpy(other, send->inlined + offset, size);
+        place(other, send->inlined + offset, size);
         return;
     }
     uint64_t start = 0;
@@ -126,9 +138,9 @@ static void copy_local(const fake_qp *qp, const fake_wr *send, uint64_t offset, 
             uint64_t part = sge->length - within < size ? sge->length - within : size;
             uint8_t *local = place_of(find_mr(qp->base.pd, sge->lkey, false, sge->addr, sge->length), sge->addr) + within;
             if (into_local)
-                memcpy(local, other, part);
+                place(local, other, part);
             else
-                memcpy(other, local, part);
+                place(other, local, part);
             offset += part;
             other += part;
             size -= part;

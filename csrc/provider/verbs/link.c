@@ -81,9 +81,12 @@ static int enter(verbs_device *device, verbs_link *link, rt_detail *detail)
     return rt_fail(detail, RT_E_BUSY, 0, "%s has its %u links already", device->base.name, count);
 }
 
+/* Nobody who flushes orphans looks at the link after this. */
 static void leave(verbs_device *device, verbs_link *link)
 {
+    rt_turn_take(&device->orphans_turn);
     atomic_store_explicit(&device->links[link->tag & 0xffff], NULL, memory_order_release);
+    rt_turn_leave(&device->orphans_turn);
 }
 
 static int pair_create(verbs_device *device, verbs_link *link, rt_detail *detail)

@@ -65,6 +65,7 @@ static uint32_t flush_ring(verbs_ring *ring, bool receive, rt_completion *comple
 static uint32_t flush_orphans(verbs_device *device, uint32_t queue, rt_completion *completions_out, uint32_t capacity)
 {
     uint32_t count = 0;
+    rt_turn_take(&device->orphans_turn);
     for (uint32_t index = 0; index < device->base.limits.link_count_max && count < capacity; index++) {
         verbs_link *link = atomic_load_explicit(&device->links[index], memory_order_acquire);
         if (link == NULL || !atomic_load_explicit(&link->orphaned, memory_order_acquire)) /* pairs with the release in link.c */
@@ -74,6 +75,7 @@ static uint32_t flush_orphans(verbs_device *device, uint32_t queue, rt_completio
         if (link->base.receive_queue == queue)
             count += flush_ring(&link->receive, true, completions_out + count, capacity - count);
     }
+    rt_turn_leave(&device->orphans_turn);
     return count;
 }
 

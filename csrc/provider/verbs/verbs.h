@@ -33,6 +33,7 @@
 
 #include "base/order.h"
 #include "base/status.h"
+#include "base/turn.h"
 
 /* ---- library.c: libibverbs, or the file that RDMATENSOR_LIBIBVERBS names ---- */
 
@@ -229,7 +230,8 @@ typedef struct verbs_device {
     verbs_link *_Atomic *links; /* limits.link_count_max; written by set-up calls, read by poll */
     uint32_t next_link;         /* where the search for a free index starts */
     uint16_t next_generation;
-    _Atomic bool lost; /* the device or one of its queues failed */
+    _Atomic bool lost;    /* the device or one of its queues failed */
+    rt_turn orphans_turn; /* held by poll while it flushes orphans, and to take a link away */
 } verbs_device;
 
 /* One direction of a link's work: what was posted and not yet completed, and the tokens of it. Positions run freely. */
