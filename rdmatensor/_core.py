@@ -12,12 +12,14 @@ does not bear, a `Life` tells.
 
 from __future__ import annotations
 
-import os
+import contextlib
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NewType, cast
 
-from rdmatensor import errors
+from rdmatensor import errors, fork
 from rdmatensor._native import ffi, lib
+from rdmatensor.life import Life
 from rdmatensor.limits import Limits
 from rdmatensor.stats import ChannelStats, DeviceStats, RegionStats
 
@@ -53,122 +55,54 @@ PROTOCOL: int = lib.RT_E_PROTOCOL
 VERSION: int = lib.RT_E_VERSION
 FORKED: int = lib.RT_E_FORKED
 
-CONNECTING: int = lib.RT_CHANNEL_CONNECTING
-READY: int = lib.RT_CHANNEL_READY
-CHANNEL_STATES = {
-    lib.RT_CHANNEL_CONNECTING: "connecting",
-    lib.RT_CHANNEL_READY: "ready",
-    lib.RT_CHANNEL_CLOSED: "closed",
-    lib.RT_CHANNEL_FAILED: "failed",
-}
+CHANNEL_STATES = ("connecting", "ready", "closed", "failed")  # by rt_channel_state
 WAIT_POLICIES: Mapping[str, int] = {
-    "adaptive": lib.RT_WAIT_ADAPTIVE,
-    "spin": lib.RT_WAIT_SPIN,
-    "yield": lib.RT_WAIT_YIELD,
-    "block": lib.RT_WAIT_BLOCK,
+    name: getattr(lib, f"RT_WAIT_{name.upper()}") for name in ("adaptive", "spin", "yield", "block")
 }
 HUGE_PAGES: Mapping[str, int] = {"auto": lib.RT_HUGE_AUTO, "off": lib.RT_HUGE_OFF, "require": lib.RT_HUGE_REQUIRE}
 
-
-class Life:
-    """Whether a C object still lives, for those whose own end comes after it when the garbage collector decides."""
-
-    __slots__ = ("ended", "kept")
-
-    def __init__(self) -> None:
-        self.ended = False
-        self.kept: list[object] = []
-        """What must outlive the object: buffers of the caller that a device may still touch."""
-
-
 # ---- failure ----
 
-_KINDS: Mapping[int, type[errors.RdmaError]] = {
-    lib.RT_E_INVALID: errors.InvalidArgument,
-    lib.RT_E_AGAIN: errors.DeadlineExceeded,
-    lib.RT_E_DEADLINE: errors.DeadlineExceeded,
-    lib.RT_E_NO_MEMORY: errors.OutOfMemory,
-    lib.RT_E_MEMLOCK: errors.LockedMemoryError,
-    lib.RT_E_BUSY: errors.RegionBusy,
-    lib.RT_E_CLOSED: errors.ClosedError,
-    lib.RT_E_FORKED: errors.ForkedProcessError,
-    lib.RT_E_BOUNDS: errors.OutOfBounds,
-    lib.RT_E_ACCESS: errors.AccessDenied,
-    lib.RT_E_OVERLAP: errors.OverlapError,
-    lib.RT_E_UNSUPPORTED: errors.Unsupported,
-    lib.RT_E_NOT_FOUND: errors.NameNotFound,
-    lib.RT_E_EXISTS: errors.NameTaken,
-    lib.RT_E_UNAVAILABLE: errors.ProviderUnavailable,
-    lib.RT_E_REFUSED: errors.ConnectError,
-    lib.RT_E_AUTH: errors.AuthenticationError,
-    lib.RT_E_PROTOCOL: errors.ConnectError,
-    lib.RT_E_VERSION: errors.ConnectError,
-    lib.RT_E_REMOTE_ACCESS: errors.AccessDenied,
-    lib.RT_E_LOCAL_ACCESS: errors.AccessDenied,
-    lib.RT_E_FLUSHED: errors.TransferError,
-    lib.RT_E_PEER_LOST: errors.PeerLost,
-    lib.RT_E_PEER_CLOSED: errors.PeerClosed,
-    lib.RT_E_DEVICE_LOST: errors.DeviceLost,
-}
-
 Kinds = Mapping[int, type[errors.RdmaError]]
-FORKED_WHY = (
-    "this process is a child made by fork, and devices do not cross a fork: open a device of its own in the child"
-)
 
 
 def failure(
     status: int, what: str, on: str = "", why: str = "", *, kinds: Kinds | None = None, error_number: int = 0
 ) -> errors.RdmaError:
-    """The exception for a status. `kinds` says what some statuses mean in this call, where that differs from the
-    table above.
-    """
-    kind = (kinds or {}).get(status) or _KINDS.get(status, errors.RdmaError)
+    """The exception for a status; `kinds` says what some mean in this call instead of what errors.BY_STATUS says."""
     name = _text(lib.rt_status_name(status))
+    kind = (kinds or {}).get(status) or errors.BY_STATUS.get(name, errors.RdmaError)
     if status == FORKED:
-        why = FORKED_WHY
+        why = fork.WHY
     return kind(what, on, why or name, status=name, error_number=error_number)
 
 
 def _raise(detail: Any, status: int, what: str, on: str, kinds: Kinds | None = None) -> None:
     """Raises for a negative status, with the core's own words."""
     if status < 0:
-        raise failure(status, what, on, _text(detail.text), kinds=kinds, error_number=detail.error_number)
+        why = "it was closed meanwhile" if status == CLOSED and detail.status != CLOSED else _text(detail.text)
+        raise failure(status, what, on, why, kinds=kinds, error_number=detail.error_number)
+
+
+def _call(function: Callable[..., int], *arguments: object, what: str, on: str, kinds: Kinds | None = None) -> None:
+    """A call whose last argument is the detail; raises when it fails."""
+    detail = ffi.new("rt_detail *")
+    _raise(detail, function(*arguments, detail), what, on, kinds)
 
 
 def _text(chars: Any) -> str:
     return cast(str, "" if chars == ffi.NULL else ffi.string(chars).decode("utf-8", "replace"))
 
 
-_forked = False
-
-
-def _in_child() -> None:
-    global _forked
-    _forked = True
-
-
-os.register_at_fork(after_in_child=_in_child)
-
-
-def forked() -> bool:
-    """Whether this process is a child made by fork, after this module was loaded."""
-    return _forked
-
-
-def refuse_fork(what: str, on: str = "") -> None:
-    """For calls of C that have no status: raises in a forked child."""
-    if _forked:
-        raise failure(FORKED, what, on)
-
-
 # ---- waiting ----
 
 
-def until(device: DeviceHandle, step: Callable[[int], int], timeout_ns: int) -> int:
+def until(
+    device: DeviceHandle, step: Callable[[int], int], timeout_ns: int, gone: Callable[[], bool] | None = None
+) -> int:
     """Calls `step(nanoseconds)` slice by slice until it gives something else than "not yet", or time is up: then AGAIN.
 
-    Between the slices Python handles its signals. Time is the device's.
+    Between the slices Python handles its signals, and CLOSED is given once `gone()`. Time is the device's.
     """
     now = lib.rt_device_now_ns
     deadline = now(device) + timeout_ns
@@ -179,6 +113,8 @@ def until(device: DeviceHandle, step: Callable[[int], int], timeout_ns: int) -> 
             return status
         if left <= 0:
             return AGAIN
+        if gone is not None and gone():
+            return CLOSED
         left = max(deadline - now(device), 0)
 
 
@@ -205,7 +141,9 @@ def provider_list(provider: str) -> list[tuple[str, str, Limits]]:
         count = lib.rt_provider_list(provider.encode(), entries, capacity, detail)
         _raise(detail, count, "list the devices", provider)
         if count <= capacity:
-            return [(_text(entry.name), _text(entry.state), _limits(entry.limits)) for entry in entries[0:count]]
+            return [
+                (_text(entry.name), _text(entry.state), _values(Limits, entry.limits)) for entry in entries[0:count]
+            ]
         capacity = count
 
 
@@ -252,14 +190,6 @@ def device_name(device: DeviceHandle) -> str:
     return _text(lib.rt_device_name(device))
 
 
-def device_queues(device: DeviceHandle) -> int:
-    return cast(int, lib.rt_device_queues(device))
-
-
-def device_qps_per_peer(device: DeviceHandle) -> int:
-    return cast(int, lib.rt_device_qps_per_peer(device))
-
-
 def device_id(device: DeviceHandle) -> bytes:
     out = ffi.new("uint8_t[16]")
     lib.rt_device_id(device, out)
@@ -269,25 +199,21 @@ def device_id(device: DeviceHandle) -> bytes:
 def device_limits(device: DeviceHandle) -> Limits:
     out = ffi.new("rt_device_limits *")
     lib.rt_device_get_limits(device, out)
-    return _limits(out)
+    return cast(Limits, _values(Limits, out))
 
 
-_PROMISES = frozenset(name for name, kind in Limits.__annotations__.items() if kind == "bool")
-
-
-def _limits(out: Any) -> Limits:
-    values = {name: getattr(out, name) for name in Limits.__annotations__}
-    return Limits(**{name: bool(value) if name in _PROMISES else value for name, value in values.items()})
+def _values(kind: Any, out: Any) -> Any:
+    """A dataclass of the struct's members of the same names."""
+    values = {name: getattr(out, name) for name in kind.__annotations__}
+    return kind(
+        **{name: bool(value) if kind.__annotations__[name] == "bool" else value for name, value in values.items()}
+    )
 
 
 def device_stats(device: DeviceHandle) -> DeviceStats:
     out = ffi.new("rt_device_stats *")
     lib.rt_device_get_stats(device, out)
-    return DeviceStats(**{name: getattr(out, name) for name in DeviceStats.__annotations__})
-
-
-def device_dump(device: DeviceHandle) -> str:
-    return _report(lib.rt_device_dump, device)
+    return cast(DeviceStats, _values(DeviceStats, out))
 
 
 def _report(function: Callable[[Any, Any, int], int], handle: object) -> str:
@@ -300,6 +226,9 @@ def _report(function: Callable[[Any, Any, int], int], handle: object) -> str:
         capacity = needed + 1024  # it may grow meanwhile
 
 
+device_queues: Callable[[DeviceHandle], int] = lib.rt_device_queues
+device_qps_per_peer: Callable[[DeviceHandle], int] = lib.rt_device_qps_per_peer
+device_dump: Callable[[DeviceHandle], str] = partial(_report, lib.rt_device_dump)
 device_now_ns: Callable[[DeviceHandle], int] = lib.rt_device_now_ns
 device_progress: Callable[[DeviceHandle], int] = lib.rt_device_progress
 device_event_fd: Callable[[DeviceHandle], int] = lib.rt_device_event_fd
@@ -310,19 +239,15 @@ device_arm: Callable[[DeviceHandle], int] = lib.rt_device_arm
 
 def region_create(device: DeviceHandle, nbytes: int, rights: int, huge_pages: int, life: Life, on: str) -> RegionHandle:
     """Registers new memory. Its memory goes when the handle is gone."""
-    detail, out = ffi.new("rt_detail *"), ffi.new("rt_region **")
-    status = lib.rt_region_create(device, nbytes, rights, huge_pages, out, detail)
-    _raise(detail, status, f"register a region of {nbytes} bytes", on)
+    out, what = ffi.new("rt_region **"), f"register a region of {nbytes} bytes"
+    _call(lib.rt_region_create, device, nbytes, rights, huge_pages, out, what=what, on=on)
     return _region(out[0], life, None, life)
 
 
 def _region(pointer: Any, life: Life, lock: object, device_life: Life) -> RegionHandle:
-    def end(
-        region: Any,
-        close: Callable[[Any, Any], int] = lib.rt_region_close,
-        drop: Callable[[Any], None] = lib.rt_region_drop,
-        null: Any = ffi.NULL,
-    ) -> None:
+    close, drop, null = lib.rt_region_close, lib.rt_region_drop, ffi.NULL
+
+    def end(region: Any) -> None:
         if close(region, null) == BUSY and lock is not None:
             device_life.kept.append(lock)
         life.ended = True
@@ -332,76 +257,40 @@ def _region(pointer: Any, life: Life, lock: object, device_life: Life) -> Region
 
 
 def region_adopt(
-    device: DeviceHandle, owner: object, rights: int, writable: bool, life: Life, device_life: Life, on: str
-) -> tuple[RegionHandle, bool]:
-    """Registers memory of the caller, anything with the buffer protocol. Gives the handle and whether it may be
-    written to.
+    device: DeviceHandle, owner: object, writable: bool, rights: int, life: Life, device_life: Life, on: str
+) -> RegionHandle:
+    """Registers memory of the caller, which `memory.probe` has looked at.
 
     The owner's buffer stays locked as long as the registration lives; if copies are still under way when the handle
     goes, as long as the device.
     """
-    detail, out = ffi.new("rt_detail *"), ffi.new("rt_region **")
-    try:
-        with memoryview(owner) as probe:  # type: ignore[arg-type]
-            size, readonly, contiguous = probe.nbytes, probe.readonly, probe.c_contiguous
-    except TypeError:
-        raise errors.InvalidArgument(
-            "register memory",
-            on,
-            f"{type(owner).__name__} has no buffer: give a NumPy array, a bytearray, a memoryview, …",
-        ) from None
-    if not contiguous:
-        raise errors.InvalidArgument(
-            "register memory", on, "the buffer is not contiguous: register the array it is a view of"
-        )
-    if size == 0:
-        raise errors.InvalidArgument("register memory", on, "the buffer is empty")
-    if writable and readonly:
-        raise errors.InvalidArgument("register memory", on, "peers cannot be let write to a read-only buffer")
-    lock = ffi.from_buffer(owner, require_writable=not readonly)
-    address = ffi.cast("void *", lock)
-    _raise(
-        detail,
-        lib.rt_region_adopt(device, address, size, rights, out, detail),
-        f"register {size} bytes of the caller",
-        on,
-    )
-    return _region(out[0], life, lock, device_life), not readonly
+    out, lock = ffi.new("rt_region **"), ffi.from_buffer(owner, require_writable=writable)
+    address, size, what = ffi.cast("void *", lock), len(lock), "register memory of the caller"
+    _call(lib.rt_region_adopt, device, address, size, rights, out, what=what, on=on)
+    return _region(out[0], life, lock, device_life)
 
 
 def region_close(region: RegionHandle, on: str) -> None:
     """Ends the registration; RegionBusy while copies use it. The memory stays readable until the handle is gone."""
-    detail = ffi.new("rt_detail *")
-    status = lib.rt_region_close(region, detail)
-    if status != CLOSED:
-        _raise(detail, status, "close a region", on)
-
-
-def region_address(region: RegionHandle) -> int:
-    return cast(int, lib.rt_region_address(region))
-
-
-def region_size(region: RegionHandle) -> int:
-    return cast(int, lib.rt_region_size(region))
+    with contextlib.suppress(errors.ClosedError):  # by its device
+        _call(lib.rt_region_close, region, what="close a region", on=on)
 
 
 def region_stats(region: RegionHandle) -> RegionStats:
     out = ffi.new("rt_region_stats *")
     lib.rt_region_get_stats(region, out)
-    values = {name: getattr(out, name) for name in RegionStats.__annotations__}
-    values["huge_pages"] = bool(values["huge_pages"])
-    return RegionStats(**values)
+    return cast(RegionStats, _values(RegionStats, out))
 
 
 def region_handle(region: RegionHandle, offset: int, nbytes: int, on: str) -> bytes:
     """The bytes that let a peer reach this range."""
-    detail, out, size = ffi.new("rt_detail *"), ffi.new("uint8_t[]", HANDLE_SIZE_MAX), ffi.new("size_t *")
-    _raise(
-        detail, lib.rt_region_handle(region, offset, nbytes, out, size, detail), f"make a handle of {nbytes} bytes", on
-    )
+    out, size, what = ffi.new("uint8_t[]", HANDLE_SIZE_MAX), ffi.new("size_t *"), f"make a handle of {nbytes} bytes"
+    _call(lib.rt_region_handle, region, offset, nbytes, out, size, what=what, on=on)
     return bytes(ffi.buffer(out, size[0]))
 
 
+region_address: Callable[[RegionHandle], int] = lib.rt_region_address
+region_size: Callable[[RegionHandle], int] = lib.rt_region_size
 region_allocate: Callable[[RegionHandle, int, int], int] = lib.rt_region_allocate
 region_free: Callable[[RegionHandle, int], int] = lib.rt_region_free
 
@@ -424,9 +313,8 @@ def view(address: int, nbytes: int, keep: object) -> memoryview:
 
 
 def listener_open(device: DeviceHandle, address: str, secret: bytes) -> ListenerHandle:
-    detail, out = ffi.new("rt_detail *"), ffi.new("rt_listener **")
-    status = lib.rt_listener_open(device, address.encode(), secret, len(secret), out, detail)
-    _raise(detail, status, "listen", address)
+    out = ffi.new("rt_listener **")
+    _call(lib.rt_listener_open, device, address.encode(), secret, len(secret), out, what="listen", on=address)
     return cast(ListenerHandle, _owned(out[0], lib.rt_listener_close, device))
 
 
@@ -435,11 +323,11 @@ def listener_address(listener: ListenerHandle) -> str:
 
 
 def listener_accept(
-    device: DeviceHandle, listener: ListenerHandle, timeout_ns: int, on: str, why_late: str
+    device: DeviceHandle, listener: ListenerHandle, timeout_ns: int, gone: Callable[[], bool], on: str, why_late: str
 ) -> ChannelHandle:
     """The next channel; DeadlineExceeded with `why_late` when none came in time."""
     detail, out = ffi.new("rt_detail *"), ffi.new("rt_channel **")
-    status = until(device, lambda ns: cast(int, lib.rt_listener_accept(listener, ns, out, detail)), timeout_ns)
+    status = until(device, lambda ns: cast(int, lib.rt_listener_accept(listener, ns, out, detail)), timeout_ns, gone)
     if status == AGAIN:
         raise failure(DEADLINE, "accept a channel", on, why_late)
     _raise(detail, status, "accept a channel", on)
@@ -453,10 +341,10 @@ def listener_refusal(listener: ListenerHandle) -> str | None:
     return None if status in (AGAIN, CLOSED) else _text(detail.text)
 
 
-def _owned(pointer: Any, drop: Callable[[Any], None], device: DeviceHandle) -> Any:
-    """A handle that drops its object, and then lets go of the device's handle."""
+def _owned(pointer: Any, drop: Callable[[Any], None], keep: object) -> Any:
+    """A handle that drops its object, and then lets go of the handles of what that is part of."""
 
-    def end(ended: Any, _device: DeviceHandle = device) -> None:
+    def end(ended: Any, _keep: object = keep) -> None:
         drop(ended)
 
     return ffi.gc(pointer, end)
@@ -467,36 +355,24 @@ def _owned(pointer: Any, drop: Callable[[Any], None], device: DeviceHandle) -> A
 
 def channel_connect(device: DeviceHandle, address: str, secret: bytes) -> ChannelHandle:
     """Begins to connect."""
-    detail, out = ffi.new("rt_detail *"), ffi.new("rt_channel **")
-    status = lib.rt_channel_connect(device, address.encode(), secret, len(secret), out, detail)
-    _raise(detail, status, "connect", address)
-    return cast(ChannelHandle, _owned(out[0], _end_channel, device))
+    out = ffi.new("rt_channel **")
+    _call(lib.rt_channel_connect, device, address.encode(), secret, len(secret), out, what="connect", on=address)
+    return cast(ChannelHandle, _owned(out[0], lib.rt_channel_drop, device))
 
 
-def _end_channel(
-    channel: Any,
-    close: Callable[[Any], None] = lib.rt_channel_close,
-    drop: Callable[[Any], None] = lib.rt_channel_drop,
+def channel_wait_ready(
+    device: DeviceHandle, channel: ChannelHandle, timeout_ns: int, gone: Callable[[], bool], on: str, why_late: str
 ) -> None:
-    close(channel)
-    drop(channel)
-
-
-def channel_wait_ready(device: DeviceHandle, channel: ChannelHandle, timeout_ns: int, on: str, why_late: str) -> None:
     """Waits until the channel is ready."""
     detail = ffi.new("rt_detail *")
-    status = until(device, lambda ns: cast(int, lib.rt_channel_wait_ready(channel, ns, detail)), timeout_ns)
+    status = until(device, lambda ns: cast(int, lib.rt_channel_wait_ready(channel, ns, detail)), timeout_ns, gone)
     if status == AGAIN:
         raise failure(DEADLINE, "connect", on, why_late)
     _raise(detail, status, "connect", on)
 
 
-def channel_close(channel: ChannelHandle) -> None:
-    lib.rt_channel_close(channel)
-
-
 def channel_state(channel: ChannelHandle) -> str:
-    return CHANNEL_STATES.get(lib.rt_channel_state(channel), "unknown")
+    return CHANNEL_STATES[lib.rt_channel_state(channel)]
 
 
 def channel_failure(channel: ChannelHandle) -> tuple[int, str]:
@@ -506,14 +382,6 @@ def channel_failure(channel: ChannelHandle) -> tuple[int, str]:
     return status, _text(detail.text)
 
 
-def channel_qps(channel: ChannelHandle) -> int:
-    return cast(int, lib.rt_channel_qps(channel))
-
-
-def channel_queue_of(channel: ChannelHandle, qp: int) -> int:
-    return cast(int, lib.rt_channel_queue_of(channel, qp))
-
-
 def channel_peer(channel: ChannelHandle) -> str:
     return _text(lib.rt_channel_peer(channel))
 
@@ -521,11 +389,7 @@ def channel_peer(channel: ChannelHandle) -> str:
 def channel_stats(channel: ChannelHandle) -> ChannelStats:
     out = ffi.new("rt_channel_stats *")
     lib.rt_channel_get_stats(channel, out)
-    return ChannelStats(**{name: getattr(out, name) for name in ChannelStats.__annotations__})
-
-
-def channel_dump(channel: ChannelHandle) -> str:
-    return _report(lib.rt_channel_dump, channel)
+    return cast(ChannelStats, _values(ChannelStats, out))
 
 
 # ---- the data path: as they are in C, bound once ----
@@ -534,6 +398,10 @@ channel_copy: Callable[[ChannelHandle, int, int, RemoteHandle, int, RegionHandle
     lib.rt_channel_copy
 )
 channel_wait_word: Callable[[ChannelHandle, RegionHandle, int, int, int], int] = lib.rt_channel_wait_word
+channel_qps: Callable[[ChannelHandle], int] = lib.rt_channel_qps
+channel_queue_of: Callable[[ChannelHandle, int], int] = lib.rt_channel_queue_of
+channel_close: Callable[[ChannelHandle], None] = lib.rt_channel_close
+channel_dump: Callable[[ChannelHandle], str] = partial(_report, lib.rt_channel_dump)
 channel_quiet: Callable[[ChannelHandle], int] = lib.rt_channel_quiet
 prepared_run: Callable[[PreparedHandle], int] = lib.rt_prepared_run
 prepared_start: Callable[[PreparedHandle], int] = lib.rt_prepared_start
@@ -541,9 +409,7 @@ op_wait: Callable[[ChannelHandle, int, int], int] = lib.rt_op_wait
 
 
 def channel_copy_many(channel: ChannelHandle, qp: int, packed: bytes, count: int, timeout_ns: int) -> tuple[int, int]:
-    """Copies many. `packed` holds `count` rt_copy and must live until the operation ended. Gives the operation (or
-    status) and
-    the index of a bad copy."""
+    """Copies many; `packed` must live until the operation ended. Gives it, or the status, and which copy is bad."""
     assert len(packed) == count * COPY_SIZE
     bad = ffi.new("uint64_t *")
     op = lib.rt_channel_copy_many(channel, qp, ffi.from_buffer("rt_copy[]", packed), count, timeout_ns, bad)
@@ -561,16 +427,11 @@ def prepared_create(
     if status != OK:
         return None, status, bad[0]
 
-    def end(
-        ended: Any,
-        drop: Callable[[Any], None] = lib.rt_prepared_drop,
-        _channel: ChannelHandle = channel,
-        _device: DeviceHandle = device,
-    ) -> None:
+    def drop(ended: Any, end: Callable[[Any], None] = lib.rt_prepared_drop) -> None:
         if not device_life.ended:  # it counts down in regions, which the device has freed
-            drop(ended)
+            end(ended)
 
-    return cast(PreparedHandle, ffi.gc(out[0], end)), OK, 0
+    return cast(PreparedHandle, _owned(out[0], drop, (channel, device))), OK, 0
 
 
 def op_release(channel: ChannelHandle, op: int) -> tuple[int, str]:
@@ -586,13 +447,11 @@ def op_release(channel: ChannelHandle, op: int) -> tuple[int, str]:
 
 
 def device_publish(device: DeviceHandle, name: bytes, region: RegionHandle, offset: int, nbytes: int, on: str) -> None:
-    detail = ffi.new("rt_detail *")
-    _raise(detail, lib.rt_device_publish(device, name, region, offset, nbytes, detail), "publish", on)
+    _call(lib.rt_device_publish, device, name, region, offset, nbytes, what="publish", on=on)
 
 
 def device_unpublish(device: DeviceHandle, name: bytes, on: str) -> None:
-    detail = ffi.new("rt_detail *")
-    _raise(detail, lib.rt_device_unpublish(device, name, detail), "unpublish", on)
+    _call(lib.rt_device_unpublish, device, name, what="unpublish", on=on)
 
 
 def lookup(device: DeviceHandle, channel: ChannelHandle, name: bytes, timeout_ns: int, grace_ns: int, on: str) -> bytes:
@@ -629,41 +488,10 @@ def remote_attach(
         raise failure(DEADLINE, "attach a handle", on, "the peer's memory could not be reached in time")
     kinds = {PROTOCOL: errors.InvalidArgument, VERSION: errors.InvalidArgument}
     _raise(detail, status, "attach a handle", on, kinds)
-
-    def end(
-        ended: Any,
-        drop: Callable[[Any], None] = lib.rt_remote_drop,
-        _channel: ChannelHandle = channel,
-        _device: DeviceHandle = device,
-    ) -> None:
-        drop(ended)
-
-    return cast(RemoteHandle, ffi.gc(out[0], end))
+    return cast(RemoteHandle, _owned(out[0], lib.rt_remote_drop, (channel, device)))
 
 
-def remote_size(remote: RemoteHandle) -> int:
-    return cast(int, lib.rt_remote_size(remote))
-
-
-def remote_rights(remote: RemoteHandle) -> int:
-    return cast(int, lib.rt_remote_rights(remote))
-
-
-def remote_address(remote: RemoteHandle) -> int:
-    """Where the peer's range can be read in place; 0 where it cannot."""
-    return cast(int, lib.rt_remote_address(remote))
-
-
-# ---- for tests ----
-
-
-def sha256(data: bytes) -> bytes:
-    out = ffi.new("uint8_t[32]")
-    lib.rt_sha256(data, len(data), out)
-    return bytes(out)
-
-
-def hmac_sha256(key: bytes, data: bytes) -> bytes:
-    out = ffi.new("uint8_t[32]")
-    lib.rt_hmac_sha256(key, len(key), data, len(data), out)
-    return bytes(out)
+remote_size: Callable[[RemoteHandle], int] = lib.rt_remote_size
+remote_rights: Callable[[RemoteHandle], int] = lib.rt_remote_rights
+remote_address: Callable[[RemoteHandle], int] = lib.rt_remote_address
+"""Where the peer's range can be read in place; 0 where it cannot."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from rdmatensor import _core
 from rdmatensor.errors import DeadlineExceeded, InvalidArgument, RdmaError
+from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.pairs import Local, Pair, as_pair, describe, pack
 from rdmatensor.prepared import PreparedCopy
 from rdmatensor.remote import Attachment, Remote, RemoteSpan
@@ -229,18 +230,18 @@ class Channel:
     @property
     def stats(self) -> ChannelStats:
         """Counters since the channel was made."""
-        _core.refuse_fork("read the statistics", repr(self))
+        refuse_fork("read the statistics", repr(self))
         return _core.channel_stats(self._live())
 
     def dump(self) -> str:
         """Who hangs? Per QP what was last posted, completed and is expected, as text for people."""
-        _core.refuse_fork("dump", repr(self))
+        refuse_fork("dump", repr(self))
         return _core.channel_dump(self._live())
 
     def close(self) -> None:
         """Tells the peer and ends what is outstanding. Twice is fine; in a forked child it does nothing."""
         handle = self._handle
-        if handle is not None and not _core.forked():
+        if handle is not None and not forked():
             self._closed = True
             _core.channel_close(handle)
             self._sweep()

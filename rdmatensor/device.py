@@ -12,7 +12,10 @@ from rdmatensor.access import Access
 from rdmatensor.channel import Channel
 from rdmatensor.config import default_secret, secret_bytes
 from rdmatensor.errors import InvalidArgument, ProviderUnavailable
+from rdmatensor.fork import forked, refuse_fork
+from rdmatensor.life import Life
 from rdmatensor.listener import Listener
+from rdmatensor.memory import probe
 from rdmatensor.region import Region
 from rdmatensor.rendezvous import Ticket, host_and_port
 from rdmatensor.rpc import name_bytes
@@ -87,7 +90,7 @@ class Device:
         self._timeout_ns = timeout_ns(parsed.timeout if parsed.timeout is not None else timeout, 0)
         self._secret = secret_bytes(secret, default_secret())
         self.why: Mapping[str, str]
-        self._life = _core.Life()
+        self._life = Life()
         numbers = (queues, qps_per_peer, pollers, _core.WAIT_POLICIES[wait])
         handle, self.why = _open_first(parsed, numbers, self._life)
         self._handle: DeviceHandle | None = handle
@@ -125,7 +128,7 @@ class Device:
         if not 0 < nbytes < 1 << 63:
             raise InvalidArgument("register a region", repr(self), f"it cannot have {nbytes} bytes: at least 1")
         rights = self._rights(access)
-        life = _core.Life()
+        life = Life()
         handle = _core.region_create(self._live(), nbytes, int(rights), _core.HUGE_PAGES[huge_pages], life, repr(self))
         return self._region(Region(self, handle, life, nbytes, rights, owned=True, writable=True))
 
@@ -137,13 +140,11 @@ class Device:
         peers shall reach it and the provider cannot expose it (`limits.exposes_caller_memory`).
         """
         rights = self._rights(access)
-        life = _core.Life()
-        handle, writable = _core.region_adopt(
-            self._live(), memory, int(rights), Access.REMOTE_WRITE in rights, life, self._life, repr(self)
-        )
-        return self._region(
-            Region(self, handle, life, _core.region_size(handle), rights, owned=False, writable=writable)
-        )
+        writable = probe(memory, repr(self), written=Access.REMOTE_WRITE in rights)
+        life = Life()
+        handle = _core.region_adopt(self._live(), memory, writable, int(rights), life, self._life, repr(self))
+        nbytes = _core.region_size(handle)
+        return self._region(Region(self, handle, life, nbytes, rights, owned=False, writable=writable))
 
     def _rights(self, access: Access) -> Access:
         if not isinstance(access, Access) or int(access) & ~int(_RIGHTS):
@@ -187,7 +188,7 @@ class Device:
         handle = _core.channel_connect(self._live(), address, known)
         why = f"no answer in {limit / 1e9:g} s"
         try:
-            _core.channel_wait_ready(self._live(), handle, limit, address, why)
+            _core.channel_wait_ready(self._live(), handle, limit, lambda: self.closed, address, why)
         except BaseException:
             _core.channel_close(handle)
             raise
@@ -224,7 +225,7 @@ class Device:
     @property
     def stats(self) -> DeviceStats:
         """Counters: regions, bytes and time spent registering, channels, operations."""
-        _core.refuse_fork("read the statistics", repr(self))
+        refuse_fork("read the statistics", repr(self))
         return _core.device_stats(self._live())
 
     def now(self) -> float:
@@ -233,7 +234,7 @@ class Device:
 
     def dump(self) -> str:
         """Who hangs? A report of all channels, for people."""
-        _core.refuse_fork("dump", repr(self))
+        refuse_fork("dump", repr(self))
         return _core.device_dump(self._live())
 
     def progress(self) -> int:
@@ -249,7 +250,7 @@ class Device:
 
     def fileno(self) -> int:
         """A descriptor to wait on after `arm()`; -1 in virtual time."""
-        _core.refuse_fork("wait", repr(self))
+        refuse_fork("wait", repr(self))
         return _core.device_event_fd(self._live())
 
     def _checked(self, status: int, what: str) -> int:
@@ -273,7 +274,7 @@ class Device:
         Memory stays readable until the last buffer or view of it is gone. In a forked child it does nothing.
         """
         with self._lock:
-            if self._handle is None or _core.forked():
+            if self._handle is None or forked():
                 return
             for driver in tuple(self._drivers.values()):
                 driver.stop()
@@ -307,7 +308,7 @@ def _number(url: str, name: str, value: int | None) -> int:
 
 
 def _open_first(
-    url: DeviceUrl, numbers: tuple[int, int, int, int], life: _core.Life
+    url: DeviceUrl, numbers: tuple[int, int, int, int], life: Life
 ) -> tuple[DeviceHandle, Mapping[str, str]]:
     """Opens what the URL names; for auto:// the first that works, with the reasons why not of those before it."""
     kinds = {_core.NOT_FOUND: errors.ProviderUnavailable}

@@ -4,6 +4,8 @@
     ├── TransferError             one operation failed; the channel may live on (channel.state says)
     │   ├── DeadlineExceeded      not done in time; its buffers are in quarantine until the provider is done with them
     │   ├── OutOfBounds           a range does not lie in its region; nothing was posted
+    │   ├── CorruptError          a checksum does not fit: the bytes are not those that were sent
+    │   ├── OverrunError          a sender that promised to keep a loop's order wrote where it was not its turn
     │   ├── OverlapError          both ends of a copy share bytes; nothing was posted
     │   └── AccessDenied          the region lacks the right, or the peer's device refused it
     ├── PeerLost                  the peer died or cannot be reached: this channel is over, others are not
@@ -35,6 +37,7 @@ __all__ = [
     "AuthenticationError",
     "ClosedError",
     "ConnectError",
+    "CorruptError",
     "DeadlineExceeded",
     "DeviceLost",
     "ForkedProcessError",
@@ -45,6 +48,7 @@ __all__ = [
     "OutOfBounds",
     "OutOfMemory",
     "OverlapError",
+    "OverrunError",
     "PeerClosed",
     "PeerLost",
     "ProviderUnavailable",
@@ -102,6 +106,14 @@ class AccessDenied(TransferError, PermissionError):
 
 class OverlapError(TransferError, ValueError):
     """Both ends of a copy share bytes of the same memory. Nothing was posted."""
+
+
+class CorruptError(TransferError):
+    """A checksum does not fit: the bytes are not those that were sent."""
+
+
+class OverrunError(TransferError):
+    """A sender that promised to keep a loop's order wrote into a slot that was not released."""
 
 
 class PeerLost(RdmaError, ConnectionError):
@@ -162,3 +174,35 @@ class Unsupported(RdmaError, NotImplementedError):
 
 class ForkedProcessError(RdmaError):
     """Called in a child made by fork. Devices do not cross a fork: open one of its own in the child."""
+
+
+BY_STATUS: dict[str, type[RdmaError]] = {
+    "invalid": InvalidArgument,
+    "again": DeadlineExceeded,
+    "deadline": DeadlineExceeded,
+    "no-memory": OutOfMemory,
+    "memlock": LockedMemoryError,
+    "busy": RegionBusy,
+    "closed": ClosedError,
+    "forked": ForkedProcessError,
+    "bounds": OutOfBounds,
+    "access": AccessDenied,
+    "overlap": OverlapError,
+    "unsupported": Unsupported,
+    "not-found": NameNotFound,
+    "exists": NameTaken,
+    "unavailable": ProviderUnavailable,
+    "refused": ConnectError,
+    "auth": AuthenticationError,
+    "protocol": ConnectError,
+    "version": ConnectError,
+    "remote-access": AccessDenied,
+    "local-access": AccessDenied,
+    "flushed": TransferError,
+    "corrupt": CorruptError,
+    "overrun": OverrunError,
+    "peer-lost": PeerLost,
+    "peer-closed": PeerClosed,
+    "device-lost": DeviceLost,
+}
+"""What a status of the core means, by its name; others ("system") are an RdmaError."""

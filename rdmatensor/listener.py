@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rdmatensor import _core
 from rdmatensor.channel import Channel
+from rdmatensor.fork import refuse_fork
 from rdmatensor.rendezvous import Ticket, reachable
 from rdmatensor.timeouts import timeout_ns
 
@@ -44,11 +45,13 @@ class Listener:
         """The next channel that a peer connected; it is ready. DeadlineExceeded when none came in `timeout` seconds."""
         limit = timeout_ns(timeout, self.device._timeout_ns)
         why = f"nobody connected in {limit / 1e9:g} s"
-        return self.device._channel(_core.listener_accept(self.device._live(), self._live(), limit, repr(self), why))
+        return self.device._channel(
+            _core.listener_accept(self.device._live(), self._live(), limit, lambda: self.closed, repr(self), why)
+        )
 
     def refusals(self) -> list[str]:
         """Who was turned away since the last call, and why."""
-        _core.refuse_fork("read the refusals", repr(self))
+        refuse_fork("read the refusals", repr(self))
         handle, found = self._live(), []
         while (refusal := _core.listener_refusal(handle)) is not None:
             found.append(refusal)

@@ -8,6 +8,7 @@ from rdmatensor import _core
 from rdmatensor.access import Access
 from rdmatensor.buffer import Buffer
 from rdmatensor.errors import ClosedError, InvalidArgument, RdmaError
+from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.span import ReadOnlySpan, Span
 
 if TYPE_CHECKING:
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
     from rdmatensor._core import RegionHandle
     from rdmatensor.device import Device
+    from rdmatensor.life import Life
     from rdmatensor.stats import RegionStats
 
 __all__ = ["Region"]
@@ -36,7 +38,7 @@ class Region:
         self,
         device: Device,
         handle: RegionHandle,
-        life: _core.Life,
+        life: Life,
         nbytes: int,
         access: Access,
         *,
@@ -107,7 +109,7 @@ class Region:
     @property
     def stats(self) -> RegionStats:
         """Bytes, counts and time spent registering."""
-        _core.refuse_fork("read the statistics", repr(self))
+        refuse_fork("read the statistics", repr(self))
         return _core.region_stats(self._handle)
 
     @property
@@ -121,7 +123,7 @@ class Region:
         Memory stays readable until the last buffer, span or view is gone. Twice is fine; in a forked child it does
         nothing.
         """
-        if self._closed or _core.forked():
+        if self._closed or forked():
             return
         _core.region_close(self._handle, repr(self))
         self._closed = True

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
 from rdmatensor import _core
 from rdmatensor.access import Access
 from rdmatensor.errors import ClosedError, Unsupported
+from rdmatensor.fork import refuse_fork
 from rdmatensor.span import slice_range
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ class RemoteSpan:
         """
         attachment = self._attachment
         handle = attachment.live()
-        _core.refuse_fork("view a peer's memory", repr(self))
+        refuse_fork("view a peer's memory", repr(self))
         address = _core.remote_address(handle)
         if address == 0:
             raise Unsupported(

@@ -8,16 +8,16 @@ import sys
 from collections.abc import Callable
 from types import FrameType
 
-from rdmatensor import _core
 from rdmatensor.device import open_devices
 from rdmatensor.errors import RdmaError
+from rdmatensor.fork import forked
 
 __all__ = ["dump_all", "dump_on_signal"]
 
 
 def dump_all() -> str:
     """`Device.dump()` of every open device of this process."""
-    if _core.forked():
+    if forked():
         return "rdmatensor: a child made by fork has no devices\n"
     reports = []
     for device in open_devices():

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import pickle
+import re
+from pathlib import Path
 
 import pytest
-from rdmatensor._native import lib
 
 import rdmatensor as rt
 from rdmatensor import _core, errors
 
 KINDS = [getattr(errors, name) for name in errors.__all__]
-STATUSES = [name for name in dir(lib) if name.startswith("RT_E_")]
+HEADER = Path(__file__).resolve().parents[2] / "csrc" / "base" / "status.h"
+STATUSES = re.findall(r"^    (RT_E_\w+) = (-\d+),", HEADER.read_text(encoding="utf-8"), re.MULTILINE)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -38,9 +40,9 @@ def test_every_error_is_public_documented_and_one_of_ours(kind: type[rt.RdmaErro
     assert kind.__name__ in (errors.__doc__ or "")
 
 
-@pytest.mark.parametrize("name", STATUSES)
-def test_every_status_becomes_an_exception_with_its_name(name: str) -> None:
-    error = _core.failure(getattr(lib, name), "try", "it")
+@pytest.mark.parametrize(("name", "number"), STATUSES)
+def test_every_status_becomes_an_exception_with_its_name(name: str, number: str) -> None:
+    error = _core.failure(int(number), "try", "it")
     assert error.status == name[5:].lower().replace("_", "-")
     if name not in ("RT_E_INTERRUPTED", "RT_E_SYSTEM"):  # the one is never raised, the other has no radius of its own
         assert type(error) is not rt.RdmaError

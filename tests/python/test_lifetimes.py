@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import subprocess
 import sys
+import threading
 import weakref
 from collections.abc import Callable, Iterator
 
@@ -158,6 +159,39 @@ def test_closing_the_device_first_ends_everything_made_from_it() -> None:
             attempt()
     assert channel.state == accepted.state == "closed"
     assert isinstance(channel.failure, rt.ClosedError)
+
+
+def test_closing_the_device_ends_what_other_threads_wait_for() -> None:
+    device = rt.Device("shm://")
+    listener = device.listen()
+    channel, accepted = device.connect(listener.address), listener.accept()
+    region = device.region(1 << 20, access=rt.Access.REMOTE_WRITE)
+    remote, source = channel.attach(region.handle()), device.region(1 << 20)
+    ended: list[type[BaseException]] = []
+
+    def wait(call: Callable[[], object]) -> None:
+        try:
+            while True:
+                call()
+        except Exception as error:
+            ended.append(type(error))
+
+    calls: list[Callable[[], object]] = [
+        lambda: listener.accept(30),
+        lambda: channel.wait_word(source[:8], 1, timeout=30),
+        lambda: channel.memcpy(remote, source),
+        lambda: channel.memcpy_async(remote, source).wait(),
+        lambda: accepted.lookup("never", timeout=30),
+    ]
+    threads = [threading.Thread(target=wait, args=(call,)) for call in calls]
+    for thread in threads:
+        thread.start()
+    while channel.stats.bytes_written < 10 << 20:
+        channel.memcpy(remote, source)
+    device.close()
+    for thread in threads:
+        thread.join(5)
+    assert ended == [rt.ClosedError] * len(calls)
 
 
 def test_context_managers_close() -> None:
