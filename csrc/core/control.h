@@ -147,6 +147,7 @@ struct rt_rpc {
     _Atomic uint32_t sends; /* slots that are with the provider, a bit each; cleared without device->lock */
     uint32_t receives;      /* likewise, RECVs */
     uint16_t next_request;
+    bool blocked;    /* a SEND found the send queue full: its items retire only when somebody polls */
     int64_t reap_ns; /* when to look after SENDs that nobody polls for, or INT64_MAX */
     int64_t reap_nap_ns;
     rt_lookup lookups[RT_RPC_REQUESTS_MAX];

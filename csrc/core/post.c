@@ -4,8 +4,9 @@
  * comes back is in poll.c; operations are in op.c; waiting is in wait.c. */
 #include "core/copy.h"
 
-/* Below this many bytes a copy that is not waited for is still made at once where posting is copying. */
-enum { RT_IN_POST_ASYNC_MAX = 65536 };
+/* Where posting is copying: below this many bytes a copy that is not waited for is still made at once, and no budget cuts items
+ * smaller than this. */
+enum { RT_IN_POST_ASYNC_MAX = 65536, RT_IN_POST_PIECE_MIN = 65536 };
 
 typedef struct rt_batch {
     rt_work works[RT_POST_BATCH];
@@ -29,11 +30,14 @@ static bool cursor_at_end(const rt_cursor *cursor)
     return cursor->index == cursor->count;
 }
 
-/* Bytes of the next item; 0 when the copy under the cursor is empty. */
-static uint64_t next_size(const rt_link *link, const rt_cursor *cursor)
+/* Bytes of the next item; 0 when the copy under the cursor is empty. Where posting is copying the budget cuts it too. */
+static uint64_t next_size(const rt_link *link, const rt_cursor *cursor, uint64_t budget)
 {
+    const rt_limits *limits = &link->channel->device->limits;
     uint64_t rest = cursor->copies[cursor->index].size - cursor->offset;
-    uint64_t most = link->channel->device->limits.message_size_max;
+    uint64_t most = limits->message_size_max;
+    if (limits->completes_in_post && budget < most)
+        most = budget > RT_IN_POST_PIECE_MIN ? budget : RT_IN_POST_PIECE_MIN;
     return rest < most ? rest : most;
 }
 
@@ -46,6 +50,16 @@ static void cursor_step(rt_cursor *cursor, uint64_t size)
     }
 }
 
+/* Moves a cursor past the first items that were built from it. */
+static void cursor_skip(rt_cursor *cursor, const rt_batch *batch, uint32_t count)
+{
+    for (uint32_t index = 0; index < count; index++) {
+        while (cursor->copies[cursor->index].size == 0)
+            cursor_step(cursor, 0);
+        cursor_step(cursor, batch->segments[index].size);
+    }
+}
+
 /* Fills the batch from a cursor, which it moves, up to `room` items and about `budget` bytes. */
 static void build(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint32_t room, uint64_t budget)
 {
@@ -54,7 +68,7 @@ static void build(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint3
     batch->bytes = 0;
     while (!cursor_at_end(cursor) && batch->count < room && batch->bytes < budget) {
         const rt_copy *copy = &cursor->copies[cursor->index];
-        uint64_t size = next_size(link, cursor);
+        uint64_t size = next_size(link, cursor, budget - batch->bytes);
         if (size != 0) {
             rt_region *region = region_of(copy);
             rt_remote *remote = remote_of(copy);
@@ -138,7 +152,7 @@ int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
         }
         if (posted.accepted < batch.count) {
             op->cursor = before;
-            build(link, &op->cursor, &batch, posted.accepted, UINT64_MAX);
+            cursor_skip(&op->cursor, &batch, posted.accepted);
             return RT_E_AGAIN;
         }
         budget -= batch.bytes < budget ? batch.bytes : budget;

@@ -100,6 +100,7 @@ static bool send_message(rt_channel *channel, const rt_rpc_message *message)
     if (status == RT_OK)
         return true;
     rt_rpc_sent(channel, slot);
+    rpc->blocked = status == RT_E_AGAIN;
     if (status != RT_E_AGAIN)
         rt_channel_fail(channel, &detail);
     return false;
@@ -138,18 +139,24 @@ static bool answer(rt_channel *channel, rt_request *request)
     return true;
 }
 
-/* Polls for the completions of SENDs when nobody else does, so that slots come back and a failure is noticed. */
+/* Whether SENDs wait for completions, their own or those of what fills the send queue. */
+static bool unreaped(const rt_rpc *rpc)
+{
+    return rpc->blocked || atomic_load_explicit(&rpc->sends, memory_order_acquire) != 0;
+}
+
+/* Polls for completions when nobody else does, so that slots come back and a failure is noticed. */
 static void reap(rt_channel *channel)
 {
     rt_rpc *rpc = channel->rpc;
     int64_t now = rt_device_time(channel->device);
-    if (atomic_load_explicit(&rpc->sends, memory_order_acquire) != 0 && (rpc->reap_ns == INT64_MAX || now >= rpc->reap_ns)) {
+    if (unreaped(rpc) && (rpc->reap_ns == INT64_MAX || now >= rpc->reap_ns)) {
         rt_queue_step(channel->links[0].queue);
         rpc->reap_nap_ns = rpc->reap_nap_ns == 0 ? RT_REAP_MIN_NS : 2 * rpc->reap_nap_ns;
         rpc->reap_nap_ns = rpc->reap_nap_ns < RT_REAP_MAX_NS ? rpc->reap_nap_ns : RT_REAP_MAX_NS;
         rpc->reap_ns = now + rpc->reap_nap_ns;
     }
-    if (atomic_load_explicit(&rpc->sends, memory_order_acquire) == 0) {
+    if (!unreaped(rpc)) {
         rpc->reap_ns = INT64_MAX;
         rpc->reap_nap_ns = 0;
     }
@@ -162,6 +169,7 @@ bool rt_rpc_run(rt_channel *channel)
         return false;
     bool moved = false;
     reap(channel);
+    rpc->blocked = false;
     for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++) {
         if (rpc->requests[index].active)
             moved |= answer(channel, &rpc->requests[index]);
