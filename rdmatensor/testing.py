@@ -175,11 +175,14 @@ class ProcessParty:
         self.name = name
         ours, theirs = socket.socketpair()
         watched, self._lifeline = os.pipe()
-        code = f"from rdmatensor.testing import _serve; _serve({theirs.fileno()}, {watched})"
+        path = [
+            str(Path(entry).resolve()) for entry in sys.path
+        ]  # where functions are found here, they are found there
+        serve = f"from rdmatensor.testing import _serve; _serve({theirs.fileno()}, {watched})"
         self._process = subprocess.Popen(
-            [sys.executable, "-c", code],
+            [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {serve}"],
             pass_fds=(theirs.fileno(), watched),
-            env={**os.environ, **(environment or {}), "PYTHONPATH": os.pathsep.join(filter(None, sys.path))},
+            env={**os.environ, **(environment or {})},
             stdin=subprocess.DEVNULL,
         )
         theirs.close()

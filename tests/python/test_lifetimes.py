@@ -191,7 +191,8 @@ def test_closing_the_device_ends_what_other_threads_wait_for() -> None:
     device.close()
     for thread in threads:
         thread.join(5)
-    assert ended == [rt.ClosedError] * len(calls)
+    assert len(ended) == len(calls)
+    assert set(ended) <= {rt.ClosedError, rt.PeerClosed}  # both ends of the channel are the device's
 
 
 def test_context_managers_close() -> None:
