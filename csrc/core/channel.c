@@ -138,6 +138,8 @@ int rt_channel_explain(rt_channel *channel, int status, rt_detail *detail)
 
 int rt_channel_failure(rt_channel *channel, rt_detail *detail)
 {
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "this process is a child made by fork: the channel is its parent's");
     rt_detail_clear(detail);
     int32_t state = atomic_load_explicit(&channel->state, memory_order_acquire);
     if (state == RT_CHANNEL_READY || state == RT_CHANNEL_CONNECTING)

@@ -364,6 +364,15 @@ static void abandon_channels(rt_device *device)
     }
 }
 
+/* Takes the turn of every queue and keeps it: who comes late from a wait that has ended finds it taken, and leaves. */
+static void keep_turns(rt_device *device)
+{
+    for (uint32_t index = 0; index <= device->queue_count; index++) {
+        rt_queue_kick(&device->queues[index]);
+        rt_turn_take(&device->queues[index].turn);
+    }
+}
+
 void rt_device_close(rt_device *device)
 {
     if (rt_forked() || device->closed)
@@ -379,6 +388,7 @@ void rt_device_close(rt_device *device)
     device->closed = true;
     pthread_mutex_unlock(&device->lock);
     rt_region_close_all(device);
+    keep_turns(device);
     close_descriptors(device);
     device->provider->close(device->pdevice);
     device->pdevice = NULL;
@@ -413,7 +423,7 @@ int rt_device_progress(rt_device *device)
 
 int rt_device_event_fd(rt_device *device)
 {
-    return device->loop_fd;
+    return rt_forked() ? RT_E_FORKED : device->loop_fd;
 }
 
 void rt_device_tell(rt_device *device)
@@ -460,5 +470,5 @@ int rt_device_arm(rt_device *device)
 
 int64_t rt_device_now_ns(rt_device *device)
 {
-    return rt_device_time(device);
+    return rt_forked() ? 0 : rt_device_time(device);
 }

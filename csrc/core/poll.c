@@ -99,7 +99,8 @@ static void retire_all(rt_queue *queue, const rt_completion *completions, uint32
 }
 
 /* Goes on posting for links whose operations did not fit; stops at the first that fails. One that somebody posts on right now
- * is looked at again before anyone sleeps: he may have left his items to us. */
+ * is looked at again before anyone sleeps: he may have left his items to us. (Where posting is copying, the queue's kick sees
+ * to that, and he may be at it for long.) */
 static int64_t pump(rt_queue *queue, rt_trouble *trouble)
 {
     int64_t moved = 0;
@@ -108,7 +109,7 @@ static int64_t pump(rt_queue *queue, rt_trouble *trouble)
     RT_LIST_EACH(node, &queue->links) {
         rt_link *link = RT_LIST_ENTRY(node, rt_link, queue_node);
         if (!rt_turn_try(&link->turn)) {
-            moved++;
+            moved += !queue->device->limits.completes_in_post;
             continue;
         }
         int64_t items = link->starved ? rt_link_pump(link, budget) : 0;

@@ -18,6 +18,11 @@ const char *rt_provider_name_at(int index)
 
 static const rt_provider *find(const char *name, int *status_out, rt_detail *detail)
 {
+    if (rt_forked()) {
+        *status_out = rt_fail(detail, RT_E_FORKED, 0,
+                              "this process is a child made by fork after rdmatensor was used: start it with spawn");
+        return NULL;
+    }
     const rt_provider *provider = rt_provider_find(name);
     if (provider == NULL)
         *status_out = rt_fail(detail, RT_E_INVALID, 0, "there is no provider \"%s\"", name);

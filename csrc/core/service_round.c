@@ -168,7 +168,7 @@ static bool end_channel(rt_channel *channel, bool *again_out)
         }
         moved = true;
     }
-    if (!passed_all_queues(channel)) {
+    if (atomic_load(&channel->word_waiters) != 0 || !passed_all_queues(channel)) { /* who waits for a word leaves soon */
         *again_out = true;
         return moved;
     }

@@ -287,8 +287,10 @@ int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region
     if (region->device != channel->device) /* nobody would place it, or nobody would tell */
         return region->device == NULL ? RT_E_CLOSED : RT_E_INVALID;
     int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
-    atomic_fetch_add_explicit(&channel->word_waiters, 1, memory_order_relaxed);
-    int status = wait_word(channel, word, value, rt_device_time(channel->device) + slice);
-    atomic_fetch_sub_explicit(&channel->word_waiters, 1, memory_order_relaxed);
+    atomic_fetch_add(&channel->word_waiters, 1); /* before the state is looked at: a channel that ends waits for us */
+    int status = rt_channel_state(channel) != RT_CHANNEL_READY
+                     ? rt_channel_refuse(channel, NULL)
+                     : wait_word(channel, word, value, rt_device_time(channel->device) + slice);
+    atomic_fetch_sub(&channel->word_waiters, 1);
     return status;
 }
