@@ -265,7 +265,7 @@ static int wait_word(rt_channel *channel, const uint64_t *word, uint64_t value, 
         if (step == RT_STEP_END || left <= 0)
             return word_came(word, value) ? RT_OK : RT_E_AGAIN;
         atomic_store_explicit(&channel->word_expected, value, memory_order_relaxed);
-        atomic_store_explicit(&channel->word_seen, *(const volatile uint64_t *)word, memory_order_relaxed);
+        atomic_store_explicit(&channel->word_seen, rt_load_acquire_u64(word), memory_order_relaxed);
         if (sleep_for_word(&waiter, channel, word, value, left) == RT_E_INTERRUPTED)
             return word_came(word, value) ? RT_OK : RT_E_INTERRUPTED;
     }
