@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine and commit of a result, medians, and running a function in a second process."""
+"""What the benchmarks share: the machine and commit of a result, medians, and a second process."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def meta() -> dict[str, Any]:
     """The machine, the commit and the versions that a result belongs to."""
     import rdmatensor
 
+    changed = _git("status", "--porcelain", "-uno", "--", "csrc", "rdmatensor")
     return {
-        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if _git("status", "--porcelain", "-uno") else ""),
+        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else ""),
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "version": rdmatensor.__version__,
         "python": platform.python_version(),
@@ -102,11 +103,15 @@ def floor_library() -> ctypes.CDLL:
 
 
 class Peer:
-    """A second process that runs `python <script> --peer <words>` and talks over its standard streams, a line at a time."""
+    """A second process, `python <script> --peer <words>`, that talks over its standard streams, a line at a time."""
 
     def __init__(self, script: str, *words: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, script, "--peer", *words], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+            [sys.executable, script, "--peer", *words],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            bufsize=1,
         )
 
     @property

@@ -2,8 +2,9 @@
 
     python benchmarks/transfers.py [--json NAME] [--quick]
 
-Two processes, default settings of the provider. Each row is the median of interleaved rounds: ours and the floor take turns on the same memory, which
-is the peer's region as this process maps it. The peer sleeps meanwhile. Every row's bytes are compared by the peer.
+Two processes, default settings of the provider. Each row is the median of interleaved rounds: ours and the floor take
+turns on the same memory, which is the peer's region as this process maps it. The peer sleeps meanwhile. Every row's
+bytes are compared by the peer.
 """
 
 from __future__ import annotations
@@ -80,7 +81,8 @@ class Bench:
             count = max(1, min(20_000, 256 * MIB // size // (4 if quick else 1)))
             rounds = 9 if size >= MIB else 15
             to, source = self.remote[:size], self.source[:size]
-            memcpy, write, read = self.channel.memcpy, self.channel.prepare(to, source), self.channel.prepare(source, to)
+            memcpy = self.channel.memcpy
+            write, read = self.channel.prepare(to, source), self.channel.prepare(source, to)
 
             def floor_write(size: int = size, count: int = count) -> float:
                 return self.floor.floor_copies(there, here, size, flag, count) / count / 1e9
@@ -189,7 +191,8 @@ def main() -> None:
         peer(arguments.peer)
         return
     bench = Bench(arguments.url)
-    rows = bench.sizes(arguments.quick) + bench.many() + bench.arena() + bench.growth(100_000 if arguments.quick else 1_000_000)
+    rows = bench.sizes(arguments.quick) + bench.many() + bench.arena()
+    rows += bench.growth(100_000 if arguments.quick else 1_000_000)
     bench.close()
     print(show(rows))
     if arguments.json:

@@ -1,10 +1,10 @@
-"""What waiting costs: an idle receiver's processor time, and ping-pong latency with more waiters than cores, beside Gloo.
+"""What waiting costs: an idle receiver's processor time, and latency with more waiters than cores, beside Gloo.
 
     python benchmarks/waiting.py [--json NAME] [--pairs 8] [--seconds 5] [--no-gloo]
 
-A pair is two processes that send 64 bytes back and forth: ours by a WRITE of the payload and a WRITE of a sequence word, for
-which the other end waits (`wait_word`, default policy); Gloo's by torch.distributed send and recv. All pairs of a setting run at once. One way is half a
-round trip.
+A pair is two processes that send 64 bytes back and forth: ours by a WRITE of the payload and a WRITE of a sequence
+word, for which the other end waits (`wait_word`, default policy); Gloo's by torch.distributed send and recv. All pairs
+of a setting run at once. One way is half a round trip.
 """
 
 from __future__ import annotations
@@ -91,7 +91,7 @@ def side(kind: str, where: str, first: bool) -> None:
             while True:
                 play(turn)
                 turn += 1
-        except Exception:  # noqa: BLE001 - the first side ended, whatever it looks like from here
+        except Exception:  # the first side ended, whatever it looks like from here
             os._exit(0)
     times = []
     end = time.perf_counter() + seconds
@@ -101,7 +101,8 @@ def side(kind: str, where: str, first: bool) -> None:
         times.append((time.perf_counter() - begin) / 2)
         turn += 1
     half = np.array(times[len(times) // 10 :])
-    print(json.dumps({"count": len(half), **{f"p{q}": float(np.percentile(half, q)) for q in (50, 90, 99)}}), flush=True)
+    quantiles = {f"p{q}": float(np.percentile(half, q)) for q in (50, 90, 99)}
+    print(json.dumps({"count": len(half), **quantiles}), flush=True)
     os._exit(0)
 
 
@@ -172,7 +173,8 @@ def main() -> None:
             row = pairs_at_once(kind, arguments.url, count, arguments.seconds)
             rows.append(row)
             print(
-                f"{row['mode']}, {count} pairs: one way p50 {row['one_way_us_p50']:.1f} us, p99 {row['one_way_us_p99']:.1f} us,"
+                f"{row['mode']}, {count} pairs: one way p50 {row['one_way_us_p50']:.1f} us,"
+                f" p99 {row['one_way_us_p99']:.1f} us,"
                 f" worst pair's p99 {row['worst_pair_p99_us']:.1f} us, {row['round_trips']} round trips",
                 flush=True,
             )

@@ -2,9 +2,10 @@
 
     python tests/soak.py [--rounds 200] [--seed N]
 
-The survivor keeps one device for all rounds. Each round a fresh victim process works with it (connecting, registering, copying, closing, in either
-role) and is killed in the phase, and after the delay, that the seed chose. The survivor's pending call must end within the bound with an error
-that fits. At the end nothing may be left: descriptors, memory, shared memory names, sockets, processes, channels.
+The survivor keeps one device for all rounds. Each round a fresh victim process works with it (connecting, registering,
+copying, closing, in either role) and is killed in the phase, and after the delay, that the seed chose. The survivor's
+pending call must end within the bound with an error that fits. At the end nothing may be left: descriptors, shared
+memory names, sockets, processes, channels.
 """
 
 from __future__ import annotations
@@ -204,7 +205,8 @@ def survive(rounds: int, seed: int) -> None:
             what, after = current.play()
             told[f"{current.phase}: {what}"] += 1
             limit = BOUND if what != "no channel" else BOUND + 0.5
-            assert after <= limit, f"round {number}: told {what} {after:.2f} s after the kill ({current.phase}, {current.role})"
+            told_late = f"round {number}: told {what} {after:.2f} s after the kill ({current.phase}, {current.role})"
+            assert after <= limit, told_late
             worst = max(worst, after if what != "no channel" else 0.0)
             settle(device)
             if number == 2:
@@ -215,7 +217,8 @@ def survive(rounds: int, seed: int) -> None:
         assert rounds < 4 or after_all == before, f"left behind: {after_all}, before: {before}"
     for line, count in sorted(told.items()):
         print(f"  {count:4d}  {line}")
-    print(f"{rounds} passed, 0 failed; the survivor was told at most {1000 * worst:.0f} ms after a kill; nothing left behind")
+    print(f"the survivor was told at most {1000 * worst:.0f} ms after a kill; nothing is left behind")
+    print(f"{rounds} passed, 0 failed")
 
 
 def main() -> None:
