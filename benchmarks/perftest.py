@@ -2,7 +2,7 @@
 
     python benchmarks/perftest.py [--device rxe0] [--json NAME] [--quick]
 
-Two processes of this host on one device; on a machine without one: `rdmatensor vm run -- python benchmarks/perftest.py`.
+Two processes of this host on one device; without one: `rdmatensor vm run -- python benchmarks/perftest.py`.
 Bandwidth: many WRITEs (READs) of one size on one QP with the same depth, against ib_write_bw (ib_read_bw). Latency:
 4 KiB and a word written back and forth, each end polling its memory, against ib_write_lat; a READ waited for against
 ib_read_lat. Ours and theirs take turns; medians of the rounds. On an emulated machine only the ratios mean anything.
