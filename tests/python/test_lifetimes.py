@@ -317,9 +317,12 @@ transfer = channel.memcpy_async(remote[:100], buffer)
 
 def test_a_peer_hears_a_goodbye_when_the_interpreter_ends(device: rt.Device) -> None:
     with device.listen() as listener:
-        code = f"import rdmatensor as rt; d = rt.Device('shm://'); c = d.connect({listener.address!r})"
-        child = subprocess.Popen([sys.executable, "-c", code])
+        code = f"import rdmatensor as rt; d = rt.Device('shm://'); c = d.connect({listener.address!r}); input()"
+        child = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE)
         accepted = listener.accept(30)
+        assert child.stdin is not None
+        child.stdin.write(b"\n")
+        child.stdin.close()
         word = device.region(64)
         with pytest.raises(rt.PeerClosed):
             accepted.wait_word(word[:8], 1, timeout=30)
