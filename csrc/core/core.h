@@ -50,7 +50,7 @@ struct rt_queue {
     _Atomic uint32_t epoch;   /* bumped when a leader found something or left; followers sleep on it */
     _Atomic uint32_t followers;
     _Atomic uint32_t loop_wants; /* an event loop found the turn taken: who leaves it arms the queue */
-    int kick_fd;                 /* eventfd: ends a leader's sleep, and stays readable while links are starved */
+    int kick_fd; /* eventfd: ends a leader's sleep; stays readable while links are starved where posting is copying */
     pthread_t poller;
     bool has_poller;
 };
@@ -291,7 +291,7 @@ int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns);
 void rt_queue_tell(rt_queue *queue);
 /* Ends a leader's sleep. */
 void rt_queue_kick(rt_queue *queue);
-/* Takes kicks back, unless links are starved. Queue turn held. */
+/* Takes kicks back, unless links are starved where posting is copying. Queue turn held. */
 void rt_queue_unkick(rt_queue *queue);
 
 /* Poller threads: poller.c. */
@@ -319,7 +319,7 @@ struct rt_channel {
     _Atomic bool ending;      /* taken by the one who writes `failure` */
     _Atomic bool shut_wanted; /* the service shall shut the links: set with state FAILED */
     bool counted_lost;
-    int64_t ending_ns; /* when the service first waited for its flush, or 0 */
+    int64_t ending_ns;             /* when the service first waited for its flush, or 0 */
     uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
     _Atomic uint32_t word_waiters; /* threads in rt_channel_wait_word, and for the dump … */
     _Atomic uint64_t word_expected, word_seen; /* … what the newest of them waits for and saw last */

@@ -86,7 +86,8 @@ void rt_queue_unkick(rt_queue *queue)
     if (queue->kick_fd < 0)
         return;
     rt_event_drain(queue->kick_fd);
-    if (atomic_load(&queue->starved) != 0) /* after draining: one that starves now kicks after it is counted */
+    /* After draining: one that starves now kicks after it is counted. Elsewhere completions call for who pumps. */
+    if (queue->device->limits.completes_in_post && atomic_load(&queue->starved) != 0)
         rt_queue_kick(queue);
 }
 

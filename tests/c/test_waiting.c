@@ -165,6 +165,29 @@ static void all_waiters_of_a_queue_hear_a_signal_or_a_failure(void)
     }
 }
 
+static void an_event_loop_hears_of_a_queue_that_another_thread_was_at_when_it_armed(void)
+{
+    core_ends ends;
+    core_begin(&ends, &(core_setup){.provider = "verbs", .queues = 1, .qps = 1});
+    rt_queue *queue = &ends.near->queues[0];
+    faked.fake_set_engine(FAKE_ENGINE_MANUAL);
+    int64_t number = core_start(&ends, 0, RT_WRITE, 0, 0, 100);
+    CHECK(number > 0);
+    CHECK_INT(rt_device_progress(ends.near), 0);
+    CHECK(rt_turn_try(&queue->turn)); /* as a thread that looks at the queue, finds nothing and goes away */
+    CHECK_INT(rt_device_arm(ends.near), RT_OK);
+    rt_queue_leave(queue);
+    struct pollfd readable = {.fd = rt_device_event_fd(ends.near), .events = POLLIN};
+    CHECK_INT(poll(&readable, 1, 0), 0);
+    CHECK(faked.fake_step() > 0);
+    CHECK_INT(poll(&readable, 1, 5000), 1);
+    CHECK(rt_device_progress(ends.near) > 0);
+    CHECK_INT(rt_op_wait(ends.channel, number, 0), RT_OK);
+    CHECK_INT(core_finish(ends.channel, number, &ends.detail), RT_OK);
+    faked.fake_set_engine(FAKE_ENGINE_POLL);
+    core_end(&ends);
+}
+
 static void a_device_closes_under_its_waiters(void)
 {
     for (uint32_t round = 0; round < 10; round++) {
@@ -347,6 +370,7 @@ static const check_test tests[] = {
     CHECK_TEST(waiters_for_a_word_hear_that_the_channel_ended),
 #if __has_include(<infiniband/verbs.h>)
     CHECK_TEST(all_waiters_of_a_queue_hear_a_signal_or_a_failure),
+    CHECK_TEST(an_event_loop_hears_of_a_queue_that_another_thread_was_at_when_it_armed),
     CHECK_TEST(a_device_closes_under_its_waiters),
     CHECK_TEST(waiters_for_different_operations_of_a_queue_are_all_served),
 #endif
