@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rdmatensor import _core
 from rdmatensor.span import Span
@@ -33,6 +33,11 @@ class _Lease:
             self.buffer._give_back()
 
 
+def _no_lease() -> _Lease | None:
+    """The lease of a buffer that was packed into copies, but never viewed or sliced."""
+    return None
+
+
 class Buffer(Span):
     """A span that owns its block of the region.
 
@@ -48,14 +53,26 @@ class Buffer(Span):
         self.offset = offset
         self.nbytes = nbytes
         self._block = block
-        self._lease: weakref.ref[_Lease] | None = None
+        self._lease: Callable[[], _Lease | None] | None = None  # None: never viewed, sliced or packed
+
+    def __getattr__(self, name: str) -> Any:
+        packed = super().__getattr__(name)
+        if self._lease is None:
+            self._lease = _no_lease
+        return packed
 
     def free(self) -> None:
         """Gives the buffer up. Its block goes back at once, or with the last view or slice of it. Twice is fine."""
-        if self._region_handle is None:
+        handle = self._region_handle
+        if handle is None:
+            return
+        if self._lease is None:
+            block, self._block, self._region_handle = self._block, _RETURNED, None
+            if not self.region._life.ended:
+                _free(handle, block)
             return
         self._forget()
-        if self._lease is None or self._lease() is None:
+        if self._lease() is None:
             self._give_back()
 
     def _held(self) -> object:

@@ -239,19 +239,22 @@ class Channel:
         return _core.channel_dump(self._live())
 
     def close(self) -> None:
-        """Tells the peer and ends what is outstanding. Twice is fine; in a forked child it does nothing."""
+        """Tells the peer, ends what is outstanding, and closes the channel's remotes and prepared copies.
+
+        The peer's copies through it fail from here on. Twice is fine; in a forked child it does nothing.
+        """
         handle = self._handle
         if handle is not None and not forked():
             self._closed = True
             _core.channel_close(handle)
+            for attachment in tuple(self._attachments):
+                attachment.handle = None
+            for prepared in tuple(self._prepared):
+                prepared.close()
             self._sweep()
 
     def _close_with_device(self) -> None:
         self.close()
-        for attachment in tuple(self._attachments):
-            attachment.handle = None
-        for prepared in tuple(self._prepared):
-            prepared.close()
         self._handle = None
 
     def __enter__(self) -> Channel:

@@ -130,7 +130,8 @@ int rt_channel_explain(rt_channel *channel, int status, rt_detail *detail)
             *detail = channel->failure;
         return status;
     }
-    if (status == RT_E_FLUSHED)
+    /* A link that the peer shut looks lost; whether it died or closed is what its control connection said. */
+    if (status == RT_E_FLUSHED || status == RT_E_PEER_LOST)
         return rt_channel_refuse(channel, detail);
     return rt_fail(detail, status, 0, "the operation ended with %s; the channel failed because %.400s", rt_status_name(status),
                    channel->failure.text);
@@ -177,6 +178,15 @@ void rt_channel_close(rt_channel *channel)
     rt_detail why;
     rt_fail(&why, RT_E_CLOSED, 0, "the channel to %s was closed on this side", channel->peer);
     rt_channel_fail(channel, &why);
+    /* Before this returns, the peer is told and can reach nothing through the links: what the caller closes next is not
+     * missed by the peer's copies. While another thread still writes the failure, the service does it. */
+    pthread_mutex_lock(&device->lock);
+    if (rt_channel_state(channel) != RT_CHANNEL_READY && rt_channel_state(channel) != RT_CHANNEL_CONNECTING) {
+        rt_control_end(channel, &channel->failure);
+        if (atomic_exchange(&channel->shut_wanted, false))
+            rt_links_shut(channel);
+    }
+    pthread_mutex_unlock(&device->lock);
     if (device->limits.virtual_time)
         rt_service_run(device);
 }
