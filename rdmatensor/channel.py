@@ -37,7 +37,7 @@ _NAP_S = 50e-6  # between looks for a free operation when nothing moved
 
 
 class Channel:
-    """A connection to a peer's device over one or more QPs; its data verb is `memcpy` (PAPER.md part 1).
+    """A connection to a peer's device over one or more QPs; its data verb is `memcpy`.
 
     Made by `Device.connect` and `Listener.accept`; a context manager. Any number of threads may use it; those that
     choose different QPs (`qp=`) share no lock.

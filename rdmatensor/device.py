@@ -57,7 +57,7 @@ class Device:
     """A device, opened by URL: `verbs://mlx5_0`, `shm://`, `sim://?seed=7`, or `auto://`, which takes the best that
     is there.
 
-    It owns completion queues, QPs, regions and their registrations (PAPER.md part 1). A context manager; closing it
+    It owns completion queues, QPs, regions and their registrations. A context manager; closing it
     tells every peer. Threads may share it; a child made by fork may not use it, and gets ForkedProcessError.
 
     `queues` is the number of completion queues, `qps_per_peer` of QPs of each channel, `pollers` of threads that

@@ -27,7 +27,7 @@ _BLOCK_UNIT_BITS = _core.BLOCK_UNIT_BITS
 
 
 class Region:
-    """Memory registered ahead with a device, page-aligned and with access rights by purpose (PAPER.md parts 1 and 5b).
+    """Memory registered ahead with a device, page-aligned and with access rights by purpose.
 
     Registering is slow and limited in number, so few large regions are registered and buffers allocated inside them.
     Made by `Device.region` and, over memory of the caller, by `Device.register`. A context manager; `close()` ends
