@@ -9,7 +9,7 @@ __all__ = ["Access"]
 
 class Access(IntFlag):
     """Rights of a region, by purpose; combine them with `|`. The source of a WRITE and the target of a READ need none
-    (RDMA rule 14).
+    (RDMA-RULES 14).
     """
 
     LOCAL = 0
@@ -19,4 +19,4 @@ class Access(IntFlag):
     REMOTE_READ = 4
     """Peers may READ here."""
     RELAXED_ORDER = 8
-    """The bus may reorder what arrives: for payload only, never for memory that holds flags (RDMA rules 3 and 4)."""
+    """The bus may reorder what arrives: for payload only, never for memory that holds flags (RDMA-RULES 3 and 4)."""

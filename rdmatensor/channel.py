@@ -163,7 +163,7 @@ class Channel:
     def wait_word(self, span: Span, value: int, *, timeout: float | None = None) -> None:
         """Blocks until the 8-byte word in `span`, which a peer writes, is at or past `value`.
 
-        Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA rule 6). What the peer
+        Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA-RULES 6). What the peer
         placed before the word is visible then. `span` is 8 bytes long and begins at a multiple of 8.
         """
         limit = timeout_ns(timeout, self.device._timeout_ns)

@@ -61,7 +61,7 @@ class Device:
     tells every peer. Threads may share it; a child made by fork may not use it, and gets ForkedProcessError.
 
     `queues` is the number of completion queues, `qps_per_peer` of QPs of each channel, `pollers` of threads that
-    poll; with 0, the default, whoever waits polls. `wait` is "adaptive", "spin", "yield" or "block" (RDMA rule 26).
+    poll; with 0, the default, whoever waits polls. `wait` is "adaptive", "spin", "yield" or "block" (RDMA-RULES 26).
     `timeout` in seconds is the default of every call that waits. `secret` is what both ends of a channel must know;
     the default is RDMATENSOR_SECRET of the environment. Each of the first five may stand in the URL's query instead.
     """

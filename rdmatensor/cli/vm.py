@@ -141,13 +141,12 @@ def speaker() -> Callable[[str], None]:
 
 def run_command(given: argparse.Namespace) -> int:
     """`vm run`."""
+    say = speaker()
     try:
-        options = options_of(given)
+        return run(options_of(given), lambda: Store(config.vm_cache(), say), say)
     except InvalidArgument as error:
         print(f"rdmatensor vm: {error}", file=sys.stderr)
         return 2
-    say = speaker()
-    return run(options, lambda: Store(config.vm_cache(), say), say)
 
 
 def prepare_command(given: argparse.Namespace) -> int:

@@ -83,6 +83,7 @@ def run(options: Options, store: Callable[[], Store], say: Callable[[str], None]
             if name is not None:
                 say(f"soft-RoCE of this machine's own kernel, Linux {os.uname().release}: {name}")
                 return here.run(options, rxe_variables([name]))
+    shared_folders(options.directory, options.shares, ())  # before anything is made, what is wrong with them
     began = time.monotonic()
     try:
         return run_in_machine(options, store(), say, began)
