@@ -353,6 +353,36 @@ static void ends_that_share_bytes_are_refused(void)
     }
 }
 
+static void a_device_may_be_its_own_peer(void)
+{
+    CORE_EACH_PROVIDER(provider)
+    {
+        core_ends ends = {.near = NULL};
+#if __has_include(<infiniband/verbs.h>)
+        begin();
+#endif
+        ends.near = core_device(&(core_setup){.provider = provider}, "self", true);
+        CHECK_INT(rt_listener_open(ends.near, "127.0.0.1:0", NULL, 0, &ends.listener, &ends.detail), RT_OK);
+        core_join(&ends, &ends.channel, &ends.accepted);
+        ends.local = core_region(ends.near, 1 << 20, CORE_BOTH);
+        ends.here = (uint8_t *)(uintptr_t)rt_region_address(ends.local);
+        ends.remote = core_attach(ends.channel, ends.local); /* its own handle comes back */
+        core_fill(ends.here, 1000, 3);
+        CHECK_INT(core_copy(&ends, 0, RT_WRITE, 999, 0, 1000), RT_E_OVERLAP);
+        CHECK_INT(core_copy(&ends, 0, RT_READ, 0, 999, 1000), RT_E_OVERLAP);
+        CHECK_INT(core_copy(&ends, 0, RT_WRITE, 1000, 0, 1000), RT_OK);
+        CHECK_BYTES(ends.here + 1000, ends.here, 1000);
+        CHECK_INT(core_copy(&ends, 0, RT_READ, 1000, 9000, 1000), RT_OK);
+        CHECK_BYTES(ends.here + 9000, ends.here, 1000);
+        rt_remote_drop(ends.remote);
+        rt_channel_drop(ends.channel);
+        rt_channel_drop(ends.accepted);
+        rt_listener_close(ends.listener);
+        rt_device_close(ends.near);
+        rt_region_drop(ends.local);
+    }
+}
+
 static void one_bad_entry_is_named_and_none_is_posted(void)
 {
     CORE_EACH_PROVIDER(provider)
@@ -417,6 +447,7 @@ static const check_test tests[] = {
     CHECK_TEST(what_cannot_be_copied_is_refused_and_nothing_is_posted),
     CHECK_TEST(a_right_that_was_not_given_is_refused_here),
     CHECK_TEST(ends_that_share_bytes_are_refused),
+    CHECK_TEST(a_device_may_be_its_own_peer),
     CHECK_TEST(one_bad_entry_is_named_and_none_is_posted),
     CHECK_TEST(a_closed_channel_refuses_every_way_of_copying),
 };
