@@ -214,7 +214,7 @@ static void *lock_main(void *argument)
     pthread_mutex_lock(&device->lock);
     atomic_store(&device->armed, 7); /* says that it has the lock */
     while (atomic_load(&device->armed) == 7)
-        usleep(1000);
+        rt_futex_sleep(&device->armed, 7, RT_NS_PER_S, false);
     pthread_mutex_unlock(&device->lock);
     return NULL;
 }
@@ -234,6 +234,7 @@ static void a_dump_comes_even_when_the_lock_is_what_hangs(void)
     CHECK_HAS(text, "ready");
     rt_turn_take(&ends.channel->links[0].turn); /* a thread that posts does not stop it either */
     atomic_store(&ends.near->armed, 0);
+    rt_futex_wake(&ends.near->armed, 1, false);
     pthread_join(thread, NULL);
     CHECK(rt_device_dump(ends.near, text, sizeof text) > 0);
     CHECK_HAS(text, "a thread is posting on it now");
