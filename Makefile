@@ -6,6 +6,7 @@
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
+#   make rxe      the contract on soft-RoCE, in an emulated machine where this kernel has none
 #   make torch    torch into .venv (optional)   make clean       remove all that was made here
 #
 # Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS, SOAK_ARGS.
@@ -228,6 +229,8 @@ wheel: build
 	@$(PYTHON) -m venv $(BUILD)/wheel && $(BUILD)/wheel/bin/python -m pip --disable-pip-version-check install --quiet dist/*.whl
 	@cd $(BUILD)/wheel && bin/rdmatensor devices
 	@ls -l dist
+
+include rxe.mk
 
 clean:
 	@rm -rf $(BUILD) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .cache

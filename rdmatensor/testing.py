@@ -350,10 +350,10 @@ def _accept(party: Party, keep: str) -> None:
 
 
 class _ProcessFabric(Fabric):
-    def __init__(self, url: str, parties: int, options: dict[str, Any]) -> None:
+    def __init__(self, url: str, parties: int, options: dict[str, Any], there: str = "") -> None:
         here = Party("here", url, options)
         names = ["there", *(f"there{number}" for number in range(2, parties))]
-        super().__init__([here, *(ProcessParty(name, url, options) for name in names)])
+        super().__init__([here, *(ProcessParty(name, there or url, options) for name in names)])
 
 
 class ShmFabric(_ProcessFabric):
@@ -366,12 +366,14 @@ class ShmFabric(_ProcessFabric):
 
 
 class VerbsFabric(_ProcessFabric):
-    """Processes of this host over a real RDMA device, in loopback. ProviderUnavailable where there is none."""
+    """Processes of this host over a real RDMA device, in loopback; or over two, where `there` is the URL of the other
+    one. ProviderUnavailable where there is none.
+    """
 
     provider = "verbs"
 
-    def __init__(self, url: str = "verbs://", *, parties: int = 2, **options: Any) -> None:
-        super().__init__(url, parties, options)
+    def __init__(self, url: str = "verbs://", *, there: str = "", parties: int = 2, **options: Any) -> None:
+        super().__init__(url, parties, options, there)
 
 
 class SimFabric(Fabric):

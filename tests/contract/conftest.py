@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from ends import Ends
@@ -19,13 +20,19 @@ HARDWARE = Path("/sys/class/infiniband").is_dir() and any(Path("/sys/class/infin
 UNORDERED = "orders_writes=0&orders_bytes=0&jitter_ns=20000"
 
 
+def _verbs(**options: Any) -> Fabric:
+    """Over the first real device, or over both where `rdmatensor vm run --hosts 2` has joined two."""
+    devices = os.environ.get("RDMATENSOR_RXE_DEVICES", "").split(",")
+    return VerbsFabric(f"verbs://{devices[0]}", there=f"verbs://{devices[-1]}", **options)
+
+
 MAKERS: dict[str, Callable[..., Fabric]] = {
     "sim": SimFabric,
     "sim-small": lambda **options: SimFabric(arguments=SMALL, **options),
     "sim-unordered": lambda **options: SimFabric(arguments=UNORDERED, **options),
     "shm": ShmFabric,
     "verbs-fake": lambda **options: FakeVerbsFabric(FAKE, **options),
-    "verbs": VerbsFabric,
+    "verbs": _verbs,
 }
 
 
