@@ -19,7 +19,7 @@ from rdmatensor.vm.errors import VmError
 from rdmatensor.vm.interpreter import Interpreter
 from rdmatensor.vm.kernel import output
 
-__all__ = ["build", "closure", "installed", "system_identity"]
+__all__ = ["build", "chosen", "closure", "installed", "versions"]
 
 WANTED = (
     *(
@@ -84,18 +84,24 @@ def installed() -> dict[str, tuple[str, set[str]]]:
 def closure(wanted: Iterable[str], known: dict[str, tuple[str, set[str]]]) -> list[str]:
     """Names for dpkg of the wanted packages, of the essential ones, and of all they depend on."""
     todo = [*wanted, *(name for name in known if name.startswith("*"))]
-    chosen: set[str] = set()
+    found: set[str] = set()
     while todo:
         entry = known.get(todo.pop())
-        if entry is not None and entry[0] not in chosen:
-            chosen.add(entry[0])
+        if entry is not None and entry[0] not in found:
+            found.add(entry[0])
             todo += entry[1]
-    return sorted(chosen)
+    return sorted(found)
 
 
-def system_identity() -> str:
-    """Differs when any package of the system changes."""
-    return output(["dpkg-query", "-W", "-f=${binary:Package} ${Version} ${db:Status-Status}\n"])
+def chosen(python: Interpreter, extra: Iterable[str]) -> list[str]:
+    """Names for dpkg of the packages that go into the image."""
+    system = [f"python{python.version}", "python3"] if python.base_prefix == Path("/usr") else []
+    return closure([*WANTED, *system, *extra], installed())
+
+
+def versions(names: list[str]) -> str:
+    """Differs when one of these packages changes."""
+    return output(["dpkg-query", "-W", "-f=${binary:Package} ${Version}\n", *names])
 
 
 # ---- which files ----
@@ -135,9 +141,9 @@ def not_for_python(name: str) -> bool:
     return name in SKIPPED_IN_PYTHON or name.startswith("config-") or name.endswith(SKIPPED_ENDINGS)
 
 
-def add_packages(tree: Tree, wanted: Iterable[str]) -> None:
+def add_packages(tree: Tree, names: list[str]) -> None:
     """All files of packages, but those nobody reads in the guest."""
-    for line in output(["dpkg-query", "-L", *closure(wanted, installed())]).splitlines():
+    for line in output(["dpkg-query", "-L", *names]).splitlines():
         if line.startswith("/") and line != "/." and not SKIPPED.match(line) and not line.endswith(SKIPPED_ENDINGS):
             tree.add(Path(line))
 
@@ -185,8 +191,7 @@ def add_libraries(tree: Tree) -> None:
 def collect(python: Interpreter, extra: Iterable[str]) -> Tree:
     """Every file of the image."""
     tree = Tree()
-    system = [f"python{python.version}", "python3"] if python.base_prefix == Path("/usr") else []
-    add_packages(tree, [*WANTED, *system, *extra])
+    add_packages(tree, chosen(python, extra))
     for name in ETC:
         path = Path("/etc", name)
         if path.is_dir():

@@ -33,6 +33,8 @@ from rdmatensor.vm.options import Options
 
 __all__ = ["KEPT", "Parts", "Store", "digest"]
 
+ATTEMPTS = 3
+"""How often things are made when what they are made of changes meanwhile."""
 KEPT = 2
 """Things of one kind that stay: the one in use and the one before."""
 OURS = re.compile(r"(kernel|boot|image|snapshot)-|new-|empty$|lock$")
@@ -87,18 +89,19 @@ class Store:
     def prepared(self, options: Options, *, refresh: bool = False) -> Iterator[Parts]:
         """The parts for a run, made where they are missing, and kept until the end of the block."""
         packages.ensure(self.say)
-        with self.locked(alone=False):
-            parts = None if refresh else self.find(options)
-            if parts is not None:
-                yield parts
-                return
-        with self.locked(alone=True):
-            self.make(options, refresh)
-        with self.locked(alone=False):
-            parts = self.find(options)
-            if parts is None:
-                raise VmError("prepare the machine", str(self.root), "a part changed while it was made: run it again")
-            yield parts
+        for _ in range(ATTEMPTS):
+            with self.locked(alone=False):
+                parts = None if refresh else self.find(options)
+                if parts is not None:
+                    yield parts
+                    return
+            with self.locked(alone=True):
+                self.make(options, refresh)
+            refresh = False
+        why = (
+            "what it is made of (packages, the Python environment) kept changing meanwhile: try again when it does not"
+        )
+        raise VmError("prepare the machine", str(self.root), why)
 
     # ---- what is there ----
 
@@ -135,12 +138,12 @@ class Store:
         busybox = packages.busybox()
         scripts = [path.read_bytes() for path in sorted(initramfs.GUEST.iterdir()) if path.is_file()]
         boot = digest(kernel_path.name, busybox.read_bytes() if busybox else b"", *scripts)
-        system = image.system_identity()
+        system = image.versions(image.chosen(interpreter, options.packages))
         recipe = Path(image.__file__).read_bytes()
         root = digest(interpreter.identity, system, recipe, "\n".join(options.packages))
-        qemu = re.findall(r"^qemu-system-x86\S* .*", system, re.MULTILINE)
+        qemu = kernel.output([packages.find("qemu-system-x86_64") or "qemu-system-x86_64", "--version"])
         machine = Path(__file__).with_name("machine.py").read_bytes()
-        snapshot = digest(boot, root, str(qemu), machine, str(options.memory))
+        snapshot = digest(boot, root, qemu, machine, str(options.memory))
         parts = Parts(
             kernel=kernel_path,
             boot=self.root / f"boot-{boot}",
