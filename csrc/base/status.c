@@ -36,6 +36,8 @@ const char *rt_status_name(int status)
     case RT_E_DEVICE_LOST: return "device-lost";
     case RT_E_SYSTEM: return "system";
     case RT_E_OVERLAP: return "overlap";
+    case RT_E_CORRUPT: return "corrupt";
+    case RT_E_OVERRUN: return "overrun";
     }
     return "unknown";
 }

@@ -37,6 +37,8 @@ enum rt_status {
     RT_E_DEVICE_LOST = -25,   /* the local device failed */
     RT_E_SYSTEM = -26,        /* a system call failed; its errno is in the detail */
     RT_E_OVERLAP = -27,       /* the two ends of a copy share bytes */
+    RT_E_CORRUPT = -28,       /* a checksum does not fit: the bytes are not those that were sent */
+    RT_E_OVERRUN = -29,       /* a sender that promised to keep a loop's order wrote into a slot that was not released */
 };
 
 typedef struct rt_detail {
