@@ -46,6 +46,34 @@ enum {
     /* RECVs kept posted per channel: the peer's requests and its replies to ours, so a SEND never finds none. */
     RT_RPC_RECEIVES = 2 * RT_RPC_REQUESTS_MAX,
 
+    /* ---- tensor edges ---- */
+
+    /* Dimensions of a tensor: torch and NumPy stop at 64 and 32, models at 8; 16 keep the record at three cache lines. */
+    RT_EDGE_RANK_MAX = 16,
+
+    /* Receive buffers of one edge. A pipeline needs depth + 1 of them. Below 256, so that a credit counter seen half
+     * written is never taken for another one (EDGES.md section 5); 128 also fit two words of bits. */
+    RT_EDGE_SLOTS_MAX = 128,
+
+    /* QPs that share one tensor. A NIC is full with 2 to 4; each costs a flag line per slot. */
+    RT_EDGE_STRIPES_MAX = 8,
+
+    RT_EDGE_LINE_SIZE = 64,    /* one flag, one cache line: polling it disturbs nothing else */
+    RT_EDGE_RECORD_SIZE = 192, /* 64 of fields + 16 × 8 of dimensions: three cache lines */
+
+    /* Bytes of a tensor that may ride in its record. Above, a READ costs less than the copy; more slots × this is idle memory. */
+    RT_EDGE_EAGER_MAX = 65536,
+
+    /* Registrations of the sender that records of one edge may refer to. One more is RT_E_BUSY: tensors of an edge come from few
+     * regions. */
+    RT_EDGE_KEYS_MAX = 64,
+
+    /* Open edges of one channel and direction: the number is 16 bits of an immediate, 0 is none. One more is refused. */
+    RT_EDGES_MAX = 65535,
+
+    /* The largest setup message is an EDGE_OPENED of 16 dimensions with two handles, 469 bytes; a dynamic OPEN_EDGE has 466. */
+    RT_EDGE_MESSAGE_MAX = 512,
+
     /* ---- core ---- */
 
     RT_QUEUES_MAX = 64,    /* data completion queues of a device */

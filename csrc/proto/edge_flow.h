@@ -1,0 +1,124 @@
+/* edge_flow.h: whose turn it is on a slot: the sender's and the receiver's side of an edge, static or dynamic (EDGES.md sections
+ * 5 to 8). Pure: words of memory in, decisions out. Each side is driven by one thread at a time; core holds the edge's turn, loads
+ * words with acquire and posts what is decided here. What the WRITEs are is edge_plan's. */
+#ifndef RT_PROTO_EDGE_FLOW_H
+#define RT_PROTO_EDGE_FLOW_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "proto/limits.h"
+
+typedef enum rt_edge_flow {
+    RT_EDGE_FLOW_CREDIT = 1, /* nothing is overwritten before it is released */
+    RT_EDGE_FLOW_LOOP = 2,   /* the sender promises it: the training loop orders it */
+} rt_edge_flow;
+
+/* The life of an edge, on either side. */
+typedef enum rt_edge_state {
+    RT_EDGE_OPEN = 0,
+    RT_EDGE_DRAINING = 1, /* nothing new is sent; what is under way still counts */
+    RT_EDGE_OVER = 2,     /* `failure` says why */
+} rt_edge_state;
+
+/* The life of a slot, at the receiver. */
+typedef enum rt_slot_state {
+    RT_SLOT_EMPTY = 0,    /* the sender's: it may be written any moment */
+    RT_SLOT_ARRIVED = 1,  /* flagged and taken in order; not looked at yet */
+    RT_SLOT_FETCHING = 2, /* a READ of the tensor that its record names is under way */
+    RT_SLOT_HELD = 3,     /* in use: the slot's bytes, or the sender's tensor in place, or what was fetched */
+} rt_slot_state;
+
+typedef enum rt_slot_event {
+    RT_SLOT_FLAG = 0, /* made by rt_edge_receiver_look */
+    RT_SLOT_USE,      /* static, eager or borrowed: it is used where it lies */
+    RT_SLOT_FETCH,    /* dynamic: the READ is posted */
+    RT_SLOT_FETCHED,  /* the READ has completed */
+    RT_SLOT_RELEASE,  /* made by rt_edge_receiver_release */
+} rt_slot_event;
+
+/* "open", "held", …: for dumps. */
+const char *rt_edge_state_name(rt_edge_state state);
+const char *rt_slot_state_name(rt_slot_state state);
+
+/* ---- the sender ---- */
+
+typedef struct rt_edge_sender {
+    uint64_t sent;     /* newest sequence begun; the first is 1 */
+    uint64_t released; /* newest that the receiver is known to have released, with all before it */
+    uint32_t slots;
+    uint8_t flow;            /* rt_edge_flow */
+    uint8_t state;           /* rt_edge_state */
+    bool credit_words_whole; /* limits.places_words_whole of the receiver's provider */
+    int32_t failure;         /* why it is DRAINING or OVER */
+} rt_edge_sender;
+
+void rt_edge_sender_begin(rt_edge_sender *sender, uint32_t slots, rt_edge_flow flow, bool credit_words_whole);
+/* RT_OK: *sequence_out may be sent, into slot sequence mod slots. RT_E_AGAIN: no credit, wait for the credit word. Else why the
+ * edge is at its end. Nothing changes. */
+int rt_edge_sender_next(const rt_edge_sender *sender, uint64_t *sequence_out);
+/* It was posted, all of it; a post that fails half way ends the channel instead. */
+void rt_edge_sender_sent(rt_edge_sender *sender, uint64_t sequence);
+/* The credit word, whenever it was looked at. RT_E_PROTOCOL, and the edge is over: the peer released what was never sent. */
+int rt_edge_sender_credit(rt_edge_sender *sender, uint64_t word, rt_detail *detail);
+/* Whether the receiver may still READ or borrow this tensor: until then a dynamic edge's tensor stays alive and unchanged. */
+bool rt_edge_sender_keeps(const rt_edge_sender *sender, uint64_t sequence);
+/* This side sends no more. OVER when nothing is waited for, else DRAINING until everything is released. */
+void rt_edge_sender_close(rt_edge_sender *sender);
+/* The channel failed (RT_E_PEER_LOST …), or the receiver closed the edge (RT_E_PEER_CLOSED). */
+void rt_edge_sender_end(rt_edge_sender *sender, int status);
+
+/* ---- the receiver ---- */
+
+typedef struct rt_edge_receiver {
+    uint64_t received; /* newest sequence taken; they are taken in order */
+    uint64_t released; /* all up to this one are released */
+    uint64_t credited; /* what the last credit WRITE said */
+    uint64_t final;    /* the last that the sender sent, once it closed; else UINT64_MAX */
+    uint32_t slots;
+    uint8_t flow;  /* rt_edge_flow */
+    uint8_t state; /* rt_edge_state */
+    uint8_t stripes;
+    bool flags_whole;    /* a flag word is seen whole: every mode but tail, with places_words_whole */
+    bool begun_whole;    /* a BEGUN word is: places_words_whole */
+    bool loop_check;     /* BEGUN words are given to look and release */
+    bool credits_serial; /* the provider does not order WRITEs: one credit WRITE at a time */
+    bool credit_posted;
+    uint8_t fetching;                      /* slots that are FETCHING */
+    int32_t lost;                          /* why nothing more will come, or RT_OK */
+    int32_t failure;                       /* why it is OVER */
+    uint8_t slot_state[RT_EDGE_SLOTS_MAX]; /* rt_slot_state */
+} rt_edge_receiver;
+
+typedef struct rt_edge_receiver_options {
+    uint32_t slots, stripes;
+    rt_edge_flow flow;
+    bool flags_whole, begun_whole, loop_check, credits_serial;
+} rt_edge_receiver_options;
+
+void rt_edge_receiver_begin(rt_edge_receiver *receiver, const rt_edge_receiver_options *options);
+/* The sequence to look for, in slot sequence mod slots. */
+uint64_t rt_edge_receiver_expects(const rt_edge_receiver *receiver);
+/* One look: the slot's FLAG words, one per stripe, loaded after any rt_edge_receiver_end was told, and with a loop check its BEGUN
+ * words, loaded after them. RT_OK: the tensor has arrived, *sequence_out. RT_E_AGAIN: not yet. RT_E_BUSY: every slot is held,
+ * release one. Else the edge is over, with the detail: RT_E_PEER_LOST and the like, RT_E_PEER_CLOSED, RT_E_OVERRUN, RT_E_PROTOCOL. */
+int rt_edge_receiver_look(rt_edge_receiver *receiver, const uint64_t *flags, const uint64_t *begun, uint64_t *sequence_out,
+                          rt_detail *detail);
+/* USE, FETCH or FETCHED of a tensor that was taken. RT_E_INVALID, and nothing changed, where the table has no such row. */
+int rt_edge_receiver_event(rt_edge_receiver *receiver, uint64_t sequence, rt_slot_event event);
+/* Nobody uses the tensor any more; in any order. With a loop check, `begun` are the slot's words, loaded after the last use:
+ * RT_E_OVERRUN with the detail, and the edge is over, when the sender began to overwrite it before. RT_E_INVALID, and nothing
+ * changed: it was released before, never taken, or a READ into it is under way. */
+int rt_edge_receiver_release(rt_edge_receiver *receiver, uint64_t sequence, const uint64_t *begun, rt_detail *detail);
+/* Whether a credit WRITE is due, of *word_out into the sender's credit word. Then post it and say so. */
+bool rt_edge_receiver_credit_due(const rt_edge_receiver *receiver, uint64_t *word_out);
+void rt_edge_receiver_credit_posted(rt_edge_receiver *receiver, uint64_t word);
+/* Its completion came. */
+void rt_edge_receiver_credit_done(rt_edge_receiver *receiver);
+/* The sender closed the edge after this sequence. RT_E_PROTOCOL, and the edge is over, when more had arrived. */
+int rt_edge_receiver_finish(rt_edge_receiver *receiver, uint64_t final, rt_detail *detail);
+/* The channel failed: what has arrived whole is still delivered, then `status`. RT_E_CLOSED: this side closes, nothing more is. */
+void rt_edge_receiver_end(rt_edge_receiver *receiver, int status);
+
+#endif
