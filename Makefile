@@ -7,6 +7,7 @@
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
 #   make rxe      the contract on soft-RoCE, in an emulated machine where this kernel has none
+#   make model    the protocol of edges in every order of events, for small bounds
 #   make torch    torch into .venv (optional)   make clean       remove all that was made here
 #
 # Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS, SOAK_ARGS.
@@ -236,3 +237,5 @@ clean:
 	@rm -rf $(BUILD) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .cache
 	@rm -rf *.egg-info rdmatensor/_native.* tests/**/__pycache__
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
+
+include tests/model/model.mk
