@@ -1,4 +1,4 @@
-"""Draws the diagrams of csrc/proto/EDGES.md from the tables in edge_flow.c, and its table of explorations from their run.
+"""Draws the diagrams of csrc/proto/EDGES.md from the tables in edge_flow.c, and its table of explorations from a run.
 
     python3 tests/model/draw.py            rewrites what stands between the marks in EDGES.md
 

@@ -113,7 +113,8 @@ static bool is_stuck(const mc_action *actions, uint32_t count)
 {
     uint32_t deaths = 0;
     for (uint32_t index = 0; index < count; index++)
-        deaths += actions[index].kind == ACT_KILL_SENDER || actions[index].kind == ACT_KILL_RECEIVER;
+        deaths +=
+            actions[index].kind == ACT_KILL_SENDER || actions[index].kind == ACT_KILL_RECEIVER || actions[index].kind == ACT_CUT;
     return deaths == count;
 }
 
@@ -202,6 +203,7 @@ static void print_schedule(const mc_model *model, const mc_seen *seen, uint32_t 
 #define ASCENDING .orders_bytes = true
 #define WHOLE .words_whole = true
 #define CRASH .crash = true
+#define CUT .cut = true
 #define VERIFY .verify = true
 #define CHECKED .loop_check = true
 #define BROKEN .breaks_loop = true
@@ -244,12 +246,20 @@ static const mc_model models[] = {
     {"dynamic tail, 2 slots, verify",             DYNAMIC, TAIL, CREDIT, SIZES(2, 1, 5), ORDERED, ASCENDING, CRASH, VERIFY},
     {"dynamic tail, no promise, verify",          DYNAMIC, TAIL, CREDIT, SIZES(1, 1, 4), ORDERED, WHOLE, VERIFY},
     {"dynamic immediate, 2 slots, unordered",     DYNAMIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), CRASH},
+    {"links fail, static chained, 2 slots",       STATIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, CUT},
+    {"links fail, static chained, 2 QPs",         STATIC, CHAINED, CREDIT, SIZES(2, 2, 4), ORDERED, WHOLE, CUT},
+    {"links fail, static loop, checked",          STATIC, CHAINED, LOOP, SIZES(2, 1, 5), ORDERED, WHOLE, CUT, CHECKED},
+    {"links fail, static immediate, unordered",   STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), CUT},
+    {"links fail, dynamic chained, 2 slots",      DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, CUT},
+    {"links fail, dynamic chained, 3 slots",      DYNAMIC, CHAINED, CREDIT, SIZES(3, 1, 4), ORDERED, WHOLE, CUT},
     /* what a broken premise breaks: found, and kept found */
     {"tail without ascending bytes",              STATIC, TAIL, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, FINDS(TORN)},
     {"tail of a record without ascending bytes",  DYNAMIC, TAIL, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, FINDS(TORN)},
     {"tail without ordered writes",               STATIC, TAIL, CREDIT, SIZES(1, 1, 4), ASCENDING, WHOLE, FINDS(DEADLOCK)},
     {"chained without ordered writes",            STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), WHOLE, FINDS(TORN)},
     {"loop, broken, not checked",                 STATIC, CHAINED, LOOP, SIZES(1, 1, 4), ORDERED, WHOLE, BROKEN, FINDS(TORN)},
+    {"tensors freed before the links are shut",   DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CUT, .late_shut = true,
+                                                  FINDS(TORN)},
     {"several credits without ordered writes",    STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, .hasty_credits = true,
                                                   FINDS(DEADLOCK)},
 };

@@ -54,7 +54,9 @@ typedef struct mc_model {
     bool breaks_loop;      /* the sender sends as fast as it can */
     bool in_pieces;        /* a stripe takes two work items */
     bool hasty_credits;    /* the receiver posts credits although an earlier one is under way, whatever the promises */
+    bool late_shut;        /* the sender hears of a loss before its links are shut */
     bool crash;            /* one of the two dies at any moment, or nobody */
+    bool cut;              /* their links fail at any moment while both live, or never */
     mc_violation expected; /* NO_VIOLATION: holds in every state */
 } mc_model;
 
@@ -99,6 +101,7 @@ typedef struct mc_world {
     uint8_t damaged;   /* a bit for each tag whose bytes were written over before its release */
     uint8_t released;  /* a bit for each tag that the user gave back */
     bool sender_dead, receiver_dead;
+    bool cut, dropped, shut; /* the links failed; what was under way is gone; the sender has shut its ends */
     uint8_t violation;
 } mc_world;
 
@@ -117,7 +120,8 @@ typedef enum mc_action_kind {
     ACT_READ_FAILS,
     ACT_KILL_SENDER,
     ACT_KILL_RECEIVER,
-    ACT_DROP, /* what a dead sender had under way */
+    ACT_CUT,
+    ACT_DROP, /* what a dead sender, or a link that failed, had under way */
     ACT_TELL_RECEIVER,
     ACT_TELL_SENDER,
 } mc_action_kind;

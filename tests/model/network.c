@@ -140,6 +140,8 @@ void network_post_credit(const mc_model *model, mc_world *world)
     uint64_t word;
     while (rt_edge_receiver_credit_due(&world->receiver, &word)) {
         rt_edge_receiver_credit_posted(&world->receiver, word);
+        if (world->dropped)
+            continue;
         assert(world->credit_count < MODEL_CREDITS);
         uint8_t at = world->credit_count++;
         world->credits[at][0] = (uint8_t)word;

@@ -136,11 +136,11 @@ static void add_receiver(const mc_model *model, const mc_world *world, mc_choice
         add(choices, ACT_POLL, index, 0);
     for (uint32_t slot = 0; slot < model->slots; slot++) {
         const mc_read *read = &world->reads[slot];
-        for (uint32_t half = 0; read->tag != 0 && !world->sender_dead && half < 2; half++) {
+        for (uint32_t half = 0; read->tag != 0 && !world->sender_dead && !world->shut && half < 2; half++) {
             if ((read->done & 1u << half) == 0)
                 add(choices, ACT_READ, slot, half);
         }
-        if (read->tag != 0 && world->sender_dead)
+        if (read->tag != 0 && (world->sender_dead || world->cut))
             add(choices, ACT_READ_FAILS, slot, 0);
     }
 }
@@ -169,12 +169,15 @@ static void add_deaths(const mc_model *model, const mc_world *world, mc_choices 
         add(choices, ACT_KILL_SENDER, 0, 0);
         add(choices, ACT_KILL_RECEIVER, 0, 0);
     }
-    if (world->sender_dead && (world->flights[0].part != 0 || world->close_under_way))
+    if (model->cut && !world->cut)
+        add(choices, ACT_CUT, 0, 0);
+    bool under_way = world->flights[0].part != 0 || world->close_under_way;
+    if ((world->sender_dead && under_way) || (world->cut && !world->dropped))
         add(choices, ACT_DROP, 0, 0);
-    if (world->sender_dead && world->receiver.lost == RT_OK && world->receiver.state != RT_EDGE_OVER)
+    if ((world->sender_dead || world->cut) && world->receiver.lost == RT_OK && world->receiver.state != RT_EDGE_OVER)
         add(choices, ACT_TELL_RECEIVER, 0, 0);
     bool broken = world->receiver.state == RT_EDGE_OVER && world->receiver.failure != RT_E_PEER_CLOSED;
-    if ((world->receiver_dead || broken) && !world->sender_dead && world->sender.state != RT_EDGE_OVER)
+    if ((world->receiver_dead || broken || world->cut) && !world->sender_dead && world->sender.state != RT_EDGE_OVER)
         add(choices, ACT_TELL_SENDER, 0, 0);
 }
 
@@ -201,6 +204,28 @@ static void kill_receiver(mc_world *world)
     world->arrival_count = 0;
 }
 
+/* A link that lost something carries nothing after it. */
+static void drop(mc_world *world)
+{
+    network_drop(world);
+    if (!world->cut)
+        return;
+    world->dropped = true;
+    memset(world->credits, 0, sizeof world->credits);
+    memset(world->credit_placed, 0, sizeof world->credit_placed);
+    world->credit_count = 0;
+}
+
+/* Core shuts the links of a lost channel before it tells its edges. */
+static void tell_sender(const mc_model *model, mc_world *world)
+{
+    if (world->cut && !model->late_shut) {
+        drop(world);
+        world->shut = true;
+    }
+    rt_edge_sender_end(&world->sender, RT_E_PEER_LOST);
+}
+
 static void take_credit(mc_world *world)
 {
     uint64_t word = (uint64_t)world->credit[1] << 8 | world->credit[0];
@@ -213,13 +238,13 @@ void world_do(const mc_model *model, mc_world *world, mc_action action)
     switch ((mc_action_kind)action.kind) {
     case ACT_SEND:
         sender_send(model, world);
-        if (world->receiver_dead)
+        if (world->receiver_dead || world->dropped)
             network_drop(world);
         break;
     case ACT_TAKE_CREDIT: take_credit(world); break;
     case ACT_CLOSE:
         rt_edge_sender_close(&world->sender);
-        world->close_under_way = !world->receiver_dead;
+        world->close_under_way = !world->receiver_dead && !world->dropped;
         break;
     case ACT_FREE: world->tensor[action.index] = TAG_GARBAGE; break;
     case ACT_LOOK: receiver_look(model, world); break;
@@ -239,9 +264,10 @@ void world_do(const mc_model *model, mc_world *world, mc_action action)
         break;
     case ACT_KILL_SENDER: world->sender_dead = true; break;
     case ACT_KILL_RECEIVER: kill_receiver(world); break;
-    case ACT_DROP: network_drop(world); break;
+    case ACT_CUT: world->cut = true; break;
+    case ACT_DROP: drop(world); break;
     case ACT_TELL_RECEIVER: rt_edge_receiver_end(&world->receiver, RT_E_PEER_LOST); break;
-    case ACT_TELL_SENDER: rt_edge_sender_end(&world->sender, RT_E_PEER_LOST); break;
+    case ACT_TELL_SENDER: tell_sender(model, world); break;
     }
 }
 
@@ -258,7 +284,7 @@ static mc_violation receiver_ended(const mc_model *model, const mc_world *world)
         return VIOLATION_DEADLOCK;
     switch (world->receiver.failure) {
     case RT_E_PEER_CLOSED: return all_delivered(model, world) ? NO_VIOLATION : VIOLATION_END;
-    case RT_E_PEER_LOST: return world->sender_dead ? NO_VIOLATION : VIOLATION_END;
+    case RT_E_PEER_LOST: return world->sender_dead || world->cut ? NO_VIOLATION : VIOLATION_END;
     case RT_E_OVERRUN: return model->breaks_loop ? NO_VIOLATION : VIOLATION_END;
     default: return VIOLATION_END;
     }
@@ -271,7 +297,7 @@ static mc_violation sender_ended(const mc_model *model, const mc_world *world)
     bool released = model->flow == RT_EDGE_FLOW_LOOP || world->sender.released == model_sequence(model->messages);
     if (world->sender.failure == RT_E_CLOSED)
         return released ? NO_VIOLATION : VIOLATION_END;
-    bool right = world->receiver_dead || world->receiver.failure == RT_E_OVERRUN;
+    bool right = world->receiver_dead || world->cut || world->receiver.failure == RT_E_OVERRUN;
     return world->sender.failure == RT_E_PEER_LOST && right ? NO_VIOLATION : VIOLATION_END;
 }
 
@@ -327,7 +353,8 @@ void world_describe(const mc_model *model, const mc_world *world, mc_action acti
                                         [ACT_READ_FAILS] = "receiver: its READ into slot %u fails",
                                         [ACT_KILL_SENDER] = "sender:   dies",
                                         [ACT_KILL_RECEIVER] = "receiver: dies",
-                                        [ACT_DROP] = "network:  drops what the sender had under way",
+                                        [ACT_CUT] = "network:  the links fail",
+                                        [ACT_DROP] = "network:  drops what was under way",
                                         [ACT_TELL_RECEIVER] = "receiver: hears that the sender is lost",
                                         [ACT_TELL_SENDER] = "sender:   hears that the receiver is lost"};
     unsigned number = action.index;
