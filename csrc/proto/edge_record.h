@@ -40,7 +40,7 @@ int rt_edge_record_encode(const rt_edge_record *record, uint8_t bytes_out[RT_EDG
 
 /* RT_OK; RT_E_CORRUPT when its own CRC does not fit; RT_E_VERSION; RT_E_PROTOCOL when it is malformed, or is not what the edge
  * allows: another dtype, rank or sequence, an eager tensor larger than the area, a range outside its registration. Accepts
- * exactly what rt_edge_record_encode makes. */
+ * exactly what rt_edge_record_encode makes. `bytes` are a copy: in the slot, a peer could change them after they were checked. */
 int rt_edge_record_decode(const uint8_t bytes[RT_EDGE_RECORD_SIZE], const rt_edge_expected *expected, rt_edge_record *record_out,
                           rt_detail *detail);
 
