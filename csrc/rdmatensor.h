@@ -158,7 +158,8 @@ void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out);
  * units of 64 bytes shifted left by RT_BLOCK_INDEX_BITS, plus its index; or a negative status. */
 #define RT_BLOCK_INDEX_BITS 22
 int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment);
-/* Gives a block back. While an operation still uses it, it is quarantined and comes back later by itself. */
+/* Gives a block back. While an operation still uses it, it is quarantined; it comes back at a later allocate that needs
+ * it, free, stats or close. Another thread must not be copying from or to it in a small blocking copy. */
 int rt_region_free(rt_region *region, int64_t block);
 /* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). */
 int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail);

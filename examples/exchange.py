@@ -114,6 +114,9 @@ def why(device: rt.Device, url: str) -> str:
     return "; ".join(refused) or "the first choice of auto://"
 
 
+PLACED_BY = {"shm": ", as one copy by the sender", "verbs": ", by the RDMA device"}
+
+
 def report(channel: rt.Channel, there: list[float], back: list[float]) -> None:
     """Prints the table and the counters behind it."""
     print(f"\n{'array':<26}{'bytes':>12}{'first to second':>26}{'second to first':>26}   checked")
@@ -127,8 +130,8 @@ def report(channel: rt.Channel, there: list[float], back: list[float]) -> None:
     print(
         f"\nout of this process: {stats.writes} WRITEs, {stats.bytes_written:,} bytes ({payload:,} of arrays,"
         f" {words:,} of sequence numbers); as much came back\n"
-        "copies: every byte was placed once, by the provider, from the outbox of one process straight into the\n"
-        "inbox of the other; none before and none after, as outbox and inbox are the NumPy arrays\n"
+        "copies by this library: none but the transfer itself. Outbox and inbox are the NumPy arrays, and each\n"
+        f"WRITE went from the one straight into the other{PLACED_BY.get(channel.device.provider, '')}\n"
         "times: medians of array and sequence number together, at the sender"
     )
 

@@ -24,6 +24,8 @@ async def wait(transfer: Transfer) -> None:
     loop = asyncio.get_running_loop()
     driver = device._drivers.get(loop)
     if driver is None:
+        for ended in [other for other in device._drivers if other.is_closed()]:
+            del device._drivers[ended]
         driver = device._drivers[loop] = Driver(device, loop)
     await driver.ended(transfer)
 
@@ -105,7 +107,7 @@ class Driver:
         waiting, self._waiting = self._waiting, {}
         if self._loop.is_closed():
             return
-        self._unwatch()
+        self._loop.call_soon_threadsafe(self._unwatch)  # the device may be closed by any thread
         for future, _ in waiting.values():
             self._loop.call_soon_threadsafe(_wake, future)
 

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Callable, Iterable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rdmatensor import _core
@@ -14,7 +15,7 @@ from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.pairs import Local, Pair, as_pair, describe, pack
 from rdmatensor.prepared import PreparedCopy
 from rdmatensor.remote import Attachment, Remote, RemoteSpan
-from rdmatensor.rpc import name_bytes
+from rdmatensor.rpc import name_bytes, when_free
 from rdmatensor.span import Span
 from rdmatensor.timeouts import timeout_ns
 from rdmatensor.transfer import Transfer
@@ -179,7 +180,8 @@ class Channel:
         if status == _core.AGAIN:
             why = f"it is {seen} after {limit / 1e9:g} s"
             raise DeadlineExceeded(f"wait for a word of at least {value}", repr(self), why, status="deadline")
-        why = "it must begin at a multiple of 8" if status == _core.INVALID else ""
+        why = "it must begin at a multiple of 8 and lie in a region of the channel's device"
+        why = why if status == _core.INVALID else ""
         raise self._refusal(status, f"wait for a word of at least {value}", why)
 
     # ---- memory of the peer ----
@@ -188,7 +190,8 @@ class Channel:
         """The memory that the peer publishes under a name; waits until it does. NameNotFound after that."""
         limit = timeout_ns(timeout, self.device._timeout_ns)
         on = f"{name!r} of {self.peer}"
-        handle = _core.lookup(self.device._live(), self._live(), name_bytes(name), limit, _LOOKUP_GRACE_NS, on)
+        ask = partial(_core.lookup, self.device._live(), self._live(), name_bytes(name), limit, _LOOKUP_GRACE_NS, on)
+        handle = when_free(ask, limit)
         return self.attach(handle, timeout=max(limit, _LOOKUP_GRACE_NS) / 1e9)
 
     def attach(self, handle: bytes, *, timeout: float | None = None) -> Remote:

@@ -108,7 +108,7 @@ class Device:
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._regions: weakref.WeakSet[Region] = weakref.WeakSet()
         self._published: dict[str, Span] = {}
-        self._drivers: weakref.WeakKeyDictionary[AbstractEventLoop, Driver] = weakref.WeakKeyDictionary()
+        self._drivers: dict[AbstractEventLoop, Driver] = {}
         self._serial = _core.device_now_ns(handle)
         _open.add(self)
 

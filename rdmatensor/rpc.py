@@ -2,12 +2,31 @@
 
 from __future__ import annotations
 
-from rdmatensor.errors import InvalidArgument
+import time
+from collections.abc import Callable
+from typing import TypeVar
 
-__all__ = ["NAME_SIZE_MAX", "name_bytes"]
+from rdmatensor.errors import InvalidArgument, RegionBusy
+
+__all__ = ["NAME_SIZE_MAX", "name_bytes", "when_free"]
+
+_T = TypeVar("_T")
 
 NAME_SIZE_MAX = 128
 """Bytes of a name in UTF-8."""
+_NAP_S = 50e-6  # between looks for a free lookup
+
+
+def when_free(lookup: Callable[[], _T], timeout_ns: int) -> _T:
+    """What `lookup` gives; while other threads have taken all lookups of the channel, it waits for one."""
+    deadline = time.monotonic_ns() + timeout_ns
+    while True:
+        try:
+            return lookup()
+        except RegionBusy:
+            if time.monotonic_ns() >= deadline:
+                raise
+        time.sleep(_NAP_S)
 
 
 def name_bytes(name: str) -> bytes:

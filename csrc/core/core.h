@@ -2,10 +2,11 @@
  *
  * core owns the objects, drives proto over a provider, and decides by the provider's limits, never by its name.
  *
- * Locks, in the order in which they may be taken: device->lock (a mutex: set-up, control plane, names; never on the data
- * path) → queue->turn (who polls a completion queue) → link->turn (who posts on a link and retires its work). Region
- * arenas have a turn of their own, taken last and for nanoseconds. Nobody sleeps holding link->turn or an arena's turn; a
- * leader sleeps holding queue->turn (wait.c says how others get past it). */
+ * Locks, in the order in which they may be taken: region->settling → device->lock (a recursive mutex: set-up, control plane,
+ * names; never on the data path) → queue->turn (who polls a completion queue) → queue->links_turn → link->turn (who posts
+ * on a link and retires its work). Region arenas have a turn of their own, taken last and for nanoseconds. Nobody sleeps
+ * holding link->turn or an arena's turn; a leader sleeps holding queue->turn (wait.c says how others get past it). Against
+ * this order only by trylock: rt_control_last_words. */
 #ifndef RT_CORE_H
 #define RT_CORE_H
 
@@ -75,7 +76,7 @@ struct rt_device {
     rt_list regions;           /* of rt_region.node */
     _Atomic(rt_link *) *links; /* by link id; read by pollers too */
     uint32_t link_capacity;
-    uint32_t next_queue;   /* round robin of links to queues (paper, section on the device abstraction) */
+    uint32_t next_queue;   /* round robin of links to queues */
     rt_service *service;   /* thread, epoll, names: service.c and rpc.c */
     rt_list names;         /* of rt_name.node: names.c */
     rt_rpc_pool *rpc_pool; /* registered memory for RPC messages: rpc_buffers.c */

@@ -142,7 +142,8 @@ rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out)
 
 int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
 {
-    if (!link->channel->device->limits.completes_in_post)
+    /* A small copy where posting is copying is over before this returns, and pins nothing. */
+    if (!link->channel->device->limits.completes_in_post || slice_end_ns != INT64_MAX)
         pin(link, op);
     int status = rt_op_start(link, op, waited, slice_end_ns);
     if (status == RT_OK && op->outstanding == 0) { /* finished in post: the short way out */

@@ -329,7 +329,7 @@ int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t 
     if ((region->rights & REMOTE_RIGHTS) == 0)
         return rt_fail(
             detail, RT_E_ACCESS, 0,
-            "cannot make a handle: this region gives peers no right; create it with access=\"write\", \"read\" or both");
+            "cannot make a handle: this region gives peers no right; create it with access=Access.REMOTE_WRITE, REMOTE_READ or both");
     if (size == 0)
         return rt_fail(detail, RT_E_INVALID, 0, "cannot make a handle of a range of size 0");
     if (offset > region->size || size > region->size - offset)

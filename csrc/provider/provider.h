@@ -4,7 +4,7 @@
  * credits, hold back, order beyond its promises, or know tensors: core decides that, by the limits and never by the name.
  * A provider includes this file and base/, nothing else of ours. How to add one: the last section of csrc/README.md.
  *
- * Threads. `open`, `close`, `link_*`, `remote_*` and `service` of one device are called one at a time (core holds the
+ * Threads. `link_*`, `remote_attach`, `remote_detach` and `service` of one device are called one at a time (core holds the
  * device's set-up lock). `post` is called by one thread at a time per link, `poll`, `arm` and `event_clear` by one thread
  * at a time per completion queue; posts and polls of different links and queues run at once, and beside set-up calls that
  * concern other objects. All `memory_*` functions are called by any thread at any time: registering may take seconds.
@@ -308,7 +308,7 @@ typedef struct rt_provider {
 
 /* ---- registry.c ---- */
 
-/* All providers of this build, in the order in which auto:// tries them; NULL-terminated. */
+/* All providers of this build; NULL-terminated. */
 extern const rt_provider *const rt_providers[];
 
 /* By name, or NULL. */

@@ -1,4 +1,4 @@
-/* registry.c: the providers of this build, in the order in which auto:// tries them. */
+/* registry.c: the providers of this build. */
 #include <string.h>
 
 #include "provider/provider.h"

@@ -153,7 +153,7 @@ static void a_peers_key_is_checked_byte_by_byte(void)
 static void each_end_takes_the_others_numbers_and_the_smaller_limits(void)
 {
     begin();
-    CHECK_INT(pair_create("traffic_class=104&service_level=3&timeout=17&retry_count=5&rnr_retry=4", "", ALL_RIGHTS), RT_OK);
+    CHECK_INT(pair_create("traffic_class=104&service_level=3&ack_timeout=17&retry_count=5&rnr_retry=4", "", ALL_RIGHTS), RT_OK);
     CHECK_INT(pair_join(ALL_RIGHTS), RT_OK);
     const verbs_link *a = verbs_link_of(both.link_a), *b = verbs_link_of(both.link_b);
     struct ibv_qp_attr at_a, at_b;

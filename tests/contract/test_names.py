@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 from ends import BOTH, Ends, expose, make, publish, unpublish
 
@@ -102,3 +104,13 @@ def test_a_part_of_a_region_can_be_published(ends: Ends) -> None:
         assert ends.call(_size_of, "part") == 100
         ends.device.unpublish("part")
         buffer.free()
+
+
+def test_more_lookups_at_once_than_a_channel_has_wait_for_a_free_one(ends: Ends) -> None:
+    if ends.limits.virtual_time:
+        pytest.skip("limits.virtual_time: one thread only")
+    with ThreadPoolExecutor(24) as threads:  # a channel has 8
+        found = [threads.submit(ends.channel.lookup, f"late {number}", timeout=20) for number in range(24)]
+        for number in range(24):
+            ends.call(expose, f"late {number}", 64 * (number + 1), int(BOTH))
+        assert [lookup.result(30).nbytes for lookup in found] == [64 * (number + 1) for number in range(24)]

@@ -226,7 +226,7 @@ static int to_rts(const verbs_device *device, const verbs_link *link, uint8_t re
 {
     struct ibv_qp_attr attr = {
         .qp_state = IBV_QPS_RTS,
-        .timeout = (uint8_t)device->options.timeout,
+        .timeout = (uint8_t)device->options.ack_timeout,
         .retry_cnt = (uint8_t)device->options.retry_count,
         .rnr_retry = (uint8_t)device->options.rnr_retry,
         .sq_psn = link->psn,

@@ -1,4 +1,4 @@
-/* options.c: the arguments of a verbs:// URL: "port=2&gid=3&timeout=17". What each means is in verbs.h. */
+/* options.c: the arguments of a verbs:// URL: "port=2&gid=3&ack_timeout=17". What each means is in verbs.h. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
@@ -23,7 +23,7 @@ static const option options[] = {
     OPTION(gid, 0, 255, VERBS_UNSET),
     OPTION(traffic_class, 0, 255, 0),
     OPTION(service_level, 0, 15, 0),
-    OPTION(timeout, 1, 31, 14), /* 0 would wait for ever; with 6 repeats a dead peer shows in half a second */
+    OPTION(ack_timeout, 1, 31, 14), /* 0 would wait for ever; with 6 repeats a dead peer shows in half a second */
     OPTION(retry_count, 0, 7, 6),
     OPTION(rnr_retry, 0, 6, 6),
     OPTION(mtu, 256, 4096, 4096),

@@ -114,7 +114,7 @@ typedef struct verbs_options {
     uint32_t gid;  /* index; VERBS_UNSET: by rule (gid.c) */
     uint32_t traffic_class;
     uint32_t service_level;
-    uint32_t timeout;          /* 4.096 us << timeout until a packet is sent again */
+    uint32_t ack_timeout;      /* 4.096 us << ack_timeout until a packet is sent again */
     uint32_t retry_count;      /* so often; 7 is never left on soft-RoCE */
     uint32_t rnr_retry;        /* 7 would be for ever, so 6 is the most */
     uint32_t mtu;              /* bytes; an upper bound on what the ports offer */
