@@ -22,7 +22,7 @@ static const expectation expectations[] = {
     {IBV_WC_LOC_QP_OP_ERR, RT_E_LOCAL_ACCESS, "IBV_WC_LOC_QP_OP_ERR"},
     {IBV_WC_LOC_EEC_OP_ERR, RT_E_LOCAL_ACCESS, "IBV_WC_LOC_EEC_OP_ERR"},
     {IBV_WC_LOC_PROT_ERR, RT_E_LOCAL_ACCESS, "IBV_WC_LOC_PROT_ERR"},
-    {IBV_WC_WR_FLUSH_ERR, RT_E_FLUSHED, "IBV_WC_WR_FLUSH_ERR"},
+    {IBV_WC_WR_FLUSH_ERR, RT_E_PEER_LOST, "IBV_WC_WR_FLUSH_ERR"}, /* of a link that nobody shut */
     {IBV_WC_MW_BIND_ERR, RT_E_LOCAL_ACCESS, "IBV_WC_MW_BIND_ERR"},
     {IBV_WC_BAD_RESP_ERR, RT_E_PROTOCOL, "IBV_WC_BAD_RESP_ERR"},
     {IBV_WC_LOC_ACCESS_ERR, RT_E_LOCAL_ACCESS, "IBV_WC_LOC_ACCESS_ERR"},
@@ -101,6 +101,47 @@ static void a_failed_receive_flushes_those_after_it(void)
     CHECK_INT(completions[2].token, 3);
     take(both.a, DATA_QUEUE, completions, 1);
     CHECK_INT(completions[0].status, RT_E_REMOTE_ACCESS);
+    pair_close();
+    end();
+}
+
+static void a_link_whose_receives_are_flushed_by_the_device_is_told_lost_once(void)
+{
+    begin();
+    pair_open();
+    rt_segment segment = segment_of(0, 8);
+    rt_completion completions[2];
+    rt_event event;
+    receive_one(0, 8, 1);
+    receive_one(8, 8, 2);
+    faked.fake_complete_receive(1, IBV_WC_LOC_PROT_ERR);
+    rt_work item = work_of(RT_WORK_SEND, &segment, 0, 9);
+    post_one(&item);
+    verbs->service(both.b, &event);
+    CHECK_INT(event.kind, RT_EVENT_NONE); /* the device itself says nothing, as rxe */
+    take(both.b, SERVICE_QUEUE, completions, 2);
+    verbs->service(both.b, &event);
+    CHECK_INT(event.kind, RT_EVENT_LINK_LOST);
+    CHECK(event.link == both.link_b);
+    CHECK_HAS(event.detail.text, "receives were flushed");
+    verbs->service(both.b, &event);
+    CHECK_INT(event.kind, RT_EVENT_NONE);
+    pair_close();
+    end();
+}
+
+static void receives_that_are_flushed_by_our_own_shutting_are_no_loss(void)
+{
+    begin();
+    pair_open();
+    rt_completion completion;
+    rt_event event;
+    receive_one(0, 8, 1);
+    verbs->link_shut(both.link_b);
+    take(both.b, SERVICE_QUEUE, &completion, 1);
+    CHECK_INT(completion.status, RT_E_FLUSHED);
+    verbs->service(both.b, &event);
+    CHECK_INT(event.kind, RT_EVENT_NONE);
     pair_close();
     end();
 }
@@ -378,6 +419,8 @@ static void skipped(void)
 static const check_test tests[] = {
     CHECK_TEST(every_completion_status_is_told_and_flushes_the_rest),
     CHECK_TEST(a_failed_receive_flushes_those_after_it),
+    CHECK_TEST(a_link_whose_receives_are_flushed_by_the_device_is_told_lost_once),
+    CHECK_TEST(receives_that_are_flushed_by_our_own_shutting_are_no_loss),
     CHECK_TEST(the_peers_device_refuses_what_the_registration_does_not_give),
     CHECK_TEST(a_released_registration_is_out_of_reach),
     CHECK_TEST(a_peer_that_is_gone_is_lost),

@@ -49,7 +49,7 @@ static void device_lost(verbs_device *device, int error, const char *what, rt_ev
 /* A queue pair's own trouble. That of a link which is gone, or of the trial in limits.c, concerns nobody. */
 static void link_lost(verbs_device *device, struct ibv_qp *qp, const char *what, rt_event *event_out)
 {
-    verbs_link *link = qp->qp_context;
+    verbs_link *link = qp != NULL ? qp->qp_context : NULL;
     if (link == NULL)
         return;
     event_out->kind = RT_EVENT_LINK_LOST;
@@ -106,12 +106,40 @@ static void translate(verbs_device *device, const struct ibv_async_event *event,
     }
 }
 
+/* Whether the link's fall is still to be told, now: while sends are under way, their completions may say why. */
+static bool fell(verbs_device *device, verbs_link *link)
+{
+    if (link == NULL || atomic_load_explicit(&link->fall, memory_order_relaxed) != VERBS_FALL_UNTOLD)
+        return false;
+    bool known =
+        atomic_load_explicit(&link->shut, memory_order_relaxed) || atomic_load_explicit(&link->send_failed, memory_order_relaxed);
+    if (!known && verbs_ring_outstanding(&link->send) != 0)
+        return false;
+    atomic_store_explicit(&link->fall, VERBS_FALL_TOLD, memory_order_relaxed);
+    atomic_fetch_sub_explicit(&device->fallen, 1, memory_order_relaxed);
+    return !known;
+}
+
+static void tell_fallen(verbs_device *device, rt_event *event_out)
+{
+    for (uint32_t index = 0; index < device->base.limits.link_count_max; index++) {
+        verbs_link *link = atomic_load_explicit(&device->links[index], memory_order_acquire);
+        if (!fell(device, link))
+            continue;
+        link_lost(device, link->qp,
+                  "its receives were flushed: the peer reached for what it has no right to, or its port is down", event_out);
+        return;
+    }
+}
+
 void verbs_service(rt_pdevice *base, rt_event *event_out)
 {
     verbs_device *device = verbs_device_of(base);
     struct ibv_async_event event;
     memset(event_out, 0, sizeof *event_out);
     event_out->kind = RT_EVENT_NONE;
+    if (atomic_load_explicit(&device->fallen, memory_order_acquire) != 0) /* pairs with the release in poll */
+        tell_fallen(device, event_out);
     while (event_out->kind == RT_EVENT_NONE) {
         errno = 0;
         if (device->library->ibv_get_async_event(device->context, &event) != 0) {

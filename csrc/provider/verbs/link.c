@@ -312,13 +312,10 @@ void verbs_link_destroy(rt_plink *base)
         atomic_fetch_sub_explicit(&device->queues[base->receive_queue].orphans, 1, memory_order_relaxed);
     }
     leave(device, link);
+    if (atomic_load_explicit(&link->fall, memory_order_relaxed) == VERBS_FALL_UNTOLD)
+        atomic_fetch_sub_explicit(&device->fallen, 1, memory_order_relaxed);
     unreserve(device, base->send_queue, base->receive_queue);
     link_free(link);
-}
-
-static uint32_t outstanding(verbs_ring *ring)
-{
-    return atomic_load_explicit(&ring->posted, memory_order_relaxed) - atomic_load_explicit(&ring->retired, memory_order_relaxed);
 }
 
 int verbs_link_describe(rt_plink *base, char *text_out, size_t capacity)
@@ -327,10 +324,11 @@ int verbs_link_describe(rt_plink *base, char *text_out, size_t capacity)
     uint32_t failure = atomic_load_explicit(&link->failure, memory_order_relaxed);
     int post_error = atomic_load_explicit(&link->post_error, memory_order_relaxed);
     return snprintf(text_out, capacity, "%s qp 0x%x to 0x%x %s, mtu %u, reads %u, sends %u/%u, receives %u/%u, %s%s%s%s",
-                    base->device->name, link->qpn, link->peer_qpn, link->state, link->mtu, link->reads, outstanding(&link->send),
-                    link->send.depth, outstanding(&link->receive), link->receive.depth,
-                    link->in_order ? "bytes in order" : "byte order unknown", failure != 0 ? ", failed with " : "",
-                    failure != 0 ? verbs_completion_name(failure) : "", post_error != 0 ? ", post refused" : "");
+                    base->device->name, link->qpn, link->peer_qpn, link->state, link->mtu, link->reads,
+                    verbs_ring_outstanding(&link->send), link->send.depth, verbs_ring_outstanding(&link->receive),
+                    link->receive.depth, link->in_order ? "bytes in order" : "byte order unknown",
+                    failure != 0 ? ", failed with " : "", failure != 0 ? verbs_completion_name(failure) : "",
+                    post_error != 0 ? ", post refused" : "");
 }
 
 #endif

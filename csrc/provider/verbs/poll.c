@@ -16,6 +16,24 @@ static rt_completion flushed(uint64_t token, bool receive)
                            .opcode = receive ? RT_WORK_RECV : 0};
 }
 
+/* Notes a failure and gives it a status. A flush on a link that nobody shut, before anything of it failed, means that the
+ * device took the queue pair to error by itself, as rxe does when the network interface is down. */
+static int32_t fail_link(verbs_device *device, verbs_link *link, uint32_t wc_status, bool receive)
+{
+    bool flush = wc_status == IBV_WC_WR_FLUSH_ERR, shut = atomic_load_explicit(&link->shut, memory_order_relaxed);
+    uint32_t known = atomic_load_explicit(&link->failure, memory_order_relaxed), none = VERBS_FALL_NONE;
+    if (known == 0 || (known == IBV_WC_WR_FLUSH_ERR && !flush))
+        atomic_store_explicit(&link->failure, wc_status, memory_order_relaxed);
+    if (receive) {
+        if (!shut && atomic_compare_exchange_strong_explicit(&link->fall, &none, VERBS_FALL_UNTOLD, memory_order_relaxed,
+                                                             memory_order_relaxed))
+            atomic_fetch_add_explicit(&device->fallen, 1, memory_order_release); /* pairs with the acquire in service */
+        return verbs_completion_status(wc_status);
+    }
+    bool first = !atomic_exchange_explicit(&link->send_failed, true, memory_order_relaxed);
+    return flush && first && !shut ? RT_E_PEER_LOST : verbs_completion_status(wc_status);
+}
+
 /* Turns one completion round; false when it belongs to nothing. */
 static bool turn_round(verbs_device *device, const struct ibv_wc *wc, rt_completion *completion_out)
 {
@@ -35,11 +53,9 @@ static bool turn_round(verbs_device *device, const struct ibv_wc *wc, rt_complet
     atomic_store_explicit(&ring->retired, position + 1, memory_order_release);
     *completion_out = (rt_completion){.token = token, .opcode = receive ? RT_WORK_RECV : 0};
     if (wc->status != IBV_WC_SUCCESS) {
-        completion_out->status = verbs_completion_status(wc->status);
+        completion_out->status = fail_link(device, link, wc->status, receive);
         completion_out->foreign_status = wc->status;
         completion_out->vendor_error = wc->vendor_err;
-        if (atomic_load_explicit(&link->failure, memory_order_relaxed) == 0)
-            atomic_store_explicit(&link->failure, wc->status, memory_order_relaxed);
         return true;
     }
     if (receive) {

@@ -230,8 +230,9 @@ typedef struct verbs_device {
     verbs_link *_Atomic *links; /* limits.link_count_max; written by set-up calls, read by poll */
     uint32_t next_link;         /* where the search for a free index starts */
     uint16_t next_generation;
-    _Atomic bool lost;    /* the device or one of its queues failed */
-    rt_turn orphans_turn; /* held by poll while it flushes orphans, and to take a link away */
+    _Atomic bool lost;       /* the device or one of its queues failed */
+    _Atomic uint32_t fallen; /* links whose state is VERBS_FALL_UNTOLD */
+    rt_turn orphans_turn;    /* held by poll while it flushes orphans, and to take a link away */
 } verbs_device;
 
 /* One direction of a link's work: what was posted and not yet completed, and the tokens of it. Positions run freely. */
@@ -243,20 +244,31 @@ typedef struct verbs_ring {
     _Atomic uint32_t retired; /* advanced by who polls */
 } verbs_ring;
 
+static inline uint32_t verbs_ring_outstanding(const verbs_ring *ring)
+{
+    return atomic_load_explicit(&ring->posted, memory_order_relaxed) - atomic_load_explicit(&ring->retired, memory_order_relaxed);
+}
+
+/* A queue pair may go to error without an event and without a failed send: rxe says nothing to the end whose memory a peer
+ * reached for without a right. Its RECVs are flushed, though, and then `service` tells. */
+typedef enum verbs_fall { VERBS_FALL_NONE = 0, VERBS_FALL_UNTOLD, VERBS_FALL_TOLD } verbs_fall;
+
 struct verbs_link {
     rt_plink base;
     struct ibv_qp *qp; /* NULL once it is an orphan */
     uint64_t tag;      /* the upper half of its wr_ids: generation and index */
     verbs_ring send, receive;
     _Atomic int32_t post_error; /* errno of the post that failed: sticks */
-    _Atomic uint32_t failure;   /* ibv_wc_status of the first failed completion */
+    _Atomic uint32_t failure;   /* ibv_wc_status of the first failed completion; one that says why replaces a flush */
+    _Atomic bool send_failed;   /* a completion of the send side said so */
+    _Atomic uint32_t fall;      /* verbs_fall */
     uint32_t psn;               /* of what this end sends first */
     uint32_t qpn;
     uint32_t peer_qpn;
     uint32_t mtu;      /* bytes, once connected */
     uint32_t reads;    /* outstanding READs that both ends agreed on */
     const char *state; /* for the dump */
-    bool shut;
+    _Atomic bool shut;
     _Atomic bool orphaned; /* the QP is gone; what is outstanding is flushed by poll */
     bool in_order;         /* the device says it places the bytes of a WRITE in order */
 };
