@@ -422,8 +422,8 @@ static void child_of_another_user_connects(int socket_to_parent)
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
     NEED(recvmsg(client, &message, 0) == SHM_REPLY_SIZE);
     NEED(bytes[1] == SHM_REFUSAL && message.msg_controllen == 0);
+    NEED(recv(client, bytes, sizeof bytes, 0) <= 0);               /* it is closed right after */
     NEED(send(client, request, sizeof request, MSG_NOSIGNAL) < 0); /* a good token, and nobody to take it */
-    NEED(recv(client, bytes, sizeof bytes, 0) <= 0);
 }
 
 static void a_peer_of_another_user_is_refused_at_both_ends(void)
