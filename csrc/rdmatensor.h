@@ -36,6 +36,9 @@ enum rt_rights {
     RT_RIGHT_REMOTE_WRITE = 2,  /* peers may WRITE here */
     RT_RIGHT_REMOTE_READ = 4,   /* peers may READ here */
     RT_RIGHT_RELAXED_ORDER = 8, /* the bus may reorder: payload only, never flags */
+    /* Each channel that looks the region up gets a key of its own, which no other channel can use and which is dead once the
+     * channel is closed or failed. Needs limits.keys_per_peer and at most 8 QPs per peer, else RT_E_UNSUPPORTED. */
+    RT_RIGHT_PER_PEER_KEYS = 16,
 };
 
 enum rt_wait_policy {
@@ -60,7 +63,8 @@ typedef struct rt_device_limits {
     uint32_t region_count_max, link_count_max, completion_queue_max, work_depth, receive_depth, completion_depth;
     uint32_t read_depth, segments_max, inline_size_max, send_size_max;
     uint8_t completes_in_post, orders_writes, orders_bytes_within_a_write, places_words_whole, can_wake_receiver;
-    uint8_t carries_immediate, reaches_gpu_memory, exposes_caller_memory, pins_memory, maps_remote, virtual_time;
+    uint8_t carries_immediate, reaches_gpu_memory, exposes_caller_memory, pins_memory, maps_remote;
+    uint8_t keys_per_peer, virtual_time;
 } rt_device_limits;
 
 typedef struct rt_device_entry {
@@ -161,7 +165,8 @@ int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment)
 /* Gives a block back. While an operation still uses it, it is quarantined; it comes back at a later allocate that needs
  * it, free, stats or close. Another thread must not be copying from or to it in a small blocking copy. */
 int rt_region_free(rt_region *region, int64_t block);
-/* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). */
+/* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). RT_E_ACCESS with RT_RIGHT_PER_PEER_KEYS: whoever
+ * has such a handle could use it, so those regions are published and looked up. */
 int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail);
 
 /* ---- listener ---- */

@@ -20,3 +20,7 @@ class Access(IntFlag):
     """Peers may READ here."""
     RELAXED_ORDER = 8
     """The bus may reorder what arrives: for payload only, never for memory that holds flags (RDMA-RULES 3 and 4)."""
+    PER_PEER_KEYS = 16
+    """Each channel that looks the region up gets a key of its own: no other channel can use it, and it is dead once the
+    channel is closed or failed. Publish such a region: it has no `handle()`. Unsupported where the device's
+    `limits.keys_per_peer` is false, or with more than 8 QPs per peer."""

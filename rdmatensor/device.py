@@ -39,7 +39,7 @@ AUTO_ORDER = ("verbs", "shm")
 """What auto:// tries, in this order."""
 
 _open: weakref.WeakSet[Device] = weakref.WeakSet()  # for exit and for dumps: see open_devices
-_RIGHTS = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.RELAXED_ORDER
+_RIGHTS = Access.REMOTE_WRITE | Access.REMOTE_READ | Access.RELAXED_ORDER | Access.PER_PEER_KEYS
 
 
 def open_devices() -> list[Device]:

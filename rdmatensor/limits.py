@@ -45,5 +45,7 @@ class Limits:
     """Registered memory counts against RLIMIT_MEMLOCK."""
     maps_remote: bool
     """The peer's memory can be read in place: `Remote.view()` works."""
+    keys_per_peer: bool
+    """A region can give each peer a key of its own: `Access.PER_PEER_KEYS`."""
     virtual_time: bool
     """Time is the provider's own and passes only while somebody waits."""

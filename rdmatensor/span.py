@@ -129,7 +129,8 @@ class Span:
     def handle(self) -> bytes:
         """Bytes that let a peer reach this range, for `Channel.attach` over there. A capability: do not log it.
 
-        At most 160 bytes. Needs a right: see `Access`.
+        At most 160 bytes. Needs a right: see `Access`. AccessDenied for a region with `Access.PER_PEER_KEYS`, which is
+        published and looked up instead.
         """
         return _core.region_handle(self._live(), self.offset, self.nbytes, repr(self))
 

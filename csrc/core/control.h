@@ -99,8 +99,9 @@ int64_t rt_listener_deadline(const rt_listener *listener);
 
 struct rt_name {
     rt_list node; /* in device->names */
-    const rt_region *region;
-    size_t handle_size;
+    rt_region *region;
+    uint64_t offset, size;
+    size_t handle_size; /* 0: each peer gets a handle of its own: rt_region_handle_for */
     uint8_t handle[RT_HANDLE_SIZE_MAX];
     char name[RT_NAME_MAX + 1];
 };
@@ -147,6 +148,7 @@ struct rt_rpc {
     _Atomic uint32_t sends; /* slots that are with the provider, a bit each; cleared without device->lock */
     uint32_t receives;      /* likewise, RECVs */
     uint16_t next_request;
+    bool keying;     /* a key for the peer is under way: likewise */
     bool blocked;    /* a SEND found the send queue full: its items retire only when somebody polls */
     int64_t reap_ns; /* when to look after SENDs that nobody polls for, or INT64_MAX */
     int64_t reap_nap_ns;

@@ -132,6 +132,7 @@ struct rt_region {
     uint32_t rights;
     bool huge_pages;
     int64_t registering_ns;
+    rt_list peer_keys;               /* of rt_peer_key.node, with RT_RIGHT_PER_PEER_KEYS: keys.c; device->lock */
     _Atomic uint32_t references;     /* the caller's, the registration's while it is open, and one per prepared copy */
     _Atomic uint32_t operations;     /* copies in flight that use it; close returns RT_E_BUSY meanwhile */
     _Atomic uint32_t bound;          /* prepared copies that use it; likewise */
@@ -153,9 +154,23 @@ bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
  * statistics, running out of memory, freeing when nothing is in flight, and closing do it too. */
 void rt_region_settle(rt_region *region);
 
+/* What a handle of this range says, all but its key. RT_E_CLOSED, RT_E_ACCESS, RT_E_INVALID, RT_E_BOUNDS. */
+int rt_region_describe(const rt_region *region, uint64_t offset, uint64_t size, rt_handle *handle_out, rt_detail *detail);
+
 /* Closes all regions of a device that is being closed; no operation is left. Memory of created regions stays until drop.
  * Called without device->lock. */
 void rt_region_close_all(rt_device *device);
+
+/* ---- keys.c: what a region with RT_RIGHT_PER_PEER_KEYS gives; all with device->lock held ---- */
+
+/* The handle for the peer of a READY channel. RT_E_AGAIN: its key is under way; poll the channel's queues and ask again. */
+int rt_region_handle_for(rt_region *region, uint64_t offset, uint64_t size, rt_channel *channel, uint8_t *handle_out,
+                         size_t *size_out, rt_detail *detail);
+/* Whether the key of a handle is one that the region gave to a peer. */
+bool rt_keys_include(const rt_region *region, const rt_handle *handle);
+/* The region's memory is being released, or the channel's links are shut: the provider ends the keys, this forgets them. */
+void rt_keys_forget_region(rt_region *region);
+void rt_keys_forget_channel(const rt_channel *channel);
 
 /* An arena serves blocks of a region in constant time. Its bookkeeping lies outside the region, where no peer can reach.
  * All functions are thread-safe through a turn of the arena. */

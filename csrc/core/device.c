@@ -93,8 +93,10 @@ uint64_t rt_device_alias(const rt_handle *handle)
             rt_region *region = RT_LIST_ENTRY(node, rt_region, node);
             uint8_t key[RT_MEMORY_KEY_SIZE_MAX];
             size_t size = 0;
-            if (device->provider->memory_key(device->pdevice, region->memory, NULL, key, &size, NULL) == RT_OK &&
-                size == handle->key_size && memcmp(key, handle->key, size) == 0)
+            bool own = (region->rights & RT_RIGHT_PER_PEER_KEYS) == 0 &&
+                       device->provider->memory_key(device->pdevice, region->memory, NULL, 0, key, &size, NULL) == RT_OK &&
+                       size == handle->key_size && memcmp(key, handle->key, size) == 0;
+            if (own || rt_keys_include(region, handle))
                 address = (uint64_t)(uintptr_t)region->address;
         }
         pthread_mutex_unlock(&device->lock);

@@ -145,6 +145,7 @@ void rt_limits_public(const rt_limits *from, rt_device_limits *out)
         .exposes_caller_memory = from->exposes_caller_memory,
         .pins_memory = from->pins_memory,
         .maps_remote = from->maps_remote,
+        .keys_per_peer = from->keys_per_peer,
         .virtual_time = from->virtual_time,
     };
 }

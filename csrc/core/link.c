@@ -79,6 +79,7 @@ static int link_create(rt_channel *channel, uint32_t index, rt_detail *detail)
     if (status != RT_OK)
         return status;
     assert(address_size <= RT_LINK_ADDRESS_SIZE_MAX);
+    link->plink->index = index;
     channel->link_address_sizes[index] = (uint8_t)address_size;
     rt_turn_take(&link->queue->links_turn);
     rt_list_append(&link->queue->links, &link->queue_node);

@@ -63,8 +63,14 @@ int rt_device_publish(rt_device *device, const char *name, rt_region *region, ui
     if (entry == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory to publish '%s'", name);
     entry->region = region;
+    entry->offset = offset;
+    entry->size = size;
     memcpy(entry->name, name, strlen(name));
-    status = rt_region_handle(region, offset, size, entry->handle, &entry->handle_size, detail);
+    rt_handle unkeyed;
+    if ((region->rights & RT_RIGHT_PER_PEER_KEYS) != 0)
+        status = rt_region_describe(region, offset, size, &unkeyed, detail);
+    else
+        status = rt_region_handle(region, offset, size, entry->handle, &entry->handle_size, detail);
     if (status == RT_OK) {
         pthread_mutex_lock(&device->lock);
         status = add(device, entry, detail);

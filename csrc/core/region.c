@@ -14,12 +14,13 @@
 enum {
     REGION_GRANULE = 64,
     REMOTE_RIGHTS = RT_RIGHT_REMOTE_WRITE | RT_RIGHT_REMOTE_READ,
-    ALL_RIGHTS = REMOTE_RIGHTS | RT_RIGHT_RELAXED_ORDER
+    ALL_RIGHTS = REMOTE_RIGHTS | RT_RIGHT_RELAXED_ORDER | RT_RIGHT_PER_PEER_KEYS
 };
 
 _Static_assert((int)RT_RIGHT_REMOTE_WRITE == (int)RT_ACCESS_REMOTE_WRITE &&
                    (int)RT_RIGHT_REMOTE_READ == (int)RT_ACCESS_REMOTE_READ &&
-                   (int)RT_RIGHT_RELAXED_ORDER == (int)RT_ACCESS_RELAXED_ORDER,
+                   (int)RT_RIGHT_RELAXED_ORDER == (int)RT_ACCESS_RELAXED_ORDER &&
+                   (int)RT_RIGHT_PER_PEER_KEYS == (int)RT_ACCESS_PER_PEER_KEYS,
                "rights of a region are the access bits of the seam");
 _Static_assert((int)RT_HUGE_AUTO == (int)RT_HOST_PAGES_AUTO && (int)RT_HUGE_OFF == (int)RT_HOST_PAGES_SMALL &&
                    (int)RT_HUGE_REQUIRE == (int)RT_HOST_PAGES_HUGE,
@@ -28,6 +29,25 @@ _Static_assert((int)RT_HANDLE_KEY_MAX == (int)RT_MEMORY_KEY_SIZE_MAX, "a handle 
 
 /* ---- making ---- */
 
+/* Whether the device can give each peer a key of its own. */
+static int check_peer_keys(const rt_device *device, uint32_t rights, rt_detail *detail)
+{
+    if ((rights & REMOTE_RIGHTS) == 0)
+        return rt_fail(detail, RT_E_INVALID, 0,
+                       "cannot make a region with per-peer keys and no remote right: there would be nothing to give a key for");
+    if (!device->limits.keys_per_peer)
+        return rt_fail(detail, RT_E_UNSUPPORTED, 0,
+                       "%s (%s) has no key for each peer (limits.keys_per_peer): it has no memory windows of type 2; make the "
+                       "region without PER_PEER_KEYS",
+                       device->pdevice->name, device->provider->name);
+    if (device->links_per_peer > RT_MEMORY_KEY_LINKS_MAX)
+        return rt_fail(detail, RT_E_UNSUPPORTED, 0,
+                       "a key for a peer covers at most %d qps, and this device opens channels of %" PRIu32
+                       ": open it with qps_per_peer=%d or fewer",
+                       RT_MEMORY_KEY_LINKS_MAX, device->links_per_peer, RT_MEMORY_KEY_LINKS_MAX);
+    return RT_OK;
+}
+
 /* What can be refused before anything is acquired. */
 static int check_request(const rt_device *device, uint64_t size, uint32_t rights, rt_detail *detail)
 {
@@ -35,7 +55,13 @@ static int check_request(const rt_device *device, uint64_t size, uint32_t rights
         return rt_fail(detail, RT_E_CLOSED, 0, "cannot make a region: the device is closed");
     if ((rights & ~(uint32_t)ALL_RIGHTS) != 0)
         return rt_fail(detail, RT_E_INVALID, 0,
-                       "cannot make a region with rights 0x%x: known are remote write, remote read, relaxed order", rights);
+                       "cannot make a region with rights 0x%x: known are remote write, remote read, relaxed order, per-peer keys",
+                       rights);
+    if ((rights & RT_RIGHT_PER_PEER_KEYS) != 0) {
+        int status = check_peer_keys(device, rights, detail);
+        if (status != RT_OK)
+            return status;
+    }
     if (size == 0)
         return rt_fail(detail, RT_E_INVALID, 0, "cannot make a region of size 0");
     uint64_t most = device->limits.region_size_max < INT64_MAX ? device->limits.region_size_max : INT64_MAX;
@@ -53,6 +79,7 @@ static int region_new(uint64_t size, uint32_t rights, rt_region **region_out, rt
     if (region == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, ENOMEM, "cannot make a region of %" PRIu64 " bytes", size);
     rt_list_init(&region->node);
+    rt_list_init(&region->peer_keys);
     pthread_mutex_init(&region->settling, NULL);
     region->size = size;
     region->rights = rights;
@@ -236,6 +263,7 @@ static void region_end(rt_region *region)
     rt_device *device = region->device;
     rt_region_settle(region);
     pthread_mutex_lock(&device->lock);
+    rt_keys_forget_region(region);
     rt_names_forget(region); /* what was published of it leads nowhere from here on */
     rt_list_remove(&region->node);
     count_out(device, region);
@@ -319,10 +347,8 @@ void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out)
     stats_out->quarantined_bytes = arena.deferred_bytes;
 }
 
-int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail)
+int rt_region_describe(const rt_region *region, uint64_t offset, uint64_t size, rt_handle *handle_out, rt_detail *detail)
 {
-    if (rt_forked())
-        return rt_fail(detail, RT_E_FORKED, 0, "cannot make a handle in a child made by fork: the region is the parent's");
     const rt_device *device = region->device;
     if (device == NULL)
         return rt_fail(detail, RT_E_CLOSED, 0, "cannot make a handle of a closed region");
@@ -336,18 +362,34 @@ int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t 
         return rt_fail(detail, RT_E_BOUNDS, 0,
                        "cannot make a handle of %" PRIu64 " bytes at offset %" PRIu64 ": the region has %" PRIu64, size, offset,
                        region->size);
-    rt_handle handle = {
+    *handle_out = (rt_handle){
         .offset = offset,
         .size = size,
         .registration_size = region->size,
         .rights = region->rights & REMOTE_RIGHTS,
     };
     size_t name_size = strlen(device->provider->name);
-    assert(name_size < sizeof handle.provider);
-    memcpy(handle.provider, device->provider->name, name_size);
-    memcpy(handle.device_id, device->id, sizeof handle.device_id);
+    assert(name_size < sizeof handle_out->provider);
+    memcpy(handle_out->provider, device->provider->name, name_size);
+    memcpy(handle_out->device_id, device->id, sizeof handle_out->device_id);
+    return RT_OK;
+}
+
+int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail)
+{
+    rt_handle handle;
+    if (rt_forked())
+        return rt_fail(detail, RT_E_FORKED, 0, "cannot make a handle in a child made by fork: the region is the parent's");
+    int status = rt_region_describe(region, offset, size, &handle, detail);
+    if (status != RT_OK)
+        return status;
+    if ((region->rights & RT_RIGHT_PER_PEER_KEYS) != 0)
+        return rt_fail(detail, RT_E_ACCESS, 0,
+                       "cannot make a handle for whoever has it: this region gives each peer a key of its own (PER_PEER_KEYS); "
+                       "publish it under a name, and let peers look that up");
+    const rt_device *device = region->device;
     size_t key_size = sizeof handle.key;
-    int status = device->provider->memory_key(device->pdevice, region->memory, NULL, handle.key, &key_size, detail);
+    status = device->provider->memory_key(device->pdevice, region->memory, NULL, 0, handle.key, &key_size, detail);
     if (status != RT_OK)
         return status;
     assert(key_size <= sizeof handle.key);

@@ -50,6 +50,7 @@ void rt_rpc_close(rt_channel *channel)
     if (rpc == NULL)
         return;
     assert(rt_list_empty(&rpc->remotes));
+    rt_keys_forget_channel(channel);
     channel->rpc = NULL;
     rt_rpc_give_buffers(rpc);
     free(rpc);
@@ -117,6 +118,22 @@ static bool send_lookup(rt_channel *channel, rt_lookup *lookup)
     return true;
 }
 
+/* The handle that the peer gets for a name. RT_E_AGAIN: not yet. */
+static int handle_of(rt_channel *channel, const rt_name *name, rt_rpc_message *message, rt_detail *detail)
+{
+    size_t size = name->handle_size;
+    if (size != 0) {
+        memcpy(message->handle, name->handle, size);
+    } else {
+        int status = rt_region_handle_for(name->region, name->offset, name->size, channel, message->handle, &size, detail);
+        if (status != RT_OK)
+            return status;
+    }
+    message->kind = RT_RPC_FOUND;
+    message->handle_size = (uint8_t)size;
+    return RT_OK;
+}
+
 /* Answers a lookup of the peer when its name is there or its time is up. */
 static bool answer(rt_channel *channel, rt_request *request)
 {
@@ -124,9 +141,13 @@ static bool answer(rt_channel *channel, rt_request *request)
     const rt_name *name = rt_name_find(device, request->name);
     rt_rpc_message message = {.request = request->request};
     if (name != NULL) {
-        message.kind = RT_RPC_FOUND;
-        message.handle_size = (uint8_t)name->handle_size;
-        memcpy(message.handle, name->handle, name->handle_size);
+        rt_detail detail;
+        int status = handle_of(channel, name, &message, &detail);
+        channel->rpc->keying |= status == RT_E_AGAIN;
+        if (status != RT_OK && status != RT_E_AGAIN)
+            rt_channel_fail(channel, &detail);
+        if (status != RT_OK)
+            return false;
     } else if (rt_device_time(device) >= request->deadline_ns) {
         message.kind = RT_RPC_MISSING;
         message.published_count = rt_name_count(device);
@@ -139,10 +160,10 @@ static bool answer(rt_channel *channel, rt_request *request)
     return true;
 }
 
-/* Whether SENDs wait for completions, their own or those of what fills the send queue. */
+/* Whether SENDs wait for completions, their own or those of what fills the send queue, or keys for those of their making. */
 static bool unreaped(const rt_rpc *rpc)
 {
-    return rpc->blocked || atomic_load_explicit(&rpc->sends, memory_order_acquire) != 0;
+    return rpc->blocked || rpc->keying || atomic_load_explicit(&rpc->sends, memory_order_acquire) != 0;
 }
 
 /* Polls for completions when nobody else does, so that slots come back and a failure is noticed. */
@@ -151,7 +172,8 @@ static void reap(rt_channel *channel)
     rt_rpc *rpc = channel->rpc;
     int64_t now = rt_device_time(channel->device);
     if (unreaped(rpc) && (rpc->reap_ns == INT64_MAX || now >= rpc->reap_ns)) {
-        rt_queue_step(channel->links[0].queue);
+        for (uint32_t index = 0; index < (rpc->keying ? channel->link_count : 1); index++)
+            rt_queue_step(channel->links[index].queue);
         rpc->reap_nap_ns = rpc->reap_nap_ns == 0 ? RT_REAP_MIN_NS : 2 * rpc->reap_nap_ns;
         rpc->reap_nap_ns = rpc->reap_nap_ns < RT_REAP_MAX_NS ? rpc->reap_nap_ns : RT_REAP_MAX_NS;
         rpc->reap_ns = now + rpc->reap_nap_ns;
@@ -169,7 +191,7 @@ bool rt_rpc_run(rt_channel *channel)
         return false;
     bool moved = false;
     reap(channel);
-    rpc->blocked = false;
+    rpc->blocked = rpc->keying = false;
     for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++) {
         if (rpc->requests[index].active)
             moved |= answer(channel, &rpc->requests[index]);

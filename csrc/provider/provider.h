@@ -25,7 +25,9 @@
 enum {
     RT_LINK_ADDRESS_SIZE_MAX = 64, /* opaque bytes that say how to reach a link */
     RT_MEMORY_KEY_SIZE_MAX = 64,   /* opaque bytes that let a peer reach registered memory */
-    RT_DEVICE_NAME_SIZE = 64,      /* with the terminating zero */
+    RT_MEMORY_KEY_LINKS_MAX =
+        8, /* links of one channel that a key made for a peer covers; the key has room for more, but not much */
+    RT_DEVICE_NAME_SIZE = 64, /* with the terminating zero */
 };
 
 /* ---- limits and promises, read once after open; a number is a maximum unless it says otherwise ---- */
@@ -56,15 +58,17 @@ typedef struct rt_limits {
     bool wants_shared_memory;         /* memory to be exposed must come from a descriptor (rt_memory.descriptor >= 0) */
     bool pins_memory;                 /* registration counts against RLIMIT_MEMLOCK */
     bool maps_remote;                 /* remote_map works: the peer's memory can be read in place */
+    bool keys_per_peer;               /* RT_ACCESS_PER_PEER_KEYS is there */
     bool virtual_time;                /* time is the provider's; nobody may sleep for real; `clock` is there */
 } rt_limits;
 
 /* ---- access rights of registered memory; local read is always there ---- */
 enum rt_access {
-    RT_ACCESS_LOCAL_WRITE = 1,  /* the target of RECV and READ */
-    RT_ACCESS_REMOTE_WRITE = 2, /* the target of the peer's WRITE; needs RT_ACCESS_LOCAL_WRITE */
-    RT_ACCESS_REMOTE_READ = 4,  /* the source of the peer's READ */
-    RT_ACCESS_RELAXED_ORDER = 8 /* never for memory that holds flags (RDMA-RULES 3, 4) */
+    RT_ACCESS_LOCAL_WRITE = 1,   /* the target of RECV and READ */
+    RT_ACCESS_REMOTE_WRITE = 2,  /* the target of the peer's WRITE; needs RT_ACCESS_LOCAL_WRITE */
+    RT_ACCESS_REMOTE_READ = 4,   /* the source of the peer's READ */
+    RT_ACCESS_RELAXED_ORDER = 8, /* never for memory that holds flags (RDMA-RULES 3, 4) */
+    RT_ACCESS_PER_PEER_KEYS = 16 /* the remote rights hold only for keys made for some links (RDMA-RULES 14) */
 };
 
 /* ---- objects. The provider allocates and frees them; it puts these structs first in its own. ---- */
@@ -77,6 +81,7 @@ typedef struct rt_plink {
     rt_pdevice *device;
     uint32_t send_queue;    /* completion queue of WRITE, READ, WRITE_IMM, SEND */
     uint32_t receive_queue; /* completion queue of RECV */
+    uint32_t index;         /* of the link in its channel: core says it before link_connect; the same at both ends */
 } rt_plink;
 
 typedef struct rt_pmemory {
@@ -223,10 +228,14 @@ typedef struct rt_provider {
     /* Ends a registration. No work item refers to it any more. */
     void (*memory_release)(rt_pdevice *device, rt_pmemory *memory);
 
-    /* The bytes that let a peer reach the memory: through any link of the device when `link` is NULL, else perhaps only
-     * through that one (a memory window). A capability: never logged. At most RT_MEMORY_KEY_SIZE_MAX bytes. */
-    int (*memory_key)(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out,
-                      rt_detail *detail);
+    /* The bytes that let a peer reach the memory. A capability: never logged. At most RT_MEMORY_KEY_SIZE_MAX bytes.
+     * Without links (NULL, 0) the key is the registration's own, good through any link of the device; memory with
+     * RT_ACCESS_PER_PEER_KEYS has none: RT_E_ACCESS. With all links of a channel, by index, connected, at most
+     * RT_MEMORY_KEY_LINKS_MAX of them, memory with RT_ACCESS_PER_PEER_KEYS gives a key that is good through these alone and
+     * dies when one of them is shut or the memory is released; asked again, the same. Other memory gives its own. Called
+     * with links it is a set-up call; RT_E_AGAIN: what the key needs is under way, poll their send queues and ask again. */
+    int (*memory_key)(rt_pdevice *device, rt_pmemory *memory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                      size_t *size_out, rt_detail *detail);
 
     /* Creates one end of a link and gives the address bytes for the other end. */
     int (*link_create)(rt_pdevice *device, uint32_t send_queue, uint32_t receive_queue, rt_plink **link_out, uint8_t *address_out,

@@ -99,6 +99,8 @@ FAKE_API struct ibv_context *ibv_open_device(struct ibv_device *base)
     extended->context.num_comp_vectors = 2;
     extended->context.ops.post_send = fake_post_send;
     extended->context.ops.post_recv = fake_post_recv;
+    extended->context.ops.alloc_mw = fake_alloc_mw;
+    extended->context.ops.dealloc_mw = fake_dealloc_mw;
     extended->context.ops.poll_cq = fake_poll_cq;
     extended->context.ops.req_notify_cq = fake_req_notify_cq;
     context->next = fake.contexts;
@@ -264,6 +266,10 @@ FAKE_API int ibv_dereg_mr(struct ibv_mr *base)
 {
     ENTER();
     fake_mr *mr = (fake_mr *)(void *)base, **at = &fake.mrs;
+    if (fake_windows_use(mr, NULL)) {
+        fake_violation("memory is deregistered that a window is bound to");
+        LEAVE(EINVAL);
+    }
     while (*at != mr)
         at = &(*at)->next;
     *at = mr->next;

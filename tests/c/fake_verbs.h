@@ -6,6 +6,7 @@
  *
  *   fake_verbs.c          the exported calls: devices, memory, completion queues
  *   fake_verbs_pairs.c    the exported calls: queue pairs
+ *   fake_verbs_windows.c  memory windows of type 2
  *   fake_verbs_engine.c   what the device does: work requests, completions, the moving of bytes
  *   fake_verbs_control.c  the fault plan, the configuration, events
  *
@@ -67,6 +68,16 @@ typedef struct fake_mr {
     unsigned access;
     struct fake_mr *next;
 } fake_mr;
+
+typedef struct fake_mw {
+    struct ibv_mw base;
+    fake_mr *mr;              /* NULL: free */
+    const struct fake_qp *qp; /* that bound it: valid through no other */
+    uint64_t address, length;
+    unsigned access;
+    uint32_t key;
+    struct fake_mw *next;
+} fake_mw;
 
 typedef struct fake_channel {
     struct ibv_comp_channel base;
@@ -157,6 +168,7 @@ typedef struct fake_world {
     enum ibv_fork_status fork_status;
     fake_context *contexts;
     fake_mr *mrs;
+    fake_mw *mws;
     fake_cq *cqs;
     fake_qp *qps;
 } fake_world;
@@ -192,6 +204,18 @@ void fake_event_raise(fake_context *context, const struct ibv_async_event *event
 void fake_event_purge(fake_context *context, const void *object) __attribute__((visibility("hidden")));
 fake_context *fake_context_of(struct ibv_context *context) __attribute__((visibility("hidden")));
 void fake_qp_forget(const fake_qp *qp) __attribute__((visibility("hidden")));
+
+/* ---- memory windows: fake_verbs_windows.c ---- */
+struct ibv_mw *fake_alloc_mw(struct ibv_pd *pd, enum ibv_mw_type type) __attribute__((visibility("hidden")));
+int fake_dealloc_mw(struct ibv_mw *mw) __attribute__((visibility("hidden")));
+/* What the driver refuses of a bind request: an errno, or 0. */
+int fake_bind_refused(const fake_qp *qp, const struct ibv_send_wr *wr) __attribute__((visibility("hidden")));
+/* Executes one: an ibv_wc_status. */
+int fake_bind(fake_qp *qp, const struct ibv_send_wr *wr) __attribute__((visibility("hidden")));
+/* The memory that a window opens for what comes through a queue pair, or NULL. */
+fake_mr *fake_window_reached(const fake_qp *qp, uint32_t key, uint64_t address, uint64_t size, unsigned right)
+    __attribute__((visibility("hidden")));
+bool fake_windows_use(const fake_mr *mr, const fake_qp *qp) __attribute__((visibility("hidden")));
 
 /* ---- the device's operations: fake_verbs_engine.c ---- */
 int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad) __attribute__((visibility("hidden")));

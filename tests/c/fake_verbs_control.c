@@ -104,6 +104,8 @@ static void default_device(fake_device *device, int number)
                                             .max_cq = 64,
                                             .max_cqe = 8192,
                                             .max_mr = 1000,
+                                            .max_mw = 1000,
+                                            .device_cap_flags = IBV_DEVICE_MEM_WINDOW | IBV_DEVICE_MEM_WINDOW_TYPE_2B,
                                             .max_pd = 100,
                                             .max_qp_rd_atom = 16 >> number,
                                             .max_qp_init_rd_atom = 8,

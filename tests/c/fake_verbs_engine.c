@@ -95,6 +95,15 @@ static fake_mr *find_mr(const struct ibv_pd *pd, uint32_t key, bool remote, uint
     return NULL;
 }
 
+/* The memory that a remote key opens for what comes through a queue pair, or NULL. */
+static fake_mr *find_remote(const fake_qp *qp, const struct ibv_send_wr *wr, uint64_t size, unsigned right)
+{
+    fake_mr *mr = find_mr(qp->base.pd, wr->wr.rdma.rkey, true, wr->wr.rdma.remote_addr, size);
+    if (mr != NULL)
+        return (mr->access & right) != 0 ? mr : NULL;
+    return fake_window_reached(qp, wr->wr.rdma.rkey, wr->wr.rdma.remote_addr, size, right);
+}
+
 static uint8_t *place_of(const fake_mr *mr, uint64_t address)
 {
     return (uint8_t *)mr->base.addr + (address - mr->iova);
@@ -234,6 +243,8 @@ static int execute(fake_qp *qp, fake_wr *send)
     }
     if (send->moved == 0 && fake.plan.complete_nth != 0 && --fake.plan.complete_nth == 0)
         return (int)fake.plan.complete_status;
+    if (send->wr.opcode == IBV_WR_BIND_MW)
+        return fake_bind(qp, &send->wr);
     if (!inlined && !locals_allow(qp, send->sges, send->wr.num_sge, read))
         return IBV_WC_LOC_PROT_ERR;
     if (send->size > qp->device->ports[qp->attr.port_num - 1].max_msg_sz)
@@ -243,9 +254,9 @@ static int execute(fake_qp *qp, fake_wr *send)
         return IBV_WC_RETRY_EXC_ERR;
     if (send->wr.opcode == IBV_WR_SEND)
         return use_receive(qp, peer, send);
-    const fake_mr *mr = find_mr(peer->base.pd, send->wr.wr.rdma.rkey, true, send->wr.wr.rdma.remote_addr, send->size);
     unsigned right = read ? IBV_ACCESS_REMOTE_READ : IBV_ACCESS_REMOTE_WRITE;
-    if (mr == NULL || (mr->access & right) == 0 || (peer->attr.qp_access_flags & right) == 0) {
+    const fake_mr *mr = find_remote(peer, &send->wr, send->size, right);
+    if (mr == NULL || (peer->attr.qp_access_flags & right) == 0) {
         fail_peer(peer, IBV_EVENT_QP_ACCESS_ERR);
         return IBV_WC_REM_ACCESS_ERR;
     }
@@ -355,6 +366,8 @@ static int refuse(const fake_qp *qp, const struct ibv_send_wr *wr, uint64_t *siz
     if ((wr->send_flags & IBV_SEND_INLINE) != 0 && (size > qp->cap.max_inline_data || wr->opcode == IBV_WR_RDMA_READ))
         return EINVAL;
     *size_out = size;
+    if (wr->opcode == IBV_WR_BIND_MW && fake_bind_refused(qp, wr) != 0)
+        return fake_bind_refused(qp, wr);
     return qp->posted - qp->released == qp->cap.max_send_wr ? ENOMEM : 0;
 }
 

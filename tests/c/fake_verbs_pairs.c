@@ -59,6 +59,8 @@ FAKE_API int ibv_destroy_qp(struct ibv_qp *base)
     int error = fake_fails("ibv_destroy_qp");
     if (error != 0)
         LEAVE(error);
+    if (fake_windows_use(NULL, qp))
+        fake_violation("a queue pair is destroyed that has bound windows: soft-RoCE would wait for them");
     if (qp->unacknowledged != 0)
         fake_violation("a queue pair is destroyed whose events were not acknowledged: the real call would wait for ever");
     while (*at != qp)

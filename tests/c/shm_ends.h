@@ -63,7 +63,7 @@ __attribute__((unused)) static void end_open_on(end *self, rt_pdevice *device, u
     self->bytes = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED, self->descriptor, 0);
     rt_memory memory = {.address = self->bytes, .size = size, .descriptor = self->descriptor, .access = access};
     if (self->bytes == MAP_FAILED || shm->memory_register(device, &memory, &self->memory, &detail) != RT_OK ||
-        shm->memory_key(device, self->memory, NULL, self->key, &self->key_size, &detail) != RT_OK ||
+        shm->memory_key(device, self->memory, NULL, 0, self->key, &self->key_size, &detail) != RT_OK ||
         shm->link_create(device, DATA_QUEUE, SERVICE_QUEUE, &self->link, self->address, &self->address_size, &detail) != RT_OK) {
         printf("end: %s\n", detail.text);
         abort();

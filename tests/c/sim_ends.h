@@ -78,7 +78,7 @@ __attribute__((unused)) static void sim_end_prepare(sim_end *end, uint32_t acces
     memset(end->bytes, 0, MEMORY_SIZE);
     const rt_memory memory = {.address = end->bytes, .size = MEMORY_SIZE, .descriptor = -1, .access = access};
     CHECK_INT(SIM->memory_register(end->device, &memory, &end->memory, &detail), RT_OK);
-    CHECK_INT(SIM->memory_key(end->device, end->memory, NULL, end->key, &end->key_size, &detail), RT_OK);
+    CHECK_INT(SIM->memory_key(end->device, end->memory, NULL, 0, end->key, &end->key_size, &detail), RT_OK);
     CHECK_INT(SIM->link_create(end->device, 0, 0, &end->link, end->address, &end->address_size, &detail), RT_OK);
 }
 

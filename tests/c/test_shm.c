@@ -282,7 +282,7 @@ static void memory_that_cannot_be_shared_is_refused_with_the_reason(void)
     CHECK_INT(shm->memory_register(device, &memory, &registered, &detail), RT_OK);
     uint8_t key[RT_MEMORY_KEY_SIZE_MAX];
     size_t size;
-    CHECK_INT(shm->memory_key(device, registered, NULL, key, &size, &detail), RT_E_ACCESS);
+    CHECK_INT(shm->memory_key(device, registered, NULL, 0, key, &size, &detail), RT_E_ACCESS);
     shm->memory_release(device, registered);
     memory.access = RIGHTS_ALL;
     memory.descriptor = sealed_memfd(4096, 0);

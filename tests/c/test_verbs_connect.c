@@ -121,7 +121,7 @@ static void a_peers_key_is_checked_byte_by_byte(void)
     size_t size;
     rt_premote *remote;
     const uint32_t rights = RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ;
-    CHECK_INT(verbs->memory_key(both.b, both.memory_b, NULL, key, &size, &both.detail), RT_OK);
+    CHECK_INT(verbs->memory_key(both.b, both.memory_b, NULL, 0, key, &size, &both.detail), RT_OK);
     CHECK_INT(size, 25);
     for (size_t cut = 0; cut < size; cut++)
         CHECK_INT(verbs->remote_attach(both.link_a, key, cut, BUFFER_SIZE, rights, &remote, &both.detail), RT_E_PROTOCOL);

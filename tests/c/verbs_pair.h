@@ -140,7 +140,7 @@ static inline int remote_open(uint32_t access)
 {
     uint8_t key[RT_MEMORY_KEY_SIZE_MAX];
     size_t size;
-    int status = verbs->memory_key(both.b, both.memory_b, NULL, key, &size, &both.detail);
+    int status = verbs->memory_key(both.b, both.memory_b, NULL, 0, key, &size, &both.detail);
     if (status == RT_OK)
         status = verbs->remote_attach(both.link_a, key, size, BUFFER_SIZE, access, &both.remote, &both.detail);
     return status;

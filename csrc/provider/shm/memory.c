@@ -199,10 +199,12 @@ void shm_memory_release(rt_pdevice *pdevice, rt_pmemory *pmemory)
     free(memory);
 }
 
-int shm_memory_key(rt_pdevice *device, rt_pmemory *pmemory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail)
+int shm_memory_key(rt_pdevice *device, rt_pmemory *pmemory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                   size_t *size_out, rt_detail *detail)
 {
     (void)device;
-    (void)link;
+    (void)links; /* no keys per peer */
+    (void)link_count;
     const shm_memory *memory = (const shm_memory *)(const void *)pmemory;
     if (memory->descriptor < 0)
         return rt_fail(detail, RT_E_ACCESS, 0, "cannot give out a key: the region was registered without remote rights");

@@ -332,7 +332,8 @@ int shm_export_find(shm_device *device, const uint8_t *token, shm_reply *reply, 
 
 int shm_memory_register(rt_pdevice *device, const rt_memory *memory, rt_pmemory **out, rt_detail *detail);
 void shm_memory_release(rt_pdevice *device, rt_pmemory *memory);
-int shm_memory_key(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail);
+int shm_memory_key(rt_pdevice *device, rt_pmemory *memory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                   size_t *size_out, rt_detail *detail);
 
 /* ---- link.c ---- */
 

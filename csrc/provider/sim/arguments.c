@@ -47,6 +47,7 @@ static const key_row keys[] = {
     BOOL("places_words_whole", LIMIT(places_words_whole)),
     BOOL("wakes", LIMIT(can_wake_receiver)),
     BOOL("carries_immediate", LIMIT(carries_immediate)),
+    BOOL("keys_per_peer", LIMIT(keys_per_peer)),
 };
 
 enum { KEY_COUNT = sizeof keys / sizeof keys[0] };
@@ -81,6 +82,7 @@ void rt_sim_arguments_default(sim_arguments *arguments_out)
                 .can_wake_receiver = true,
                 .carries_immediate = true,
                 .exposes_caller_memory = true,
+                .keys_per_peer = true,
                 .virtual_time = true,
             },
     };

@@ -154,12 +154,13 @@ static void piece_placed(sim_world *world, sim_link *link, sim_item *item)
         item_answer(item);
 }
 
-static void piece_place(sim_world *world, sim_link *link, sim_item *item, sim_device *target)
+static void piece_place(sim_world *world, sim_link *link, sim_item *item, const sim_link *peer)
 {
+    sim_device *target = peer->device;
     const sim_piece *piece = &item->pieces[item->piece_next];
     bool reading = item->opcode == RT_WORK_READ;
     if (item->size != 0) {
-        const sim_memory *memory = rt_sim_memory_find(world, target, item->remote);
+        const sim_memory *memory = rt_sim_memory_reached(peer, item);
         uint32_t right = reading ? RT_ACCESS_REMOTE_READ : RT_ACCESS_REMOTE_WRITE;
         if (memory == NULL || (memory->base.access & right) == 0 || item->remote_offset > memory->base.size ||
             item->size > memory->base.size - item->remote_offset) {
@@ -248,7 +249,7 @@ void rt_sim_item_fire(sim_world *world, sim_event *event)
     }
     item->blocked_since_ns = SIM_NEVER;
     switch ((enum sim_phase)item->phase) {
-    case SIM_PHASE_PLACING: piece_place(world, link, item, peer->device); break;
+    case SIM_PHASE_PLACING: piece_place(world, link, item, peer); break;
     case SIM_PHASE_DELIVERING: item_deliver(world, link, item, peer); break;
     case SIM_PHASE_ANSWERING: item_answered(link, item); break;
     case SIM_PHASE_QUEUED:

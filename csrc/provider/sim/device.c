@@ -80,6 +80,7 @@ static sim_device *device_create(sim_world *world, const rt_open_options *option
     rt_list_init(&device->waiting_node);
     rt_list_init(&device->links);
     rt_list_init(&device->lost);
+    rt_list_init(&device->windows);
     return device;
 }
 

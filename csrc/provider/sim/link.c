@@ -255,6 +255,7 @@ void rt_sim_link_shut(rt_plink *plink)
 {
     sim_link *link = (sim_link *)plink;
     link->state = SIM_LINK_ERROR;
+    rt_sim_windows_end(link->device, NULL, link);
     rt_sim_link_flush_soon(link);
 }
 
@@ -266,6 +267,7 @@ void rt_sim_link_destroy(rt_plink *plink)
     for (; link->retired != link->posted; link->retired++) /* whoever could not wait for the flush stops it here */
         rt_sim_cancel(&world->heap, &rt_sim_item_at(link, link->retired)->event);
     rt_sim_cancel(&world->heap, &link->flush);
+    rt_sim_windows_end(device, NULL, link);
     rt_sim_queue_forget(device, link->base.send_queue, link);
     rt_sim_queue_forget(device, link->base.receive_queue, link);
     rt_sim_heap_unreserve(&world->heap, device->base.limits.work_depth + 1);

@@ -8,7 +8,8 @@
 
 #include "provider/sim/sim.h"
 
-static const uint32_t key_magic = 0x4b4d4953; /* "SIMK" */
+static const uint32_t key_magic = 0x4b4d4953;    /* "SIMK" */
+static const uint32_t window_magic = 0x574d4953; /* "SIMW" */
 
 int rt_sim_memory_register(rt_pdevice *pdevice, const rt_memory *memory, rt_pmemory **out, rt_detail *detail)
 {
@@ -45,30 +46,42 @@ void rt_sim_memory_release(rt_pdevice *pdevice, rt_pmemory *memory)
     sim_device *device = (sim_device *)pdevice;
     sim_memory *ended = (sim_memory *)memory;
     assert(ended->device == device && device->memory_count > 0);
+    rt_sim_windows_end(device, ended, NULL);
     rt_sim_table_remove(&device->world->memories, ended->reference.slot);
     device->memory_count--;
     free(ended);
 }
 
-int rt_sim_memory_key(rt_pdevice *pdevice, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out,
-                      rt_detail *detail)
+int rt_sim_memory_key(rt_pdevice *pdevice, rt_pmemory *memory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                      size_t *size_out, rt_detail *detail)
 {
     sim_device *device = (sim_device *)pdevice;
-    (void)link; /* a key is good through every link */
+    sim_memory *registered = (sim_memory *)memory;
+    sim_reference reference = registered->reference;
+    bool windowed = (memory->access & RT_ACCESS_PER_PEER_KEYS) != 0;
     int status = rt_sim_refused(device, SIM_CALL_MEMORY_KEY, "make a memory key", detail);
     if (status != RT_OK)
         return status;
-    rt_sim_reference_write(key_out, key_magic, device->world, device->id, ((const sim_memory *)memory)->reference);
+    if (windowed && link_count == 0)
+        return rt_fail(detail, RT_E_ACCESS, 0, "memory with a key for each peer has none that is good for all of them");
+    if (windowed)
+        status = rt_sim_window_take(registered, links, link_count, &reference);
+    if (status != RT_OK)
+        return rt_fail(detail, status, 0, "cannot make a key for a peer of '%s': %s", device->base.name,
+                       status == RT_E_CLOSED ? "a link to it was shut" : "no memory");
+    rt_sim_reference_write(key_out, windowed ? window_magic : key_magic, device->world, device->id, reference);
     *size_out = SIM_REFERENCE_SIZE;
     return RT_OK;
 }
 
-sim_memory *rt_sim_memory_find(const sim_world *world, const sim_device *device, sim_reference reference)
+const sim_memory *rt_sim_memory_reached(const sim_link *target, const sim_item *item)
 {
-    sim_memory *memory = rt_sim_table_get(&world->memories, reference.slot);
-    if (memory == NULL || memory->reference.nonce != reference.nonce || memory->device != device)
+    if (item->windowed)
+        return rt_sim_window_memory(target, item->remote);
+    const sim_memory *memory = rt_sim_table_get(&target->device->world->memories, item->remote.slot);
+    if (memory == NULL || memory->reference.nonce != item->remote.nonce || memory->device != target->device)
         return NULL;
-    return memory;
+    return (memory->base.access & RT_ACCESS_PER_PEER_KEYS) == 0 ? memory : NULL;
 }
 
 int rt_sim_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, uint64_t size, uint32_t access, rt_premote **out,
@@ -81,7 +94,8 @@ int rt_sim_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, u
         return status;
     uint32_t party = 0;
     sim_reference reference;
-    if (!rt_sim_reference_read(key, key_size, key_magic, device->world, &party, &reference))
+    bool windowed = rt_sim_reference_read(key, key_size, window_magic, device->world, &party, &reference);
+    if (!windowed && !rt_sim_reference_read(key, key_size, key_magic, device->world, &party, &reference))
         return rt_fail(detail, RT_E_PROTOCOL, 0,
                        "cannot attach the peer's memory on '%s': its %zu bytes are not a key of this fabric", device->base.name,
                        key_size);
@@ -99,6 +113,7 @@ int rt_sim_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, u
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "cannot attach the peer's memory on '%s': no memory", device->base.name);
     remote->base = (rt_premote){.size = size, .access = access};
     remote->reference = reference;
+    remote->windowed = windowed;
     *out = &remote->base;
     return RT_OK;
 }

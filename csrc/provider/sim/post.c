@@ -120,7 +120,7 @@ static void item_start(sim_item *item)
     sim_world *world = device->world;
     const sim_link *peer = rt_sim_link_peer(link);
     sim_device *target = peer == NULL ? NULL : peer->device;
-    const sim_memory *memory = target == NULL || item->size == 0 ? NULL : rt_sim_memory_find(world, target, item->remote);
+    const sim_memory *memory = target == NULL || item->size == 0 ? NULL : rt_sim_memory_reached(peer, item);
     bool word = is_word(item, target, memory);
     bool ordered = word || is_ordered(item, target, memory);
     int64_t floor_ns = ordered ? link->write_floor_ns + 1 : 0;
@@ -213,12 +213,14 @@ static void take_item(sim_link *link, const rt_work *work)
     item->remote_offset = work->remote_offset;
     item->size = take_segments(limits, work, item->segments);
     item->remote = (sim_reference){.slot = UINT32_MAX, .nonce = 0};
+    item->windowed = false;
     assert(item->size <= (work->opcode == RT_WORK_SEND ? limits->send_size_max : limits->message_size_max));
     assert(work->opcode != RT_WORK_WRITE_IMM || limits->carries_immediate);
     assert(work->opcode != RT_WORK_READ || limits->read_depth > 0);
     if (work->remote != NULL && work->opcode != RT_WORK_SEND) {
         assert(work->remote_offset <= work->remote->size && item->size <= work->remote->size - work->remote_offset);
         item->remote = ((const sim_remote *)work->remote)->reference;
+        item->windowed = ((const sim_remote *)work->remote)->windowed;
     }
     if ((work->flags & RT_WORK_INLINE) != 0)
         take_inline(limits, work, item);

@@ -122,7 +122,7 @@ struct sim_world {
     rt_list devices; /* of sim_device.node, in the order of opening */
     rt_list waiting; /* of sim_device.waiting_node: to be served */
     uint32_t device_next, link_next, port_next;
-    sim_table links, memories;
+    sim_table links, memories, windows;
     rt_list listeners, connections; /* stream.c */
     rt_list cuts, faults;           /* of sim_cut.node; of the scheduled faults of command.c */
     uint32_t indexed_faults;        /* of those, how many wait for an event count */
@@ -205,6 +205,7 @@ struct sim_device {
     sim_event nudge; /* serves the device: something that it waited for is there */
     rt_list links;   /* of sim_link.node */
     rt_list lost;    /* of sim_link.lost_node: links whose loss is untold */
+    rt_list windows; /* of sim_window.node */
     uint32_t link_count, memory_count, stream_count, listener_count;
     uint32_t epoch; /* of memory_sleep */
     sim_refusal refusals[SIM_CALL_COUNT];
@@ -237,6 +238,8 @@ void rt_sim_service(rt_pdevice *pdevice, rt_event *event_out);
 
 /* ---- memory.c ---- */
 
+typedef struct sim_item sim_item;
+
 typedef struct sim_memory {
     rt_pmemory base;
     sim_device *device;
@@ -246,20 +249,39 @@ typedef struct sim_memory {
 typedef struct sim_remote {
     rt_premote base;
     sim_reference reference;
+    bool windowed; /* it names a window, not the memory */
 } sim_remote;
 
 int rt_sim_memory_register(rt_pdevice *pdevice, const rt_memory *memory, rt_pmemory **out, rt_detail *detail);
 void rt_sim_memory_release(rt_pdevice *pdevice, rt_pmemory *memory);
-int rt_sim_memory_key(rt_pdevice *pdevice, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out,
-                      rt_detail *detail);
+int rt_sim_memory_key(rt_pdevice *pdevice, rt_pmemory *memory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                      size_t *size_out, rt_detail *detail);
 int rt_sim_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, uint64_t size, uint32_t access, rt_premote **out,
                          rt_detail *detail);
 void rt_sim_remote_detach(rt_plink *plink, rt_premote *remote);
-/* The registered memory of a device that a reference names, or NULL. */
-sim_memory *rt_sim_memory_find(const sim_world *world, const sim_device *device, sim_reference reference);
+/* The registered memory of the target's device that the key of an item opens, as its packets come through `target`; or NULL. */
+const sim_memory *rt_sim_memory_reached(const sim_link *target, const sim_item *item);
 uint32_t rt_sim_memory_epoch(rt_pdevice *pdevice);
 int rt_sim_memory_sleep(rt_pdevice *pdevice, uint32_t epoch, int64_t timeout_ns);
 void rt_sim_memory_wake(rt_pdevice *pdevice);
+
+/* ---- window.c ---- */
+
+/* What a key for one peer names: memory, as it is reached through some links. */
+typedef struct sim_window {
+    rt_list node; /* in its device's windows */
+    sim_memory *memory;
+    sim_reference reference;
+    uint32_t link_count;
+    const sim_link *links[RT_MEMORY_KEY_LINKS_MAX];
+} sim_window;
+
+/* Finds or makes the window of the memory for the links. RT_E_CLOSED when one of them is not joined any more. */
+int rt_sim_window_take(sim_memory *memory, rt_plink *const *links, uint32_t link_count, sim_reference *reference_out);
+/* Ends the windows of a device that use the memory, or the link; the other one is NULL. */
+void rt_sim_windows_end(sim_device *device, const sim_memory *memory, const sim_link *link);
+/* The memory of the window as reached through a link; NULL when there is no such window, or it is not of this link. */
+const sim_memory *rt_sim_window_memory(const sim_link *target, sim_reference reference);
 
 /* ---- link.c ---- */
 
@@ -289,7 +311,7 @@ typedef struct sim_piece {
     uint64_t offset, size;
 } sim_piece;
 
-typedef struct sim_item {
+struct sim_item {
     sim_event event;
     sim_link *link;
     uint32_t position; /* in the ring, free-running */
@@ -300,12 +322,13 @@ typedef struct sim_item {
     uint32_t cause;
     uint64_t token, remote_offset, size;
     sim_reference remote;
+    bool windowed;
     int64_t deliver_ns;               /* when a SEND or WRITE_IMM meets its RECV */
     int64_t blocked_since_ns;         /* SIM_NEVER: its last packet found a way */
     sim_piece pieces[SIM_PIECES_MAX]; /* in the order of their times */
     rt_segment *segments;             /* limits.segments_max of them */
     uint8_t *inline_bytes;            /* limits.inline_size_max */
-} sim_item;
+};
 
 typedef struct sim_receive {
     uint64_t token;

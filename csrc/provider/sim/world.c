@@ -90,6 +90,8 @@ void rt_sim_world_leave(sim_world *world)
     free(world->links.free_slots);
     free(world->memories.entries);
     free(world->memories.free_slots);
+    free(world->windows.entries);
+    free(world->windows.free_slots);
     free(world->heap.events);
     free(world);
 }

@@ -110,6 +110,7 @@ static int device_prepare(verbs_device *device, const rt_open_options *options, 
 
 static void device_free(verbs_device *device)
 {
+    pthread_mutex_destroy(&device->windows_lock);
     free(device->links);
     free(device->queues);
     free(device);
@@ -126,6 +127,7 @@ int verbs_open(const rt_open_options *options, rt_pdevice **device_out, rt_detai
     if (device == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a verbs device");
     device->library = library;
+    pthread_mutex_init(&device->windows_lock, NULL);
     int status = verbs_options_parse(options->arguments, &device->options, detail);
     if (status == RT_OK)
         status = verbs_port_open(library, options->name != NULL ? options->name : "", &device->options, &device->port, detail);

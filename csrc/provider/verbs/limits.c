@@ -84,19 +84,28 @@ static uint32_t link_count(const verbs_port *port, const verbs_request *request,
     return least(least(by_data, by_service), least(by_device, VERBS_LINKS_MAX));
 }
 
+/* Whether there are memory windows of type 2, which are bound by a work request and valid through one queue pair (RDMA-RULES 14). */
+static bool has_windows(const struct ibv_device_attr *attributes)
+{
+    return (attributes->device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B)) != 0 &&
+           attributes->max_mw > 0;
+}
+
 int verbs_limits_probe(const verbs_library *library, const verbs_port *port, const verbs_options *options, uint32_t data_queues,
                        rt_limits *limits_out, verbs_request *request_out, rt_detail *detail)
 {
     const struct ibv_device_attr *attributes = &port->attributes;
     struct ibv_qp_cap given;
     verbs_request request = {.completion_depth = least(options->completion_depth, count_of(attributes->max_cqe))};
-    request.cap.max_send_wr = least(options->work_depth, count_of(attributes->max_qp_wr));
+    bool windows = has_windows(attributes);
+    request.binds = windows ? VERBS_BINDS : 0;
+    request.cap.max_send_wr = least((uint64_t)options->work_depth + request.binds, count_of(attributes->max_qp_wr));
     request.cap.max_recv_wr = least(VERBS_RECEIVE_DEPTH, count_of(attributes->max_qp_wr));
     request.cap.max_send_sge = least(VERBS_SEGMENTS_MAX, count_of(attributes->max_sge));
     request.cap.max_recv_sge = 1;
     if (port->attr.max_msg_sz == 0)
         return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s says that its messages have no bytes: its driver is broken", port->name);
-    if (request.cap.max_send_wr == 0 || request.completion_depth < request.cap.max_send_wr)
+    if (request.cap.max_send_wr <= request.binds || request.completion_depth < request.cap.max_send_wr)
         return rt_fail(detail, RT_E_INVALID, 0,
                        "%s: a completion queue of %u entries has no room for a link of %u items: lower "
                        "work_depth, or raise completion_depth (at most %u here)",
@@ -112,7 +121,7 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
         .region_count_max = count_of(attributes->max_mr),
         .link_count_max = link_count(port, &request, data_queues),
         .completion_queue_max = count_of(attributes->max_cq),
-        .work_depth = request.cap.max_send_wr,
+        .work_depth = request.cap.max_send_wr - request.binds,
         .receive_depth = receives,
         .completion_depth = request.completion_depth,
         .read_depth = least(count_of(attributes->max_qp_init_rd_atom), 255),
@@ -126,6 +135,7 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
         .carries_immediate = true,
         .exposes_caller_memory = true,
         .pins_memory = true,
+        .keys_per_peer = windows,
     };
     *request_out = request;
     return RT_OK;

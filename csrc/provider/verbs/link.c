@@ -40,7 +40,8 @@ static void link_free(verbs_link *link)
 static int reserve(verbs_device *device, uint32_t send_queue, uint32_t receive_queue, rt_detail *detail)
 {
     const rt_limits *limits = &device->base.limits;
-    const uint32_t queues[2] = {send_queue, receive_queue}, depths[2] = {limits->work_depth, limits->receive_depth};
+    const uint32_t queues[2] = {send_queue, receive_queue};
+    const uint32_t depths[2] = {limits->work_depth + device->request.binds, limits->receive_depth};
     for (uint32_t side = 0; side < 2; side++) {
         verbs_queue *queue = &device->queues[queues[side]];
         if (queue->capacity - queue->reserved >= depths[side]) {
@@ -59,7 +60,7 @@ static int reserve(verbs_device *device, uint32_t send_queue, uint32_t receive_q
 
 static void unreserve(verbs_device *device, uint32_t send_queue, uint32_t receive_queue)
 {
-    device->queues[send_queue].reserved -= device->base.limits.work_depth;
+    device->queues[send_queue].reserved -= device->base.limits.work_depth + device->request.binds;
     device->queues[receive_queue].reserved -= device->base.limits.receive_depth;
 }
 
@@ -72,7 +73,7 @@ static int enter(verbs_device *device, verbs_link *link, rt_detail *detail)
         if (atomic_load_explicit(&device->links[index], memory_order_relaxed) != NULL)
             continue;
         device->next_link = (index + 1) % count;
-        device->next_generation = (uint16_t)((device->next_generation + 1) & 0x7fff);
+        device->next_generation = (uint16_t)((device->next_generation + 1) & VERBS_GENERATION_MASK);
         link->tag = (uint64_t)device->next_generation << 16 | index;
         /* pairs with the acquire in poll */
         atomic_store_explicit(&device->links[index], link, memory_order_release);
@@ -112,8 +113,9 @@ static int pair_create(verbs_device *device, verbs_link *link, rt_detail *detail
     };
     int error = library->ibv_modify_qp(link->qp, &init, IBV_QP_STATE | IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS);
     const rt_limits *limits = &device->base.limits;
-    if (error == 0 && (attr.cap.max_send_wr < limits->work_depth || attr.cap.max_recv_wr < limits->receive_depth ||
-                       attr.cap.max_inline_data < limits->inline_size_max || attr.cap.max_send_sge < limits->segments_max))
+    if (error == 0 &&
+        (attr.cap.max_send_wr < limits->work_depth + device->request.binds || attr.cap.max_recv_wr < limits->receive_depth ||
+         attr.cap.max_inline_data < limits->inline_size_max || attr.cap.max_send_sge < limits->segments_max))
         error = ENOMEM; /* less than the trial was given: the limits would not hold */
     if (error == 0)
         return RT_OK;
@@ -134,6 +136,7 @@ static int link_prepare(verbs_device *device, uint32_t send_queue, uint32_t rece
     }
     link->base = (rt_plink){.device = &device->base, .send_queue = send_queue, .receive_queue = receive_queue};
     link->state = "new";
+    rt_list_init(&link->windows);
     int status = rt_random(&link->psn, sizeof link->psn, detail);
     if (status != RT_OK) {
         link_free(link);
@@ -268,6 +271,7 @@ int verbs_link_connect(rt_plink *base, const uint8_t *peer_address, size_t size,
  * the device still does, and nothing is flushed: the memory stays quarantined. */
 static void orphan(verbs_device *device, verbs_link *link)
 {
+    verbs_windows_end(device, link);
     if (device->library->ibv_destroy_qp(link->qp) != 0)
         return;
     link->qp = NULL;
@@ -290,6 +294,8 @@ void verbs_link_shut(rt_plink *base)
     if (atomic_load_explicit(&device->lost, memory_order_acquire) ||
         device->library->ibv_modify_qp(link->qp, &attr, IBV_QP_STATE) != 0)
         orphan(device, link);
+    else
+        verbs_windows_end(device, link); /* after the error state, so that the peer is flushed and not refused */
 }
 
 void verbs_links_orphan(verbs_device *device)
@@ -305,6 +311,7 @@ void verbs_link_destroy(rt_plink *base)
 {
     verbs_link *link = verbs_link_of(base);
     verbs_device *device = verbs_device_of(base->device);
+    verbs_windows_end(device, link);
     if (link->qp != NULL)
         device->library->ibv_destroy_qp(link->qp);
     if (atomic_load_explicit(&link->orphaned, memory_order_relaxed)) {

@@ -12,15 +12,22 @@
 
 #include "base/bytes.h"
 
-/* version 1 · rkey 4 · address 8 · size 8 · access 4 */
-enum { KEY_VERSION = 1, KEY_SIZE = 25, REMOTE_RIGHTS = RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ };
-_Static_assert(KEY_SIZE <= (int)RT_MEMORY_KEY_SIZE_MAX, "a key fits the seam");
+/* version 1 · rkey 4 · address 8 · size 8 · access 4, and where the rkeys of a channel's links differ, those of its second and
+ * later links, 4 each */
+enum { KEY_VERSION = 1, KEY_SIZE = 25, RKEY_SIZE = 4, REMOTE_RIGHTS = RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ };
+_Static_assert(KEY_SIZE + (RT_MEMORY_KEY_LINKS_MAX - 1) * RKEY_SIZE <= (int)RT_MEMORY_KEY_SIZE_MAX, "a key fits the seam");
+_Static_assert((RT_MEMORY_KEY_LINKS_MAX & (RT_MEMORY_KEY_LINKS_MAX - 1)) == 0,
+               "a link's index becomes that of its key by a mask");
 
 static unsigned access_of(uint32_t access)
 {
     unsigned flags = 0;
     if ((access & RT_ACCESS_LOCAL_WRITE) != 0)
         flags |= IBV_ACCESS_LOCAL_WRITE;
+    if ((access & RT_ACCESS_PER_PEER_KEYS) != 0) {
+        flags |= IBV_ACCESS_MW_BIND;
+        access &= ~(uint32_t)REMOTE_RIGHTS; /* windows have them: the registration's own key reaches nothing */
+    }
     if ((access & RT_ACCESS_REMOTE_WRITE) != 0)
         flags |= IBV_ACCESS_REMOTE_WRITE;
     if ((access & RT_ACCESS_REMOTE_READ) != 0)
@@ -91,31 +98,49 @@ int verbs_memory_register(rt_pdevice *base, const rt_memory *memory, rt_pmemory 
         free(made);
         return status;
     }
+    rt_list_init(&made->windows);
     made->base = (rt_pmemory){.address = memory->address, .size = memory->size, .access = memory->access};
     *out = &made->base;
     return RT_OK;
 }
 
-void verbs_memory_release(rt_pdevice *base, rt_pmemory *memory)
+void verbs_memory_free(const verbs_device *device, verbs_memory *memory)
 {
-    verbs_memory *registered = (verbs_memory *)(void *)memory;
-    verbs_device_of(base)->library->ibv_dereg_mr(registered->mr);
-    free(registered);
+    assert(rt_list_empty(&memory->windows));
+    device->library->ibv_dereg_mr(memory->mr);
+    free(memory);
 }
 
-int verbs_memory_key(rt_pdevice *base, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out, rt_detail *detail)
+void verbs_memory_release(rt_pdevice *base, rt_pmemory *memory)
 {
-    (void)base;
-    (void)link;
-    (void)detail;
-    const verbs_memory *registered = (const verbs_memory *)(const void *)memory;
+    verbs_device *device = verbs_device_of(base);
+    verbs_memory *registered = (verbs_memory *)(void *)memory;
+    if ((memory->access & RT_ACCESS_PER_PEER_KEYS) == 0 || verbs_windows_release(device, registered))
+        verbs_memory_free(device, registered);
+}
+
+int verbs_memory_key(rt_pdevice *base, rt_pmemory *memory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                     size_t *size_out, rt_detail *detail)
+{
+    verbs_memory *registered = (verbs_memory *)(void *)memory;
+    uint32_t rkeys[RT_MEMORY_KEY_LINKS_MAX] = {registered->mr->rkey}, count = 1;
+    if ((memory->access & RT_ACCESS_PER_PEER_KEYS) != 0) {
+        if (link_count == 0)
+            return rt_fail(detail, RT_E_ACCESS, 0, "memory with a key for each peer has none that is good for all of them");
+        int status = verbs_windows_bind(verbs_device_of(base), registered, links, link_count, rkeys, detail);
+        if (status != RT_OK)
+            return status;
+        count = link_count;
+    }
     rt_writer writer = rt_writer_of(key_out, RT_MEMORY_KEY_SIZE_MAX);
     rt_write_uint(&writer, KEY_VERSION, 1);
-    rt_write_uint(&writer, registered->mr->rkey, 4);
+    rt_write_uint(&writer, rkeys[0], RKEY_SIZE);
     rt_write_uint(&writer, (uintptr_t)memory->address, 8);
     rt_write_uint(&writer, memory->size, 8);
     rt_write_uint(&writer, memory->access & REMOTE_RIGHTS, 4);
-    assert(!writer.failed && writer.size == KEY_SIZE);
+    for (uint32_t index = 1; index < count; index++)
+        rt_write_uint(&writer, rkeys[index], RKEY_SIZE);
+    assert(!writer.failed && writer.size == KEY_SIZE + (count - 1) * RKEY_SIZE);
     *size_out = writer.size;
     return RT_OK;
 }
@@ -126,15 +151,19 @@ int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uin
     (void)link;
     rt_reader reader = rt_reader_of(key, key_size);
     uint64_t version = rt_read_uint(&reader, 1);
-    uint32_t rkey = (uint32_t)rt_read_uint(&reader, 4);
+    uint32_t rkeys[RT_MEMORY_KEY_LINKS_MAX] = {(uint32_t)rt_read_uint(&reader, RKEY_SIZE)};
     uint64_t address = rt_read_uint(&reader, 8);
     uint64_t key_says = rt_read_uint(&reader, 8);
     uint32_t rights = (uint32_t)rt_read_uint(&reader, 4);
+    size_t further = key_size > KEY_SIZE ? (key_size - KEY_SIZE) / RKEY_SIZE : 0;
+    for (size_t index = 1; index <= further && index < RT_MEMORY_KEY_LINKS_MAX; index++)
+        rkeys[index] = (uint32_t)rt_read_uint(&reader, RKEY_SIZE);
     if (key_size >= 1 && version != KEY_VERSION)
         return rt_fail(detail, RT_E_VERSION, 0, "the peer's memory key has version %u, this end knows %u", (unsigned)version,
                        KEY_VERSION);
     if (!rt_reader_done(&reader))
-        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key has %zu bytes, not %u", key_size, KEY_SIZE);
+        return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key has %zu bytes, not %u and 4 for each further link",
+                       key_size, KEY_SIZE);
     if (key_says != size || size == 0 || size > UINT64_MAX - address)
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's memory key is for %" PRIu64 " bytes, its handle for %" PRIu64,
                        key_says, size);
@@ -143,7 +172,9 @@ int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uin
     verbs_remote *remote = calloc(1, sizeof *remote);
     if (remote == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a remote range");
-    *remote = (verbs_remote){.base = {.size = size, .access = rights}, .address = address, .key = rkey};
+    *remote = (verbs_remote){.base = {.size = size, .access = rights}, .address = address};
+    remote->key_mask = further == 0 ? 0 : RT_MEMORY_KEY_LINKS_MAX - 1;
+    memcpy(remote->keys, rkeys, sizeof rkeys); /* a key of 0, where the peer gave fewer than it has links, it refuses */
     *out = &remote->base;
     return RT_OK;
 }

@@ -1,12 +1,24 @@
 /* poll.c: completions of the device become completions of the seam. HOT: no allocation, lock, system call or log.
  *
  * A completion is matched by its wr_id alone (RDMA-RULES 22): after an error nothing but wr_id, status and vendor error is
- * valid. One that belongs to no living link, or to an item that is retired, is dropped. */
+ * valid. One that belongs to no living link, or to an item that is retired, is dropped; those of binds end here. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
 
 #include <arpa/inet.h>
+
+/* Takes note of a bind that is over: core never hears of it (window.c). Binds of a link complete in order. */
+static void note_bind(verbs_link *link, const struct ibv_wc *wc)
+{
+    uint32_t position = (uint32_t)wc->wr_id;
+    if (position != atomic_load_explicit(&link->binds_done, memory_order_relaxed))
+        return;
+    if (wc->status != IBV_WC_SUCCESS && atomic_load_explicit(&link->failure, memory_order_relaxed) == 0)
+        atomic_store_explicit(&link->failure, wc->status, memory_order_relaxed);
+    /* pairs with the acquire in window.c: the failure is seen with it */
+    atomic_store_explicit(&link->binds_done, position + 1, memory_order_release);
+}
 
 static rt_completion flushed(uint64_t token, bool receive)
 {
@@ -45,6 +57,10 @@ static bool turn_round(verbs_device *device, const struct ibv_wc *wc, rt_complet
     verbs_link *link = atomic_load_explicit(&device->links[index], memory_order_acquire);
     if (link == NULL || link->tag != VERBS_WR_TAG(wc->wr_id))
         return false;
+    if ((wc->wr_id & VERBS_WR_BIND) != 0) {
+        note_bind(link, wc);
+        return false;
+    }
     verbs_ring *ring = receive ? &link->receive : &link->send;
     if (position - atomic_load_explicit(&ring->retired, memory_order_relaxed) >= ring->depth)
         return false;

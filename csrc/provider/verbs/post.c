@@ -100,7 +100,7 @@ static int post_sends(verbs_link *link, const rt_work *items, uint32_t count, rt
         request->send_flags = flags_of(item->flags);
         request->imm_data = htonl(item->immediate);
         request->wr.rdma.remote_addr = remote != NULL ? remote->address + item->remote_offset : 0;
-        request->wr.rdma.rkey = remote != NULL ? remote->key : 0;
+        request->wr.rdma.rkey = remote != NULL ? remote->keys[link->base.index & remote->key_mask] : 0;
     }
     requests[count - 1].next = NULL;
     int error = error_of(ibv_post_send(link->qp, requests, &bad));

@@ -2,7 +2,7 @@
  *
  * RC queue pairs over libibverbs, which is loaded at run time (library.c) and never linked: every call goes through the
  * table below, whose members have the types of the system header. The calls of the data path are that header's inlines
- * through context->ops. Set-up is in library, options, port, gid, limits, device, memory, link and event.c; post.c and
+ * through context->ops. Set-up is in library, options, port, gid, limits, device, memory, window, link and event.c; post.c and
  * poll.c are the hot path. Without the header at build time only the `viable` of table.c is left. */
 #ifndef RT_PROVIDER_VERBS_H
 #define RT_PROVIDER_VERBS_H
@@ -30,7 +30,9 @@
 
 #include <assert.h>
 #include <errno.h>
+#include <pthread.h>
 
+#include "base/list.h"
 #include "base/order.h"
 #include "base/status.h"
 #include "base/turn.h"
@@ -192,12 +194,14 @@ enum {
     VERBS_LINKS_MAX = 1 << 16,      /* link indexes have 16 bits in a wr_id */
     VERBS_WORK_DEPTH = 128,         /* by default; 64 KiB of send queue with the usual inline size */
     VERBS_RECEIVE_DEPTH = 32,       /* twice RT_RPC_RECEIVES: a power of two with room */
-    VERBS_COMPLETION_DEPTH = 16384, /* by default; 128 links of 128 items each, 1 MiB */
+    VERBS_COMPLETION_DEPTH = 16384, /* by default; over 120 links of 128 items each, 1 MiB */
+    VERBS_BINDS = 4,                /* windows that one link binds at once; one more waits for the next call */
 };
 
 /* What create_qp is asked for on every link of a port. */
 typedef struct verbs_request {
-    struct ibv_qp_cap cap;
+    struct ibv_qp_cap cap; /* max_send_wr has room for the work items and the binds */
+    uint32_t binds;        /* that may be outstanding on one link beside its work items; 0: no memory windows */
     uint32_t completion_depth;
 } verbs_request;
 
@@ -225,7 +229,8 @@ typedef struct verbs_device {
     verbs_options options;
     verbs_port port;
     verbs_request request;
-    verbs_queue *queues; /* queue_count; the last is the service queue */
+    pthread_mutex_t windows_lock; /* guards the windows of all links and memories: never taken on the data path */
+    verbs_queue *queues;          /* queue_count; the last is the service queue */
     uint32_t queue_count;
     verbs_link *_Atomic *links; /* limits.link_count_max; written by set-up calls, read by poll */
     uint32_t next_link;         /* where the search for a free index starts */
@@ -255,8 +260,11 @@ typedef enum verbs_fall { VERBS_FALL_NONE = 0, VERBS_FALL_UNTOLD, VERBS_FALL_TOL
 
 struct verbs_link {
     rt_plink base;
-    struct ibv_qp *qp; /* NULL once it is an orphan */
-    uint64_t tag;      /* the upper half of its wr_ids: generation and index */
+    struct ibv_qp *qp;           /* NULL once it is an orphan */
+    uint64_t tag;                /* the upper half of its wr_ids: generation and index */
+    rt_list windows;             /* of verbs_window.of_link */
+    uint32_t binds_posted;       /* free-running; device->windows_lock */
+    _Atomic uint32_t binds_done; /* likewise; advanced by who polls */
     verbs_ring send, receive;
     _Atomic int32_t post_error; /* errno of the post that failed: sticks */
     _Atomic uint32_t failure;   /* ibv_wc_status of the first failed completion; one that says why replaces a flush */
@@ -273,21 +281,26 @@ struct verbs_link {
     bool in_order;         /* the device says it places the bytes of a WRITE in order */
 };
 
-/* wr_id: receive 1 bit · generation 15 · link index 16 · position 32. The generation tells a late completion of a
- * destroyed link from one of its successor. */
+/* wr_id: receive 1 bit · bind 1 · generation 14 · link index 16 · position 32. The generation tells a late completion of a
+ * destroyed link from one of its successor. Binds have positions of their own. */
 #define VERBS_WR_RECEIVE (1ull << 63)
+#define VERBS_WR_BIND (1ull << 62)
+#define VERBS_GENERATION_MASK 0x3fffu
 #define VERBS_WR_INDEX(wr_id) ((uint32_t)((wr_id) >> 32) & 0xffffu)
-#define VERBS_WR_TAG(wr_id) (((wr_id) & ~VERBS_WR_RECEIVE) >> 32)
+#define VERBS_WR_TAG(wr_id) (((wr_id) & ~(VERBS_WR_RECEIVE | VERBS_WR_BIND)) >> 32)
 
 typedef struct verbs_memory {
     rt_pmemory base;
     struct ibv_mr *mr;
+    rt_list windows; /* of verbs_window.of_memory */
+    bool released;   /* it ends with its last window, whose bind was under way */
 } verbs_memory;
 
 typedef struct verbs_remote {
     rt_premote base;
-    uint64_t address; /* where the registration starts in the peer's words */
-    uint32_t key;
+    uint64_t address;  /* where the registration starts in the peer's words */
+    uint32_t key_mask; /* 0: keys[0] is good through every link; else keys[index & key_mask] through that one alone */
+    uint32_t keys[RT_MEMORY_KEY_LINKS_MAX];
 } verbs_remote;
 
 /* ---- device.c ---- */
@@ -297,11 +310,24 @@ void verbs_close(rt_pdevice *device);
 /* ---- memory.c ---- */
 int verbs_memory_register(rt_pdevice *device, const rt_memory *memory, rt_pmemory **out, rt_detail *detail);
 void verbs_memory_release(rt_pdevice *device, rt_pmemory *memory);
-int verbs_memory_key(rt_pdevice *device, rt_pmemory *memory, rt_plink *link, uint8_t *key_out, size_t *size_out,
-                     rt_detail *detail);
+/* Ends a registration that has no window and frees the object. */
+void verbs_memory_free(const verbs_device *device, verbs_memory *memory);
+int verbs_memory_key(rt_pdevice *device, rt_pmemory *memory, rt_plink *const *links, uint32_t link_count, uint8_t *key_out,
+                     size_t *size_out, rt_detail *detail);
 int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uint64_t size, uint32_t access, rt_premote **out,
                         rt_detail *detail);
 void verbs_remote_detach(rt_plink *link, rt_premote *remote);
+
+/* ---- window.c: keys for one peer ---- */
+
+/* Finds or makes a window of the memory for each link, and gives their keys. RT_E_AGAIN while a bind is under way. */
+int verbs_windows_bind(verbs_device *device, verbs_memory *memory, rt_plink *const *links, uint32_t link_count,
+                       uint32_t *keys_out, rt_detail *detail);
+/* Takes all keys of a link back: before its queue pair is destroyed, and once it is in error. */
+void verbs_windows_end(verbs_device *device, verbs_link *link);
+/* Takes all keys of memory that is being released back. False where a bind is under way: then the registration, which no peer
+ * has a key of, ends when that is over. */
+bool verbs_windows_release(verbs_device *device, verbs_memory *memory);
 
 /* ---- link.c ---- */
 int verbs_link_create(rt_pdevice *device, uint32_t send_queue, uint32_t receive_queue, rt_plink **link_out, uint8_t *address_out,
