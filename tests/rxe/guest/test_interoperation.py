@@ -4,12 +4,11 @@ checked against ourselves.
 
 from __future__ import annotations
 
-import hashlib
 import random
 import re
 
 import pytest
-from peers import SUCCESS, Stranger, key_in
+from peers import SUCCESS, Stranger, digest, key_in
 
 import rdmatensor as rt
 
@@ -18,10 +17,6 @@ BOTH = rt.Access.REMOTE_WRITE | rt.Access.REMOTE_READ
 SIZE = 300_000  # of the stranger's memory; more than one packet, and no multiple of anything
 SIZES = [1, 8, 333, 4096, 65_537, 200_000]
 HOW = ["connect", "accept"]
-
-
-def digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def met(strangers: list[Stranger], device: rt.Device, how: str, shift: int = 0) -> tuple[Stranger, rt.Channel]:

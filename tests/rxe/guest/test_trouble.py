@@ -1,4 +1,4 @@
-"""Death and trouble on the way: what arrives is right, or an error is raised in time. Never a hang, never silent damage.
+"""Death and trouble on the way: what arrives is right, or an error is raised in time. No hang, no silent damage.
 
 The control connection stays on the loopback interface, so it is the queue pairs that have to notice.
 """
@@ -13,7 +13,7 @@ import pytest
 from peers import BOTH, digest, digest_of, expose, failure_of, filled, until_word, write_endlessly
 
 import rdmatensor as rt
-from rdmatensor.testing import VerbsFabric
+from rdmatensor.testing import ProcessParty, VerbsFabric
 
 pytestmark = pytest.mark.timeout(150)
 SIZE = 1 << 20
@@ -35,7 +35,9 @@ class Across:
     """Two processes, one on each device, and a channel between them."""
 
     def __init__(self, fabric: VerbsFabric) -> None:
-        self.fabric, self.there, self.device = fabric, fabric.there, fabric.here.device
+        self.fabric, self.device = fabric, fabric.here.device
+        assert isinstance(fabric.there, ProcessParty)
+        self.there = fabric.there
         self.channel = fabric.connect()
         self.local = self.device.region(SIZE + 2 * GUARD)
 
