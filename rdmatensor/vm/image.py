@@ -50,7 +50,7 @@ SKIPPED = re.compile(
 SKIPPED_IN_PYTHON = {"test", "tests", "idlelib", "turtledemo", "lib2to3", "include"}
 SKIPPED_ENDINGS = (".a", ".la", ".o", ".pyo")
 ETC = (
-    *("alternatives", "group", "hosts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf"),
+    *("alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf"),
     *("passwd", "protocols", "services", "ssl/certs"),
 )
 FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/log", "var/lib", "usr/local/bin")
@@ -249,6 +249,7 @@ def build(python: Interpreter, extra: Iterable[str], folder: Path, say: Callable
     texts = {
         "/etc/rdmatensor-python": f"{python.executable}\n",
         "/etc/hostname": "guest\n",
+        "/etc/hosts": "127.0.0.1 localhost\n::1 localhost\n127.0.1.1 guest\n",
         "/etc/rdmatensor-preload": ",".join(python.preload) + "\n",
     }
     target = folder / "root.squashfs"

@@ -15,6 +15,7 @@ import gc
 import importlib
 import io
 import json
+import multiprocessing.process  # noqa: F401  (what it keeps of its start is set anew in copies)
 import os
 import resource
 import runpy
@@ -404,6 +405,8 @@ def become(request: Request) -> None:
     importlib.invalidate_caches()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # else every copy would draw the same numbers
+    process: Any = sys.modules["multiprocessing.process"]
+    process.ORIGINAL_DIR = os.getcwd()  # where it looks for the script in a process that it spawns
     main = types.ModuleType("__main__")
     main.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = main
