@@ -100,6 +100,7 @@ def may_include(layer: str, header: str) -> bool:
         "seam": ("provider/provider.h", "base/"),
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
         "interface": ("base/status.h",),
+        "python": ("python/",),
     }
     if layer.startswith("provider/"):
         return header.startswith((f"{layer}/", "provider/provider.h", "base/"))
@@ -116,6 +117,8 @@ def c_layering(path: str, text: str) -> list[str]:
             wrong.append(f"proto is pure and may not include <{header}>")
         if opening == "<" and header.startswith(("infiniband/", "rdma/")) and layer != "provider/verbs":
             wrong.append(f"only provider/verbs may include <{header}>")
+        if header == "Python.h" and layer != "python":
+            wrong.append("only csrc/python may include <Python.h>")
         if "cuda" in header:
             wrong.append(f"nothing here may include {header}")
     return wrong
@@ -353,6 +356,8 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (c_layering, "csrc/provider/registry.c", '#include "provider/shm/shm.h"'),
     (c_layering, "csrc/provider/verbs/open.c", "#include <cuda.h>"),
     (c_layering, "csrc/rdmatensor.h", '#include "core/core.h"'),
+    (c_layering, "csrc/core/region.c", "#include <Python.h>"),
+    (c_layering, "csrc/python/dlpack.c", '#include "core/core.h"'),
     (proto_is_pure, "csrc/proto/frame.c", "    uint8_t *copy = malloc(size);"),
     (proto_is_pure, "csrc/proto/frame.c", "    int64_t now = rt_clock_now_ns();"),
     (core_decides_by_limits, "csrc/core/link.c", '    if (strcmp(name, "shm") == 0)'),

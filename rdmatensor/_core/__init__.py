@@ -39,10 +39,17 @@ from rdmatensor._core.base import (
     PreparedHandle,
     RegionHandle,
     RemoteHandle,
+    address_of,
     failure,
     pointer_of,
     until,
     view,
+)
+from rdmatensor._core.capsules import (
+    DLPACK_IS_COPIED,
+    DLPACK_READ_ONLY,
+    dlpack_alive,
+    dlpack_capsule,
 )
 from rdmatensor._core.channels import (
     CHANNEL_STATES,
@@ -121,6 +128,8 @@ __all__ = [
     "CLOSED",
     "COPY_SIZE",
     "DEADLINE",
+    "DLPACK_IS_COPIED",
+    "DLPACK_READ_ONLY",
     "FORKED",
     "HANDLE_SIZE_MAX",
     "HUGE_PAGES",
@@ -142,6 +151,7 @@ __all__ = [
     "PreparedHandle",
     "RegionHandle",
     "RemoteHandle",
+    "address_of",
     "channel_close",
     "channel_connect",
     "channel_copy",
@@ -171,6 +181,8 @@ __all__ = [
     "device_queues",
     "device_stats",
     "device_unpublish",
+    "dlpack_alive",
+    "dlpack_capsule",
     "failure",
     "listener_accept",
     "listener_address",

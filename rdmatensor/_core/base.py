@@ -139,3 +139,13 @@ def view(address: int, nbytes: int, keep: object) -> memoryview:
         pass
 
     return memoryview(ffi.buffer(ffi.gc(ffi.cast("char *", address), release), nbytes))
+
+
+_cast, _buffer, _uintptr = ffi.cast, ffi.from_buffer, ffi.typeof("uintptr_t")
+
+
+def address_of(owner: object) -> int:
+    """Where the bytes of a contiguous buffer begin. ValueError and BufferError when it is not contiguous, TypeError
+    when it is no buffer.
+    """
+    return int(_cast(_uintptr, _buffer(owner)))
