@@ -6,7 +6,7 @@
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
-#   make rxe      the contract on soft-RoCE, in an emulated machine where this kernel has none
+#   make rxe      the tests that want a real verbs driver, on soft-RoCE: in an emulated machine where this kernel has none
 #   make model    the protocol of edges in every order of events, for small bounds
 #   make torch    torch into .venv (optional)   make clean       remove all that was made here
 #
@@ -144,7 +144,7 @@ all: build $(VENV)/.test
 demo: build
 	@$(BIN)/python examples/exchange.py
 
-test: build $(VENV)/.test
+test: build $(VENV)/.test rxe-ready
 	@echo "== building the C tests, plain and under sanitizers"
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
 	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
