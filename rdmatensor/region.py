@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rdmatensor import _core
 from rdmatensor.access import Access
-from rdmatensor.buffer import Buffer
+from rdmatensor.buffer import Buffer, serve
 from rdmatensor.errors import ClosedError, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.span import ReadOnlySpan, Span
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 __all__ = ["Region"]
 
 _allocate = _core.region_allocate
-_BLOCK_INDEX_BITS = _core.BLOCK_INDEX_BITS
-_BLOCK_UNIT_BITS = _core.BLOCK_UNIT_BITS
 
 
 class Region:
@@ -67,7 +65,7 @@ class Region:
             self._refuse_sizes(nbytes, alignment)
         if block < 0:
             raise self._refused(block, nbytes, alignment)
-        return Buffer(self, self._handle, block >> _BLOCK_INDEX_BITS << _BLOCK_UNIT_BITS, nbytes, block)
+        return serve(self, self._handle, nbytes, block)
 
     def _refuse_sizes(self, nbytes: object, alignment: object) -> NoReturn:
         for name, value in (("nbytes", nbytes), ("alignment", alignment)):
