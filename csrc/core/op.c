@@ -181,6 +181,18 @@ int rt_op_collect(rt_channel *channel, int64_t number)
     return status;
 }
 
+bool rt_op_posted(rt_channel *channel, int64_t number)
+{
+    rt_link *link = NULL;
+    rt_op *op = rt_op_find(channel, number, &link);
+    if (op == NULL)
+        return true;
+    rt_turn_take(&link->turn);
+    bool posted = rt_list_empty(&op->node) || atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
+    rt_turn_leave(&link->turn);
+    return posted;
+}
+
 void rt_op_forget(rt_channel *channel, int64_t number)
 {
     rt_link *link = NULL;
