@@ -100,6 +100,7 @@ def may_include(layer: str, header: str) -> bool:
         "seam": ("provider/provider.h", "base/"),
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
         "interface": ("base/status.h",),
+        "python": ("python/",),
     }
     if layer.startswith("provider/"):
         return header.startswith((f"{layer}/", "provider/provider.h", "base/"))
@@ -116,6 +117,8 @@ def c_layering(path: str, text: str) -> list[str]:
             wrong.append(f"proto is pure and may not include <{header}>")
         if opening == "<" and header.startswith(("infiniband/", "rdma/")) and layer != "provider/verbs":
             wrong.append(f"only provider/verbs may include <{header}>")
+        if header == "Python.h" and layer != "python":
+            wrong.append("only csrc/python may include <Python.h>")
         if "cuda" in header:
             wrong.append(f"nothing here may include {header}")
     return wrong
@@ -238,14 +241,21 @@ def belongs(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+DOOR_UP = "rdmatensor/frameworks.py"  # loads rdmatensor.torch when it is first asked for
+SEAM_MODULES = {Path(path).stem for path in tree("rdmatensor/_core/*.py")}
+
+
 def python_layering(path: str, text: str) -> list[str]:
     wrong = []
     edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/__main__.py"))
     for name in imports(path, text):
-        if belongs(name, "rdmatensor._native") and path != "rdmatensor/_core.py":
-            wrong.append(f"only _core.py may import {name}")
+        seam = path.startswith("rdmatensor/_core/")
+        if belongs(name, "rdmatensor._native") and not seam:
+            wrong.append(f"only _core may import {name}")
+        if name.startswith("rdmatensor._core.") and name.split(".")[2] in SEAM_MODULES and not seam:
+            wrong.append(f"{name} is inside the seam: use what _core itself names")
         if belongs(name, "cffi") and path.startswith("rdmatensor/"):
-            wrong.append("cffi objects never leave _core.py, which has them from _native")
+            wrong.append("cffi objects never leave _core, which has them from _native")
         if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith("rdmatensor/torch/"):
             wrong.append("torch is imported in rdmatensor/torch only")
         if edge and belongs(name, "rdmatensor._core"):
@@ -253,6 +263,7 @@ def python_layering(path: str, text: str) -> list[str]:
         if (
             not edge
             and path.startswith("rdmatensor/")
+            and not (path == DOOR_UP and belongs(name, "rdmatensor.torch"))
             and (belongs(name, "rdmatensor.cli") or belongs(name, "rdmatensor.torch"))
         ):
             wrong.append(f"{name} stands above this file")
@@ -347,6 +358,8 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (c_layering, "csrc/provider/registry.c", '#include "provider/shm/shm.h"'),
     (c_layering, "csrc/provider/verbs/open.c", "#include <cuda.h>"),
     (c_layering, "csrc/rdmatensor.h", '#include "core/core.h"'),
+    (c_layering, "csrc/core/region.c", "#include <Python.h>"),
+    (c_layering, "csrc/python/dlpack.c", '#include "core/core.h"'),
     (proto_is_pure, "csrc/proto/frame.c", "    uint8_t *copy = malloc(size);"),
     (proto_is_pure, "csrc/proto/frame.c", "    int64_t now = rt_clock_now_ns();"),
     (core_decides_by_limits, "csrc/core/link.c", '    if (strcmp(name, "shm") == 0)'),
@@ -366,11 +379,16 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (python_layering, "rdmatensor/device.py", "from . import _native"),
     (python_layering, "rdmatensor/device.py", "from ._native import ffi"),
     (python_layering, "rdmatensor/device.py", "import importlib\nimportlib.import_module('rdmatensor._native')"),
+    (python_layering, "rdmatensor/_core.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core.base import check"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core import base"),
     (python_layering, "tests/python/test_device.py", "import rdmatensor._native"),
     (python_layering, "rdmatensor/device.py", "def f():\n    import torch"),
     (python_layering, "rdmatensor/device.py", "from torch.distributed import ProcessGroup"),
     (python_layering, "rdmatensor/device.py", "import cffi"),
     (python_layering, "rdmatensor/device.py", "from .cli import main"),
+    (python_layering, "rdmatensor/region.py", "from rdmatensor.torch import allocator"),
+    (python_layering, "rdmatensor/frameworks.py", "import torch"),
     (python_layering, "rdmatensor/cli/devices.py", "from .._core import providers"),
     (python_says_what_it_is, "rdmatensor/device.py", "import os"),
     (no_sleeping, "tests/python/test_x.py", "    time.sl" + "eep(0.1)"),
@@ -395,7 +413,10 @@ FINE: list[tuple[Rule, str, str]] = [
         "csrc/proto/limits.h",
         "    /* why */\n    RT_A_MAX = 3,\n    RT_B_MAX = 3,\n\n    RT_C = 1, /* so */\n",
     ),
-    (python_layering, "rdmatensor/_core.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/_core/base.py", "from rdmatensor._native import ffi, lib"),
+    (python_layering, "rdmatensor/_core/devices.py", "from rdmatensor._core.base import check"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core import RegionHandle, region_allocate"),
+    (python_layering, "rdmatensor/frameworks.py", "def f():\n    from rdmatensor.torch.allocator import allocating"),
     (python_layering, "rdmatensor/torch/backend.py", "import torch\nfrom rdmatensor import Device"),
     (python_layering, "rdmatensor/cli/__init__.py", "from . import devices\nfrom rdmatensor.cli import devices"),
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sleep(0)"),

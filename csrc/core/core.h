@@ -76,11 +76,14 @@ struct rt_device {
     rt_list regions;           /* of rt_region.node */
     _Atomic(rt_link *) *links; /* by link id; read by pollers too */
     uint32_t link_capacity;
-    uint32_t next_queue;   /* round robin of links to queues */
-    rt_service *service;   /* thread, epoll, names: service.c and rpc.c */
-    rt_list names;         /* of rt_name.node: names.c */
-    rt_rpc_pool *rpc_pool; /* registered memory for RPC messages: rpc_buffers.c */
-    bool lost;             /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
+    uint32_t next_queue;            /* round robin of links to queues */
+    rt_service *service;            /* thread, epoll, names: service.c and rpc.c */
+    rt_list names;                  /* of rt_name.node: names.c */
+    rt_list edges;                  /* of rt_edge.name_node: receiving edges by their names: edge.c */
+    struct rt_edge_pool *edge_pool; /* registered memory of edges: edge_memory.c; NULL once closed */
+    rt_region *anywhere;            /* stands for memory that is not registered, where limits.local_anywhere; constant */
+    rt_rpc_pool *rpc_pool;          /* registered memory for RPC messages: rpc_buffers.c */
+    bool lost;                      /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
     rt_detail failure;
     uint64_t channels_lost;
     rt_device_stats stats; /* regions … registering_ns, kept by region.c; the rest is counted on request */
@@ -198,6 +201,15 @@ void rt_arena_get_stats(rt_arena *arena, rt_arena_stats *stats_out);
 
 /* ---- link.c (set-up), post.c and poll.c (hot), op.c ---- */
 
+/* What the direction of a copy that core itself makes (an edge's) says besides; callers' copies have nothing there. */
+enum {
+    RT_COPY_DIRECTION = 0xff,
+    RT_COPY_JOINED = 0x100,       /* the next copy goes on where this one ends, in the same item if one can carry both */
+    RT_COPY_IMMEDIATE = 0x200,    /* its last item is a WRITE_IMM … */
+    RT_COPY_EVERY_PIECE = 0x400,  /* … or each of them */
+    RT_COPY_IMMEDIATE_SHIFT = 32, /* of the immediate, in the upper half */
+};
+
 /* Where the next byte of an operation to post is. */
 typedef struct rt_cursor {
     const rt_copy *copies; /* the caller's array, or &op->single */
@@ -247,6 +259,7 @@ struct rt_link {
     uint32_t unsignaled; /* posted since the last signaled item */
     bool starved;        /* counted in queue->starved */
     bool shut;
+    struct rt_receives *receives; /* RECVs for immediates, or NULL: edge_receives.c; device->lock */
     bool doubted;        /* one of its items was refused, and why is not sure yet: doubt.c */
     rt_list doubted_ops; /* failed since: over as soon as that is sure */
     rt_list starved_ops;
@@ -336,6 +349,7 @@ struct rt_channel {
     rt_rpc *rpc;              /* its RPC state: rpc.c */
     _Atomic bool ending;      /* taken by the one who writes `failure` */
     _Atomic bool shut_wanted; /* the service shall shut the links: set with state FAILED */
+    _Atomic bool links_shut;  /* nothing is placed through them any more, by either end */
     _Atomic bool died;        /* its control connection ended without a goodbye: set before `failure` says so */
     _Atomic uint32_t doubt;   /* rt_doubt: an operation was refused, which `refusal` describes */
     rt_detail refusal;        /* written once, before RT_DOUBT_OPEN */
@@ -395,6 +409,9 @@ struct rt_remote {
     rt_list node;                /* in the channel's rt_rpc.remotes while attached */
     rt_remote *next_detached;    /* in device->detached */
 };
+/* As rt_remote_attach, at once, of a peer's message: RT_E_AGAIN, and try again after the provider's next event. Overlap with memory
+ * of this process is not looked for. device->lock held. */
+int rt_remote_attach_now(rt_channel *channel, const uint8_t *handle, size_t size, rt_remote **remote_out, rt_detail *detail);
 void rt_remote_reference(rt_remote *remote);
 void rt_remote_unreference(rt_remote *remote);
 
@@ -409,6 +426,8 @@ void rt_service_free(rt_device *device);
 void rt_service_kick(rt_device *device);
 /* Looks at everything: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
 void rt_service_run(rt_device *device);
+/* In virtual time, does what the control plane has to do now. */
+void rt_service_turn(rt_device *device);
 /* As rt_device_wait_change, and in virtual time does what the control plane has to do meanwhile. Without device->lock. */
 int rt_service_wait(rt_device *device, uint32_t seen, int64_t deadline_ns);
 /* Watches a descriptor, or changes what for, or forgets it. Every round looks at everything, whatever woke it. */
@@ -434,13 +453,17 @@ bool rt_listener_run(rt_listener *listener);
 /* Closes the port, turns away who is not accepted yet. The struct stays the caller's until rt_listener_close. device->lock held. */
 void rt_listener_close_locked(rt_listener *listener);
 
+/* ---- edge_memory.c; all else of edges is in edge.h ---- */
+int rt_edges_device_open(rt_device *device, rt_detail *detail);
+void rt_edges_device_close(rt_device *device); /* device->lock held; all channels are gone */
+
 /* ---- names.c, rpc.c: address distribution; all with device->lock held unless it says otherwise ---- */
 int rt_rpc_device_open(rt_device *device, rt_detail *detail); /* registers nothing yet; any lock */
 void rt_rpc_device_close(rt_device *device);             /* frees names, gives up RPC regions: rt_region_close_all closes them */
 void rt_names_forget(const rt_region *region);           /* the region is being closed: its names go */
 int rt_rpc_open(rt_channel *channel, rt_detail *detail); /* buffers and receives; RT_E_AGAIN: after the next round */
 void rt_rpc_close(rt_channel *channel);                  /* links are quiet or gone, remotes detached */
-void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size); /* a RECV completed; from the service */
+void rt_rpc_received(rt_link *link, const rt_completion *completion); /* a RECV completed; from the service */
 void rt_rpc_sent(rt_channel *channel,
                  uint32_t slot);      /* a SEND completed; under a queue's turn, WITHOUT device->lock: atomics only */
 bool rt_rpc_run(rt_channel *channel); /* sends what waits, expires lookups; true when something moved */

@@ -2,7 +2,7 @@
  * poll.c. */
 #include <stdlib.h>
 
-#include "core/copy.h"
+#include "core/edge.h"
 
 static uint32_t power_of_two(uint32_t at_least)
 {
@@ -36,6 +36,7 @@ static int link_allocate(rt_link *link, uint32_t depth)
 
 static void link_free(rt_link *link)
 {
+    rt_receives_free(link);
     free(link->ring);
     free(link->ops);
     link->ring = NULL;
@@ -128,10 +129,12 @@ void rt_links_destroy(rt_channel *channel, uint32_t keep)
 {
     for (uint32_t index = keep; index < channel->link_count; index++)
         link_destroy(&channel->links[index]);
-    if (keep == 0)
+    if (keep == 0) {
         channel->links_gone = true;
-    else
+        atomic_store_explicit(&channel->links_shut, true, memory_order_release);
+    } else {
         channel->link_count = keep < channel->link_count ? keep : channel->link_count;
+    }
 }
 
 /* Ends every operation that has nothing posted or was held, and cancels the rest of the others. */
@@ -170,6 +173,10 @@ void rt_links_shut(rt_channel *channel)
         if (first)
             channel->device->provider->link_shut(link->plink);
     }
+    /* Pairs with the acquire of edges: what they look at after this has been placed, or never will be. */
+    atomic_store_explicit(&channel->links_shut, true, memory_order_release);
+    channel->device->provider->memory_wake(channel->device->pdevice);
+    rt_device_changed(channel->device);
 }
 
 bool rt_links_quiet(rt_channel *channel)
