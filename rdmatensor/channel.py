@@ -167,12 +167,19 @@ class Channel:
         Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA-RULES 6). What the peer
         placed before the word is visible then. `span` is 8 bytes long and begins at a multiple of 8.
         """
-        limit = timeout_ns(timeout, self.device._timeout_ns)
         if span.nbytes != 8:
             raise InvalidArgument("wait for a word", repr(span), "a word has 8 bytes: slice the span")
-        handle, region, offset, number = self._live(), span._live(), span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
-        status = _wait_word(handle, region, offset, number, min(limit, _SLICE_NS))
+        offset, number = span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
+        ns = self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
+        try:
+            status = _wait_word(self._handle, span._region_handle, offset, number, ns)  # type: ignore[arg-type]
+        except TypeError:  # there is no such handle any more
+            status = _wait_word(self._live(), span._live(), offset, number, ns)
+        if not status:
+            return
+        limit = timeout_ns(timeout, self.device._timeout_ns)
         if status in (_core.AGAIN, _core.INTERRUPTED):
+            handle, region = self._live(), span._live()
             status = _core.until(self.device._live(), lambda ns: _wait_word(handle, region, offset, number, ns), limit)
         if status == _core.OK:
             return

@@ -260,8 +260,8 @@ struct rt_link {
     bool starved;        /* counted in queue->starved */
     bool shut;
     struct rt_receives *receives; /* RECVs for immediates, or NULL: edge_receives.c; device->lock */
-    bool doubted;        /* one of its items was refused, and why is not sure yet: doubt.c */
-    rt_list doubted_ops; /* failed since: over as soon as that is sure */
+    bool doubted;                 /* one of its items was refused, and why is not sure yet: doubt.c */
+    rt_list doubted_ops;          /* failed since: over as soon as that is sure */
     rt_list starved_ops;
     rt_list free_ops;
     rt_op *ops;                           /* RT_OPS_PER_LINK */
