@@ -370,6 +370,9 @@ int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns);
 int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns);
 /* Where a tensor that lies at the sender can be read in place until its release. RT_E_UNSUPPORTED where it cannot. */
 int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out);
+/* The peer's range in which a borrowed tensor lies, with a reference that the caller drops (rt_remote_drop): views of the tensor
+ * keep it mapped. NULL when the sequence is not borrowed. */
+rt_remote *rt_edge_borrowed(rt_edge *edge, uint64_t sequence);
 int rt_edge_release(rt_edge *edge, uint64_t sequence);
 /* Whether a receive would return at once: 1, or 0. */
 int rt_edge_ready(rt_edge *edge);

@@ -10,17 +10,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rdmatensor import _core
+from rdmatensor.edge import make_terms, warn_of_trust
 from rdmatensor.errors import DeadlineExceeded, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.pairs import Local, Pair, as_pair, describe, pack
 from rdmatensor.prepared import PreparedCopy
 from rdmatensor.remote import Attachment, Remote, RemoteSpan
 from rdmatensor.rpc import name_bytes, when_free
+from rdmatensor.send_edge import SendEdge
+from rdmatensor.sending import Lingering
 from rdmatensor.span import Span
 from rdmatensor.timeouts import timeout_ns
 from rdmatensor.transfer import Transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rdmatensor._core import ChannelHandle
@@ -52,8 +56,10 @@ class Channel:
         "__weakref__",
         "_attachments",
         "_closed",
+        "_edges",
         "_handle",
         "_limbo",
+        "_lingering",
         "_lock",
         "_pending",
         "_prepared",
@@ -74,6 +80,8 @@ class Channel:
         self._lock = threading.RLock()
         self._pending: dict[int, Transfer] = {}
         self._limbo: list[tuple[object, ...]] = []
+        self._edges: weakref.WeakSet[SendEdge] = weakref.WeakSet()
+        self._lingering = Lingering()
         self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._prepared: weakref.WeakSet[PreparedCopy] = weakref.WeakSet()
 
@@ -191,6 +199,54 @@ class Channel:
         why = why if status == _core.INVALID else ""
         raise self._refusal(status, f"wait for a word of at least {value}", why)
 
+    # ---- tensor edges ----
+
+    def send_edge(
+        self,
+        name: str,
+        *,
+        shape: int | Sequence[int] | None = None,
+        dtype: object = None,
+        rank: int | None = None,
+        flow: str = "credit",
+        verify: str | None = None,
+        ordering: str | None = None,
+        stripes: int = 1,
+        qp: int | None = None,
+        staging: bool = False,
+        timeout: float | None = None,
+    ) -> SendEdge:
+        """The sending end of a tensor edge that the peer makes under this name (`Device.recv_edge`, which explains the
+        words); waits until it does. NameNotFound after that; InvalidArgument when the peer says something else of it.
+
+        `qp` is the QP of its first stripe, None lets the library spread edges. `staging=True` copies every tensor into
+        registered memory first, as if it lay outside: for comparison.
+        """
+        terms = make_terms(
+            name,
+            shape=shape,
+            dtype=dtype,
+            rank=rank,
+            flow=flow,
+            verify=verify,
+            ordering=ordering,
+            stripes=stripes,
+            staging=staging,
+            qp=None if qp is None else self._qp(qp),
+        )
+        limit, on = timeout_ns(timeout, self.device._timeout_ns), f"{name!r} of {self.peer}"
+        device, handle = self.device._live(), self._live()
+        opened = _core.edge_open(device, handle, terms, limit, _LOOKUP_GRACE_NS, lambda: self.closed, on)
+        edge = SendEdge(self, opened, terms)
+        self._edges.add(edge)
+        warn_of_trust(edge)
+        return edge
+
+    @property
+    def ordering(self) -> str:
+        """How edges carry their flags unless one is asked for by name, and why so (RDMA-RULES 1 to 6)."""
+        return _core.channel_ordering(self._live())
+
     # ---- memory of the peer ----
 
     def lookup(self, name: str, *, timeout: float | None = None) -> Remote:
@@ -257,6 +313,8 @@ class Channel:
         if handle is not None and not forked():
             self._closed = True
             _core.channel_close(handle)
+            for edge in tuple(self._edges):
+                edge.close()
             for attachment in tuple(self._attachments):
                 attachment.handle = None
             for prepared in tuple(self._prepared):
@@ -404,6 +462,7 @@ class Channel:
     def _sweep(self) -> bool:
         """Looks after transfers that ended without anyone waiting. Whether there were any."""
         self._settle_limbo()
+        self._lingering.settle()
         ended = [transfer.done() for transfer in tuple(self._pending.values())]
         return any(ended)
 
