@@ -168,7 +168,7 @@ void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out);
 #define RT_BLOCK_INDEX_BITS 22
 int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment);
 /* Gives a block back. While an operation still uses it, it is quarantined; it comes back at a later allocate that needs
- * it, free, stats or close. Another thread must not be copying from or to it in a small blocking copy. */
+ * it, free, stats or close. */
 int rt_region_free(rt_region *region, int64_t block);
 /* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). RT_E_ACCESS with RT_RIGHT_PER_PEER_KEYS: whoever
  * has such a handle could use it, so those regions are published and looked up. */

@@ -119,7 +119,7 @@ class Channel:
             dst, src = self._explain(dst, src)
             return self.memcpy(dst, src, qp=qp, timeout=timeout)
         if op:
-            self._finish(op, (dst, src), timeout, lambda again: self._begin(dst, src, qp, again))
+            self._finish(op, (dst, src), timeout, partial(self._begin, dst, src, qp))
         return None
 
     def memcpy_async(
@@ -137,7 +137,7 @@ class Channel:
         except (AttributeError, TypeError, ValueError):
             dst, src = self._explain(dst, src)
             return self.memcpy_async(dst, src, qp=qp, timeout=timeout)
-        return self._transfer(op, (dst, src), limit, lambda _ns: self._begin(dst, src, qp, 0))
+        return self._transfer(op, (dst, src), limit, partial(self._begin, dst, src, qp))
 
     def memcpy_many(self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None) -> None:
         """Copies many pairs (destination, source), in order, in one call and with few doorbells; blocks until all are
@@ -150,7 +150,7 @@ class Channel:
         if given:
             op = self._begin_many(packed, given, qp, ns)
             if op:
-                self._finish(op, (packed, given), timeout, lambda ns: self._begin_many(packed, given, qp, ns))
+                self._finish(op, (packed, given), timeout, partial(self._begin_many, packed, given, qp))
 
     def memcpy_many_async(
         self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None
@@ -159,7 +159,7 @@ class Channel:
         limit = timeout_ns(timeout, self.device._timeout_ns)
         packed, given = pack(self, pairs)
         op = self._begin_many(packed, given, qp, 0) if given else _core.OK
-        return self._transfer(op, (packed, given), limit, lambda ns: self._begin_many(packed, given, qp, ns))
+        return self._transfer(op, (packed, given), limit, partial(self._begin_many, packed, given, qp))
 
     def prepare(self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None) -> PreparedCopy:
         """Checks and binds a copy once, to be run many times."""
@@ -175,12 +175,19 @@ class Channel:
         Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA-RULES 6). What the peer
         placed before the word is visible then. `span` is 8 bytes long and begins at a multiple of 8.
         """
-        limit = timeout_ns(timeout, self.device._timeout_ns)
         if span.nbytes != 8:
             raise InvalidArgument("wait for a word", repr(span), "a word has 8 bytes: slice the span")
-        handle, region, offset, number = self._live(), span._live(), span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
-        status = _wait_word(handle, region, offset, number, min(limit, _SLICE_NS))
+        offset, number = span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
+        ns = self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
+        try:
+            status = _wait_word(self._handle, span._region_handle, offset, number, ns)  # type: ignore[arg-type]
+        except TypeError:  # there is no such handle any more
+            status = _wait_word(self._live(), span._live(), offset, number, ns)
+        if not status:
+            return
+        limit = timeout_ns(timeout, self.device._timeout_ns)
         if status in (_core.AGAIN, _core.INTERRUPTED):
+            handle, region = self._live(), span._live()
             status = _core.until(self.device._live(), lambda ns: _wait_word(handle, region, offset, number, ns), limit)
         if status == _core.OK:
             return

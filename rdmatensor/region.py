@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from rdmatensor import _core, frameworks
 from rdmatensor.access import Access
-from rdmatensor.buffer import Buffer
+from rdmatensor.buffer import Buffer, serve
 from rdmatensor.errors import ClosedError, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.layout import as_dtype, as_shape, nbytes_of
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 __all__ = ["Region"]
 
 _allocate = _core.region_allocate
-_BLOCK_INDEX_BITS = _core.BLOCK_INDEX_BITS
-_BLOCK_UNIT_BITS = _core.BLOCK_UNIT_BITS
 
 
 class Region:
@@ -71,7 +69,7 @@ class Region:
             self._refuse_sizes(nbytes, alignment)
         if block < 0:
             raise self._refused(block, nbytes, alignment)
-        return Buffer(self, self._handle, block >> _BLOCK_INDEX_BITS << _BLOCK_UNIT_BITS, nbytes, block)
+        return serve(self, self._handle, nbytes, block)
 
     def empty(self, shape: int | Sequence[int], dtype: object = "float32", *, alignment: int = 64) -> Tensor:
         """A tensor inside the region, contiguous in row-major order. OutOfMemory when there is no room.
@@ -107,7 +105,7 @@ class Region:
         """The addresses of rt_region_allocate and rt_region_free, and how many bits of a block are its index and are
         spared in its offset.
         """
-        return *_core.region_arena_functions(), _BLOCK_INDEX_BITS, _BLOCK_UNIT_BITS
+        return *_core.region_arena_functions(), _core.BLOCK_INDEX_BITS, _core.BLOCK_UNIT_BITS
 
     def _refuse_sizes(self, nbytes: object, alignment: object) -> NoReturn:
         for name, value in (("nbytes", nbytes), ("alignment", alignment)):

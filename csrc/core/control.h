@@ -48,6 +48,7 @@ struct rt_control {
     bool user_known; /* the other end is this user's, or the secret will tell */
     bool told;       /* the channel knows its peer */
     bool busy;       /* being moved now, or over */
+    bool cut;        /* the stream of a READY connection ended without a goodbye */
     int watched;     /* the descriptor the service sleeps on, or -1 */
     bool watched_writable;
     uint32_t joined;     /* links that are joined */

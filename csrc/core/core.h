@@ -235,7 +235,7 @@ struct rt_op {
     rt_copy single;                                    /* the one copy, when it came without an array */
     rt_prepared *prepared;                             /* whose copies they are, or NULL; referenced while pinned */
     uint64_t writes, reads, bytes_written, bytes_read; /* of what was posted; added to the link's when it ends well */
-    rt_list node; /* in link->starved_ops while not wholly posted; in link->free_ops when free */
+    rt_list node; /* in link->starved_ops while not wholly posted; in link->doubted_ops; in link->free_ops when free */
 };
 
 typedef struct rt_inflight {
@@ -260,6 +260,8 @@ struct rt_link {
     bool starved;        /* counted in queue->starved */
     bool shut;
     struct rt_receives *receives; /* RECVs for immediates, or NULL: edge_receives.c; device->lock */
+    bool doubted;                 /* one of its items was refused, and why is not sure yet: doubt.c */
+    rt_list doubted_ops;          /* failed since: over as soon as that is sure */
     rt_list starved_ops;
     rt_list free_ops;
     rt_op *ops;                           /* RT_OPS_PER_LINK */
@@ -348,6 +350,10 @@ struct rt_channel {
     _Atomic bool ending;      /* taken by the one who writes `failure` */
     _Atomic bool shut_wanted; /* the service shall shut the links: set with state FAILED */
     _Atomic bool links_shut;  /* nothing is placed through them any more, by either end */
+    _Atomic bool died;        /* its control connection ended without a goodbye: set before `failure` says so */
+    _Atomic uint32_t doubt;   /* rt_doubt: an operation was refused, which `refusal` describes */
+    rt_detail refusal;        /* written once, before RT_DOUBT_OPEN */
+    int64_t doubt_end_ns;     /* when a peer that said nothing counts as alive */
     bool counted_lost;
     int64_t ending_ns;             /* when the service first waited for its flush, or 0 */
     uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
@@ -367,6 +373,25 @@ void rt_channel_fail(rt_channel *channel, const rt_detail *why);
 
 /* The status that a call on a channel which is not READY returns; the detail may be NULL. */
 int rt_channel_refuse(rt_channel *channel, rt_detail *detail);
+
+/* ---- doubt.c: an operation that the peer's end refused; see there ---- */
+
+enum rt_doubt { RT_DOUBT_NONE = 0, RT_DOUBT_WRITING, RT_DOUBT_OPEN };
+
+/* An operation of the channel was refused: fails it with this detail, or as dead, as soon as either is sure. No link's turn held. */
+void rt_channel_doubt(rt_channel *channel, const rt_detail *refusal);
+/* Whether the channel has a refusal that stands: its peer is not known to be dead. */
+bool rt_channel_refused(const rt_channel *channel);
+/* Ends the doubt of a peer that said nothing for long enough. device->lock held. */
+void rt_doubt_run(rt_channel *channel);
+/* When that will be, or INT64_MAX. */
+int64_t rt_doubt_deadline(const rt_channel *channel);
+/* What a status that a provider reported for an operation means, now. */
+int32_t rt_doubt_status(const rt_channel *channel, int32_t status);
+/* Takes a failed operation with nothing outstanding that would end now; false: let it. Link turn held. */
+bool rt_doubt_hold(rt_link *link, rt_op *op);
+/* The channel has failed: ends what was held. Link turn held. */
+void rt_doubt_release(rt_link *link);
 
 void rt_channel_reference(rt_channel *channel);
 void rt_channel_unreference(rt_channel *channel);
@@ -401,8 +426,9 @@ void rt_service_free(rt_device *device);
 void rt_service_kick(rt_device *device);
 /* Looks at everything: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
 void rt_service_run(rt_device *device);
-/* In virtual time, does what the control plane has to do now. */
+/* In virtual time, does what the control plane has to do now: of this device, or of all of the process that have virtual time. */
 void rt_service_turn(rt_device *device);
+void rt_devices_turn(void);
 /* As rt_device_wait_change, and in virtual time does what the control plane has to do meanwhile. Without device->lock. */
 int rt_service_wait(rt_device *device, uint32_t seen, int64_t deadline_ns);
 /* Watches a descriptor, or changes what for, or forgets it. Every round looks at everything, whatever woke it. */

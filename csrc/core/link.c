@@ -23,6 +23,7 @@ static int link_allocate(rt_link *link, uint32_t depth)
     link->ring_mask = ring_size - 1;
     link->depth = depth;
     rt_list_init(&link->queue_node);
+    rt_list_init(&link->doubted_ops);
     rt_list_init(&link->starved_ops);
     rt_list_init(&link->free_ops);
     for (uint32_t index = 0; index < RT_OPS_PER_LINK; index++) {
@@ -136,10 +137,11 @@ void rt_links_destroy(rt_channel *channel, uint32_t keep)
     }
 }
 
-/* Ends every operation that has nothing posted, and cancels the rest of the others. */
+/* Ends every operation that has nothing posted or was held, and cancels the rest of the others. */
 static void fail_starved(rt_link *link, int status)
 {
     rt_turn_take(&link->turn);
+    rt_doubt_release(link);
     RT_LIST_EACH_SAFE(node, &link->starved_ops) {
         rt_op *op = RT_LIST_ENTRY(node, rt_op, node);
         rt_list_remove(node);

@@ -148,6 +148,8 @@ static bool end_channel(rt_channel *channel, bool *again_out)
         moved = true;
     }
     if (atomic_exchange(&channel->shut_wanted, false)) {
+        while (rt_service_receive(device) > 0) /* what was placed before the end is told before the end is */
+            continue;
         rt_links_shut(channel);
         moved = true;
     }
@@ -197,6 +199,7 @@ static void set_due(rt_device *device, bool again)
         const rt_channel *channel = RT_LIST_ENTRY(node, rt_channel, node);
         if (channel->control != NULL)
             due = earlier(due, channel->control->deadline_ns);
+        due = earlier(due, rt_doubt_deadline(channel));
     }
     if (again) {
         service->nap_ns =
@@ -220,6 +223,7 @@ bool rt_service_round(rt_device *device)
         if (state == RT_CHANNEL_CONNECTING || state == RT_CHANNEL_READY) {
             moved |= rt_control_run(channel);
             moved |= rt_rpc_run(channel);
+            rt_doubt_run(channel);
         } else {
             moved |= end_channel(channel, &again);
         }

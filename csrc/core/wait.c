@@ -143,7 +143,10 @@ int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 
 /* ---- operations ---- */
 
-/* How an operation ended, or will end when its flush has come, now that its channel has failed. */
+/* A channel that fails waits no longer than this for the completions of an operation, which say how that ended. */
+#define RT_SETTLE_NS (50 * RT_NS_PER_MS)
+
+/* How an operation ended, or will end when its flush has come, now that its channel is down. */
 static int ended_with(rt_link *link, const rt_op *op)
 {
     rt_turn_take(&link->turn);
@@ -151,6 +154,24 @@ static int ended_with(rt_link *link, const rt_op *op)
     bool done = atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
     rt_turn_leave(&link->turn);
     return done || status != RT_OK ? status : rt_channel_refuse(link->channel, NULL);
+}
+
+/* The channel is down: the operation's own completion may be on its way, and after it, or instead of it, comes a flush. */
+static int settle(rt_link *link, const rt_op *op)
+{
+    rt_queue *queue = link->queue;
+    const rt_device *device = queue->device;
+    int64_t end_ns = rt_device_time(device) + RT_SETTLE_NS;
+    bool failed = rt_channel_state(link->channel) == RT_CHANNEL_FAILED && !device->limits.virtual_time;
+    while (failed && rt_device_time(device) < end_ns) {
+        uint32_t seen = atomic_load_explicit(&queue->epoch, memory_order_acquire);
+        int moved = rt_queue_step(queue);
+        if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE || moved < 0)
+            break;
+        if (moved == 0 && rt_queue_sleep(queue, seen, RT_NS_PER_MS) == RT_E_INTERRUPTED)
+            break;
+    }
+    return ended_with(link, op);
 }
 
 static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
@@ -162,7 +183,7 @@ static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
         if (atomic_load_explicit(&link->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
-            return ended_with(link, op);
+            return settle(link, op);
         int moved = rt_queue_step(queue);
         if (moved < 0)
             return moved;
@@ -204,7 +225,9 @@ int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
         hand_over(link->queue);
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
-        if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        int32_t state = atomic_load_explicit(&channel->state, memory_order_acquire);
+        bool settles = state == RT_CHANNEL_FAILED && !channel->device->limits.virtual_time; /* the service sees to its end */
+        if (state != RT_CHANNEL_READY && !settles)
             return ended_with(link, op);
         return moved < 0 ? moved : RT_E_AGAIN;
     }
@@ -236,7 +259,7 @@ static int sleep_for_memory(rt_waiter *waiter, rt_look look, void *object, int64
     waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
     nap = nap < left_ns ? nap : left_ns;
     if (device->limits.virtual_time) {
-        rt_service_turn(device);
+        rt_devices_turn();
         return provider->clock->advance(device->pdevice, rt_device_time(device) + nap);
     }
     struct timespec time = {.tv_nsec = nap};
