@@ -150,12 +150,8 @@ def provider_list(provider: str) -> list[tuple[str, str, Limits]]:
 def provider_command(provider: str, text: str) -> str:
     """Gives a provider a command for its fault plan; returns its reply."""
     detail, reply = ffi.new("rt_detail *"), ffi.new("char[]", 4096)
-    _raise(
-        detail,
-        lib.rt_provider_command(provider.encode(), text.encode(), reply, 4096, detail),
-        f"command {text!r}",
-        provider,
-    )
+    status = lib.rt_provider_command(provider.encode(), text.encode(), reply, 4096, detail)
+    _raise(detail, status, f"command {text!r}", provider)
     return _text(reply)
 
 
@@ -312,10 +308,17 @@ def view(address: int, nbytes: int, keep: object) -> memoryview:
 # ---- listener ----
 
 
-def listener_open(device: DeviceHandle, address: str, secret: bytes) -> ListenerHandle:
-    out = ffi.new("rt_listener **")
-    _call(lib.rt_listener_open, device, address.encode(), secret, len(secret), out, what="listen", on=address)
-    return cast(ListenerHandle, _owned(out[0], lib.rt_listener_close, device))
+def _at(call: Callable[..., int], kind: str, device: Any, address: str, secret: bytes, ns: int, what: str) -> Any:
+    """What opens at an address. Its name may have to be resolved first, for which C asks to be called again."""
+    detail, out, text = ffi.new("rt_detail *"), ffi.new(kind), address.encode()
+    status = until(device, lambda _ns: call(device, text, secret, len(secret), out, detail), ns)
+    _raise(detail, DEADLINE if status == AGAIN else status, what, address)
+    return out[0]
+
+
+def listener_open(device: DeviceHandle, address: str, secret: bytes, timeout_ns: int) -> ListenerHandle:
+    opened = _at(lib.rt_listener_open, "rt_listener **", device, address, secret, timeout_ns, "listen")
+    return cast(ListenerHandle, _owned(opened, lib.rt_listener_close, device))
 
 
 def listener_address(listener: ListenerHandle) -> str:
@@ -353,11 +356,10 @@ def _owned(pointer: Any, drop: Callable[[Any], None], keep: object) -> Any:
 # ---- channel ----
 
 
-def channel_connect(device: DeviceHandle, address: str, secret: bytes) -> ChannelHandle:
+def channel_connect(device: DeviceHandle, address: str, secret: bytes, timeout_ns: int) -> ChannelHandle:
     """Begins to connect."""
-    out = ffi.new("rt_channel **")
-    _call(lib.rt_channel_connect, device, address.encode(), secret, len(secret), out, what="connect", on=address)
-    return cast(ChannelHandle, _owned(out[0], lib.rt_channel_drop, device))
+    begun = _at(lib.rt_channel_connect, "rt_channel **", device, address, secret, timeout_ns, "connect")
+    return cast(ChannelHandle, _owned(begun, lib.rt_channel_drop, device))
 
 
 def channel_wait_ready(

@@ -50,9 +50,18 @@ int rt_socket_error(const void *stream);
 /* Whether bytes (or the end) can be read, without reading them. */
 bool rt_socket_readable(const void *stream);
 
+/* ---- stream_resolve.c ---- */
+
+enum { RT_HOST_SIZE = 256, RT_PORT_SIZE = 6 };
+
+/* getaddrinfo for a slice: RT_OK with what it returned, RT_E_AGAIN and RT_E_INTERRUPTED: call again, RT_E_NO_MEMORY. */
+int rt_name_resolve(const char *host, const char *port, const struct addrinfo *hints, int *result_out,
+                    struct addrinfo **addresses_out);
+
 /* ---- stream_address.c ---- */
 
-/* "host:port" or "[v6]:port" to addresses that the caller frees with freeaddrinfo. RT_E_INVALID, RT_E_NOT_FOUND. */
+/* "host:port" or "[v6]:port" to addresses that the caller frees with freeaddrinfo. RT_E_INVALID, RT_E_NOT_FOUND; RT_E_AGAIN,
+ * RT_E_INTERRUPTED: a name is not resolved yet, call again. Sleeps up to a slice: never under a lock. */
 int rt_address_resolve(const char *text, bool passive, struct addrinfo **addresses_out, rt_detail *detail);
 void rt_address_text(const struct sockaddr *address, char *text_out, size_t capacity);
 bool rt_address_loopback(const struct sockaddr *address);
