@@ -20,8 +20,8 @@ enum {
     RT_SOCKET_BACKLOG = 128,  /* connections that the kernel keeps for a listener; one more is asked to try again by TCP */
 };
 
-/* TCP behind the seam's table; the device is not used. `listen` and `connect` resolve names, which may take as long as the
- * resolver takes: call them without locks. connect begins only; see rt_socket_connected. */
+/* TCP behind the seam's table; the device is not used. `listen` and `connect` sleep up to a slice where a name is resolved: call
+ * them without locks, and again after RT_E_AGAIN and RT_E_INTERRUPTED. connect begins only; see rt_socket_connected. */
 extern const rt_stream_ops rt_socket_ops;
 
 /* For a listener or stream of rt_socket_ops: the descriptor to sleep on. */
