@@ -180,7 +180,7 @@ class Device:
         """
         known = secret_bytes(secret, self._secret)
         host_and_port(address)
-        listener = Listener(self, _core.listener_open(self._live(), address, known), known)
+        listener = Listener(self, _core.listener_open(self._live(), address, known, self._timeout_ns), known)
         self._listeners.add(listener)
         return listener
 
@@ -197,10 +197,12 @@ class Device:
             ticket = Ticket.parse(bytes(address))
             address, known = ticket.address, ticket.secret if secret is None else known
         host_and_port(address)
-        handle = _core.channel_connect(self._live(), address, known)
+        begun = _core.device_now_ns(self._live())
+        handle = _core.channel_connect(self._live(), address, known, limit)
+        left = max(limit + begun - _core.device_now_ns(self._live()), 0)
         why = f"no answer in {limit / 1e9:g} s"
         try:
-            _core.channel_wait_ready(self._live(), handle, limit, lambda: self.closed, address, why)
+            _core.channel_wait_ready(self._live(), handle, left, lambda: self.closed, address, why)
         except BaseException:
             _core.channel_close(handle)
             raise

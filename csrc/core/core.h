@@ -54,6 +54,10 @@ struct rt_queue {
     int kick_fd; /* eventfd: ends a leader's sleep; stays readable while links are starved where posting is copying */
     pthread_t poller;
     bool has_poller;
+    struct rt_poller *several;     /* of the first queue of a poller that serves several: poller.c, as the next three */
+    int poller_event;              /* likewise: what wakes that poller; open as long as kick_fd */
+    int poller_fd;                 /* the same, in every queue that it serves */
+    _Atomic uint32_t poller_wants; /* it found the turn taken: who leaves it wakes the poller */
 };
 
 struct rt_device {

@@ -65,6 +65,9 @@ void rt_queue_kick(rt_queue *queue)
 void rt_queue_leave(rt_queue *queue)
 {
     rt_turn_leave(&queue->turn);
+    /* Pairs with take_or_wish in poller.c: either it got the turn, or we find its wish. */
+    if (atomic_load(&queue->poller_wants) != 0 && atomic_exchange(&queue->poller_wants, 0) != 0)
+        rt_event_signal(queue->poller_fd);
     /* Pairs with rt_device_arm: either it found the turn free, or we find its wish. */
     while (atomic_load(&queue->loop_wants) != 0 && rt_turn_try(&queue->turn)) {
         if (atomic_exchange(&queue->loop_wants, 0) != 0 &&
