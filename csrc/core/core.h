@@ -359,6 +359,7 @@ struct rt_channel {
     rt_detail refusal;        /* written once, before RT_DOUBT_OPEN */
     int64_t doubt_end_ns;     /* when a peer that said nothing counts as alive */
     bool counted_lost;
+    int64_t settling_ns;           /* until when it waits for completions before it shuts the links, or 0 */
     int64_t ending_ns;             /* when the service first waited for its flush, or 0 */
     uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
     _Atomic uint32_t word_waiters; /* threads in rt_channel_wait_word, and for the dump … */
@@ -384,6 +385,10 @@ enum rt_doubt { RT_DOUBT_NONE = 0, RT_DOUBT_WRITING, RT_DOUBT_OPEN };
 
 /* An operation of the channel was refused: fails it with this detail, or as dead, as soon as either is sure. No link's turn held. */
 void rt_channel_doubt(rt_channel *channel, const rt_detail *refusal);
+/* How long the completions of a channel that failed may take to come by themselves. */
+#define RT_SETTLE_NS (200 * RT_NS_PER_MS)
+/* Whether the links of a failed channel may be shut: nothing more is to be learned from their completions. device->lock held. */
+bool rt_channel_settled(rt_channel *channel);
 /* Whether the channel has a refusal that stands: its peer is not known to be dead. */
 bool rt_channel_refused(const rt_channel *channel);
 /* Ends the doubt of a peer that said nothing for long enough. device->lock held. */
