@@ -64,11 +64,12 @@ def test_what_came_is_kept_when_one_of_many_does_not_come(ends: Ends) -> None:
 
 
 def test_any_of_many_edges_can_be_waited_for(ends: Ends) -> None:
-    edges = {wire.name: wire for wire in (Wire(ends, shape=(4,)) for _ in range(40))}
+    count = 40 if ends.limits.orders_writes else 12  # there flags take receives, of which a QP has few
+    edges = {wire.name: wire for wire in (Wire(ends, shape=(4,)) for _ in range(count))}
     receivers = [wire.edge for wire in edges.values()]
-    with pytest.raises(rt.DeadlineExceeded, match="none of 40"):
+    with pytest.raises(rt.DeadlineExceeded, match=f"none of {count}"):
         rt.wait_any(receivers, timeout=0.0)
-    chosen = list(edges.values())[17]
+    chosen = list(edges.values())[7]
     chosen.send("float32", (4,), bits("float32", (4,)))
     assert rt.wait_any(receivers, timeout=10.0) == [chosen.edge]
     chosen.edge.recv(0).release()
@@ -121,9 +122,9 @@ def test_sends_that_do_not_wait_go_out_in_order_as_credit_comes(ends: Ends) -> N
     sendings = [back.edge.send_async(array, 20.0) for array in arrays]
     assert not sendings[-1].done()
     assert "under way" in repr(sendings[-1])
-    for array in arrays:
+    for number, array in enumerate(arrays):
         assert back.recv()[2] == array.tobytes()
-        sendings[-1].done()  # moves the others on
+        sendings[min(number + 2, 5)].wait()
     for sending in sendings:
         sending.wait()
         assert sending.done()
@@ -149,14 +150,15 @@ def test_a_send_can_be_awaited(ends: Ends) -> None:
     array = np.random.default_rng(1).random((80, 90))
 
     async def main() -> None:
-        await back.edge.send_async(np.zeros(3), 20.0)
         sending = back.edge.send_async(array, 20.0)
         ends.call(hold, back.name)
-        ends.call(hold, back.name)
         await sending
+        with pytest.raises(rt.DeadlineExceeded, match="wait again"):
+            await back.edge.send_async(array, 0.01)
 
     asyncio.run(main())
     assert back.edge.stats.transfers == 2
+    ends.call(hold, back.name)
     back.edge.close()
     with pytest.raises(rt.ClosedError):
         back.edge.send_async(array)
