@@ -37,7 +37,8 @@ C_TESTS := $(sort $(wildcard tests/c/test_*.c))
 FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))
 FAKES := $(sort $(wildcard tests/c/fake_verbs*.c))
 HELPERS := $(filter-out $(C_TESTS) $(FUZZERS) $(FAKES),$(sort $(wildcard tests/c/*.c)))
-PYTHON_BUILD := $(LIBRARY) $(HEADERS) csrc/ffi_build.py setup.py pyproject.toml
+PYTHON_C := $(sort $(wildcard csrc/python/*.c))
+PYTHON_BUILD := $(LIBRARY) $(PYTHON_C) $(HEADERS) csrc/ffi_build.py setup.py pyproject.toml
 
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wmissing-field-initializers
 C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
@@ -205,6 +206,8 @@ lint-c: $(STAMP)/packages-lint
 	@echo "== gcc and clang, warnings are errors"
 	@$(MAKE) --no-print-directory -j$(JOBS) lint-gcc-objects
 	@$(MAKE) --no-print-directory -j$(JOBS) lint-clang-objects
+	@include=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	    for compiler in $(CC) $(CLANG); do $$compiler $(C_FLAGS) -isystem $$include -O2 -Werror -fsyntax-only $(PYTHON_C) || exit 1; done
 
 format: $(VENV)/.lint
 	@$(BIN)/ruff check --quiet --fix .

@@ -66,6 +66,7 @@ from rdmatensor.rendezvous import new_secret
 from rdmatensor.signals import dump_all, dump_on_signal
 from rdmatensor.span import Span
 from rdmatensor.stats import ChannelStats, DeviceStats, RegionStats
+from rdmatensor.tensor import Tensor
 from rdmatensor.transfer import Transfer
 
 __version__ = "0.1.0"
@@ -108,6 +109,7 @@ __all__ = [
     "Remote",
     "RemoteSpan",
     "Span",
+    "Tensor",
     "Transfer",
     "TransferError",
     "Unsupported",

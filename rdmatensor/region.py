@@ -9,9 +9,12 @@ from rdmatensor.access import Access
 from rdmatensor.buffer import Buffer
 from rdmatensor.errors import ClosedError, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
+from rdmatensor.layout import as_dtype, as_shape, nbytes_of
 from rdmatensor.span import ReadOnlySpan, Span
+from rdmatensor.tensor import Form, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rdmatensor._core import RegionHandle
@@ -68,6 +71,18 @@ class Region:
         if block < 0:
             raise self._refused(block, nbytes, alignment)
         return Buffer(self, self._handle, block >> _BLOCK_INDEX_BITS << _BLOCK_UNIT_BITS, nbytes, block)
+
+    def empty(self, shape: int | Sequence[int], dtype: object = "float32", *, alignment: int = 64) -> Tensor:
+        """A tensor inside the region, contiguous in row-major order. OutOfMemory when there is no room.
+
+        `dtype` is a name ("bfloat16"), a NumPy type or a torch.dtype. Its values are whatever was there before. The
+        memory goes back to the region when the tensor and all that was made from it are gone.
+        """
+        kind = as_dtype(dtype)
+        sizes = as_shape(shape, kind)
+        buffer = self.allocate(nbytes_of(sizes, kind), alignment=alignment)
+        form = Form(self.address + buffer.offset, kind, sizes, region=self, offset=buffer.offset)
+        return Tensor(form, buffer)
 
     def _refuse_sizes(self, nbytes: object, alignment: object) -> NoReturn:
         for name, value in (("nbytes", nbytes), ("alignment", alignment)):

@@ -101,6 +101,7 @@ def may_include(layer: str, header: str) -> bool:
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
         "collective": ("collective/", "core/core.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
         "interface": ("base/status.h", "rdmatensor.h"),
+        "python": ("python/",),
     }
     if layer.startswith("provider/"):
         return header.startswith((f"{layer}/", "provider/provider.h", "base/"))
@@ -117,6 +118,8 @@ def c_layering(path: str, text: str) -> list[str]:
             wrong.append(f"proto is pure and may not include <{header}>")
         if opening == "<" and header.startswith(("infiniband/", "rdma/")) and layer != "provider/verbs":
             wrong.append(f"only provider/verbs may include <{header}>")
+        if header == "Python.h" and layer != "python":
+            wrong.append("only csrc/python may include <Python.h>")
         if "cuda" in header:
             wrong.append(f"nothing here may include {header}")
     return wrong
@@ -239,14 +242,20 @@ def belongs(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+SEAM_MODULES = {Path(path).stem for path in tree("rdmatensor/_core/*.py")}
+
+
 def python_layering(path: str, text: str) -> list[str]:
     wrong = []
     edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/__main__.py"))
     for name in imports(path, text):
-        if belongs(name, "rdmatensor._native") and path != "rdmatensor/_core.py":
-            wrong.append(f"only _core.py may import {name}")
+        seam = path.startswith("rdmatensor/_core/")
+        if belongs(name, "rdmatensor._native") and not seam:
+            wrong.append(f"only _core may import {name}")
+        if name.startswith("rdmatensor._core.") and name.split(".")[2] in SEAM_MODULES and not seam:
+            wrong.append(f"{name} is inside the seam: use what _core itself names")
         if belongs(name, "cffi") and path.startswith("rdmatensor/"):
-            wrong.append("cffi objects never leave _core.py, which has them from _native")
+            wrong.append("cffi objects never leave _core, which has them from _native")
         if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith("rdmatensor/torch/"):
             wrong.append("torch is imported in rdmatensor/torch only")
         if edge and belongs(name, "rdmatensor._core"):
@@ -341,6 +350,8 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (c_layering, "csrc/proto/frame.c", "#  include <stdlib.h>"),
     (c_layering, "csrc/memory/pages.c", '#include "core/core.h"'),
     (c_layering, "csrc/core/link.c", '#include "provider/shm/shm.h"'),
+    (c_layering, "csrc/core/link.c", '#include "collective/collective.h"'),
+    (c_layering, "csrc/collective/lane.c", '#include "core/copy.h"'),
     (c_layering, "csrc/core/link.c", "#include <infiniband/verbs.h>"),
     (c_layering, "csrc/provider/shm/post.c", '#include "proto/limits.h"'),
     (c_layering, "csrc/provider/shm/post.c", '#include "provider/sim/sim.h"'),
@@ -348,6 +359,8 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (c_layering, "csrc/provider/registry.c", '#include "provider/shm/shm.h"'),
     (c_layering, "csrc/provider/verbs/open.c", "#include <cuda.h>"),
     (c_layering, "csrc/rdmatensor.h", '#include "core/core.h"'),
+    (c_layering, "csrc/core/region.c", "#include <Python.h>"),
+    (c_layering, "csrc/python/dlpack.c", '#include "core/core.h"'),
     (proto_is_pure, "csrc/proto/frame.c", "    uint8_t *copy = malloc(size);"),
     (proto_is_pure, "csrc/proto/frame.c", "    int64_t now = rt_clock_now_ns();"),
     (core_decides_by_limits, "csrc/core/link.c", '    if (strcmp(name, "shm") == 0)'),
@@ -367,6 +380,9 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (python_layering, "rdmatensor/device.py", "from . import _native"),
     (python_layering, "rdmatensor/device.py", "from ._native import ffi"),
     (python_layering, "rdmatensor/device.py", "import importlib\nimportlib.import_module('rdmatensor._native')"),
+    (python_layering, "rdmatensor/_core.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core.base import check"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core import base"),
     (python_layering, "tests/python/test_device.py", "import rdmatensor._native"),
     (python_layering, "rdmatensor/device.py", "def f():\n    import torch"),
     (python_layering, "rdmatensor/device.py", "from torch.distributed import ProcessGroup"),
@@ -396,7 +412,9 @@ FINE: list[tuple[Rule, str, str]] = [
         "csrc/proto/limits.h",
         "    /* why */\n    RT_A_MAX = 3,\n    RT_B_MAX = 3,\n\n    RT_C = 1, /* so */\n",
     ),
-    (python_layering, "rdmatensor/_core.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/_core/base.py", "from rdmatensor._native import ffi, lib"),
+    (python_layering, "rdmatensor/_core/devices.py", "from rdmatensor._core.base import check"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core import RegionHandle, region_allocate"),
     (python_layering, "rdmatensor/torch/backend.py", "import torch\nfrom rdmatensor import Device"),
     (python_layering, "rdmatensor/cli/__init__.py", "from . import devices\nfrom rdmatensor.cli import devices"),
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sleep(0)"),

@@ -205,7 +205,7 @@ static uint32_t take_all(rt_team *team, uint32_t peer)
 static bool push(rt_team *team, uint32_t peer, rt_message *slot, const rt_message *head, const uint8_t *bytes)
 {
     *slot = *head;
-    if (head->size > 0) {
+    if (head->size > 0 && bytes != NULL) {
         memcpy(rt_message_payload(slot), bytes, head->size);
         team->stats.bytes_sent += head->size;
     }
