@@ -103,7 +103,7 @@ int rt_run_end(rt_run *run, int status)
     if (status == RT_E_DEADLINE) {
         char missing[128];
         name_missing(run, missing, sizeof missing);
-        rt_fail(&why, status, 0, "timed out after %.3g s in %s (call %llu of the group): waiting for rank %s",
+        rt_fail(&why, status, 0, "Timed out after %.3g s in %s (call %llu of the group): waiting for rank %s",
                 (double)run->call->timeout_ns / 1e9, name_of(run->what), (unsigned long long)run->number,
                 missing[0] != 0 ? missing : "unknown");
     }

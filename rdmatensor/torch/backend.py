@@ -37,14 +37,31 @@ def create_split(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
     return _make(store, rank, size, timeout)
 
 
-def _make(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
-    from rdmatensor.torch import fabric, modules
+def native() -> Any:
+    """The compiled module."""
+    from rdmatensor.torch import modules
 
-    native = modules.load("rdmatensor_c10d", "backend.cpp")
-    member = fabric.join(store, rank, size, timeout.total_seconds())
-    backend = native.Backend(rank, size, member, member.team.address, member.team.api_address, timeout)
+    return modules.load("rdmatensor_c10d", "backend.cpp")
+
+
+def join(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    """This process's place in a new group."""
+    from rdmatensor.torch import fabric
+
+    return fabric.join(store, rank, size, timeout.total_seconds())
+
+
+def keep(backend: Any, member: Any) -> None:
+    """Remembers what must end before the interpreter does."""
     _live.add(member)
     _backends.append(weakref.ref(backend))
+
+
+def _make(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
+    module = native()
+    member = join(store, rank, size, timeout)
+    backend = module.Backend(rank, size, member, member.team.address, member.team.api_address, timeout, NAME)
+    keep(backend, member)
     return backend
 
 

@@ -23,8 +23,10 @@ class BackendRdmatensor : public c10d::Backend {
     explicit Options(Milliseconds timeout) : c10d::Backend::Options("rdmatensor", timeout) {}
   };
 
-  BackendRdmatensor(int rank, int size, pybind11::object member, uintptr_t team, uintptr_t api, Milliseconds timeout)
+  BackendRdmatensor(int rank, int size, pybind11::object member, uintptr_t team, uintptr_t api, Milliseconds timeout,
+                    std::string events)
       : Backend(rank, size),
+        events_(std::move(events)),
         group_(std::make_shared<Group>(std::move(member), team, api, timeout)),
         options_(c10::make_intrusive<Options>(timeout)) {
     init();
@@ -69,11 +71,11 @@ class BackendRdmatensor : public c10d::Backend {
 
   WorkPointer allreduce(Tensors& tensors, const c10d::AllreduceOptions& options) override {
     check_one("all_reduce", tensors);
-    return reduce_all(OpType::ALLREDUCE, "rdmatensor:all_reduce", tensors, options);
+    return reduce_all(OpType::ALLREDUCE, "all_reduce", tensors, options);
   }
 
   WorkPointer allreduce_coalesced(Tensors& tensors, const c10d::AllreduceCoalescedOptions& options) override {
-    return reduce_all(OpType::ALLREDUCE_COALESCED, "rdmatensor:all_reduce_coalesced", tensors, options);
+    return reduce_all(OpType::ALLREDUCE_COALESCED, "all_reduce_coalesced", tensors, options);
   }
 
   WorkPointer allreduce_sparse(Tensors& tensors, const c10d::AllreduceOptions& options) override {
@@ -81,7 +83,7 @@ class BackendRdmatensor : public c10d::Backend {
                       "rdmatensor all_reduce: one sparse tensor on the CPU is needed");
     TORCH_CHECK_VALUE(options.reduceOp == c10d::ReduceOp::SUM, "rdmatensor all_reduce: sparse tensors can only be summed");
     at::Tensor tensor = tensors[0];
-    return submit(OpType::_ALLREDUCE_SPARSE, "rdmatensor:sparse_all_reduce", tensors, {{tensor}}, options, [this, tensor](auto& call) {
+    return submit(OpType::_ALLREDUCE_SPARSE, "sparse_all_reduce", tensors, {{tensor}}, options, [this, tensor](auto& call) {
       c10::InferenceMode off(false);
       at::NoGradGuard guard;
       at::Tensor(tensor).copy_(sum_sparse(call, tensor.coalesce()));
@@ -94,7 +96,7 @@ class BackendRdmatensor : public c10d::Backend {
     const Reduction reduction = reduction_of("reduce", options.reduceOp, tensors[0].scalar_type());
     const int root = static_cast<int>(options.rootRank);
     at::Tensor tensor = tensors[0];
-    return submit(OpType::REDUCE, "rdmatensor:reduce", tensors, {tensors}, options, [this, tensor, reduction, root](auto& call) {
+    return submit(OpType::REDUCE, "reduce", tensors, {tensors}, options, [this, tensor, reduction, root](auto& call) {
       Target target(tensor);
       at::Tensor input = scale(reduction, target.memory);
       call.about(tensor, reduction.code, root);
@@ -111,7 +113,7 @@ class BackendRdmatensor : public c10d::Backend {
     TORCH_CHECK_VALUE(output.numel() * size_ == input.numel(),
                       "rdmatensor reduce_scatter: input tensor must be the same size as output size times world size");
     Tensors inputs{input};
-    return submit(OpType::_REDUCE_SCATTER_BASE, "rdmatensor:_reduce_scatter_base", inputs, {{output}}, options,
+    return submit(OpType::_REDUCE_SCATTER_BASE, "_reduce_scatter_base", inputs, {{output}}, options,
                   [this, output, input, op = reduction_of("reduce_scatter", options.reduceOp, input.scalar_type())](auto& call) {
                     scatter_reduced(call, op, output, blocks_of(scale(op, input.contiguous()), size_));
                   });
@@ -124,7 +126,7 @@ class BackendRdmatensor : public c10d::Backend {
     at::Tensor output = outputs[0];
     for (const auto& input : inputs[0])
       check_alike("reduce_scatter", input, output);
-    return submit(OpType::REDUCE_SCATTER, "rdmatensor:reduce_scatter", inputs[0], {outputs}, options,
+    return submit(OpType::REDUCE_SCATTER, "reduce_scatter", inputs[0], {outputs}, options,
                   [this, output, list = inputs[0], op = reduction_of("reduce_scatter", options.reduceOp, output.scalar_type())](auto& call) {
                     Tensors blocks;
                     for (const auto& input : list)
@@ -148,7 +150,7 @@ class BackendRdmatensor : public c10d::Backend {
     check_root("broadcast", options.rootRank);
     at::Tensor tensor = tensors[0];
     const int root = static_cast<int>(options.rootRank);
-    return submit(OpType::BROADCAST, "rdmatensor:broadcast", tensors, {tensors}, options, [this, tensor, root](auto& call) {
+    return submit(OpType::BROADCAST, "broadcast", tensors, {tensors}, options, [this, tensor, root](auto& call) {
       Target target(tensor);
       call.about(tensor, 0, root);
       call("broadcast", group_->api()->broadcast(group_->team(), &call.call, target.bytes(), target.memory.nbytes()));
@@ -163,7 +165,7 @@ class BackendRdmatensor : public c10d::Backend {
                       "rdmatensor all_gather: one output tensor per rank is needed");
     for (const auto& output : outputs[0])
       check_alike("all_gather", output, inputs[0]);
-    return submit(OpType::ALLGATHER, "rdmatensor:all_gather", inputs, outputs, options,
+    return submit(OpType::ALLGATHER, "all_gather", inputs, outputs, options,
                   [this, list = outputs[0], input = inputs[0]](auto& call) { gather(call, input, list); });
   }
 
@@ -174,7 +176,7 @@ class BackendRdmatensor : public c10d::Backend {
     TORCH_CHECK_VALUE(input.numel() * size_ == output.numel(),
                       "rdmatensor all_gather: output tensor size must be equal to world_size times input tensor size");
     Tensors inputs{input};
-    return submit(OpType::_ALLGATHER_BASE, "rdmatensor:_all_gather_base", inputs, {{output}}, options, [this, output, input](auto& call) {
+    return submit(OpType::_ALLGATHER_BASE, "_all_gather_base", inputs, {{output}}, options, [this, output, input](auto& call) {
       Target target(output, false);
       gather(call, input, blocks_of(target.memory, size_));
       target.put();
@@ -190,7 +192,7 @@ class BackendRdmatensor : public c10d::Backend {
         check_alike("all_gather_coalesced", list[index], inputs[index]);
         lists[index].push_back(list[index]);
       }
-    return submit(OpType::ALLGATHER_COALESCED, "rdmatensor:all_gather", inputs, outputs, options, [this, lists, inputs](auto& call) {
+    return submit(OpType::ALLGATHER_COALESCED, "all_gather", inputs, outputs, options, [this, lists, inputs](auto& call) {
       for (size_t index = 0; index < inputs.size(); index++)
         gather(call, inputs[index], lists[index]);
     });
@@ -216,7 +218,7 @@ class BackendRdmatensor : public c10d::Backend {
     } else {
       TORCH_CHECK_VALUE(outputs.empty(), "rdmatensor gather: requires empty output on non-root");
     }
-    return submit(OpType::GATHER, "rdmatensor:gather", inputs, outputs, options, [this, outputs, input = inputs[0], root](auto& call) {
+    return submit(OpType::GATHER, "gather", inputs, outputs, options, [this, outputs, input = inputs[0], root](auto& call) {
       Tensors sends(size_), receives(size_);
       sends[root] = input;
       if (root == rank_)
@@ -238,7 +240,7 @@ class BackendRdmatensor : public c10d::Backend {
       TORCH_CHECK_VALUE(inputs.empty(), "rdmatensor scatter: requires empty input on non-root");
     }
     Tensors given = inputs.empty() ? Tensors() : inputs[0];
-    return submit(OpType::SCATTER, "rdmatensor:scatter", given, {outputs}, options, [this, given, output = outputs[0], root](auto& call) {
+    return submit(OpType::SCATTER, "scatter", given, {outputs}, options, [this, given, output = outputs[0], root](auto& call) {
       Tensors sends(size_), receives(size_);
       receives[root] = output;
       if (root == rank_)
@@ -253,7 +255,7 @@ class BackendRdmatensor : public c10d::Backend {
     for (const auto& tensors : {outputs, inputs})
       for (const auto& tensor : tensors)
         check_tensor("all_to_all", tensor);
-    return submit(OpType::ALLTOALL, "rdmatensor:all_to_all", inputs, {outputs}, options,
+    return submit(OpType::ALLTOALL, "all_to_all", inputs, {outputs}, options,
                   [this, outputs, inputs](auto& call) { exchange(call, "all_to_all", inputs, outputs, inputs[0], -1); });
   }
 
@@ -265,7 +267,7 @@ class BackendRdmatensor : public c10d::Backend {
     c10d::checkSplitSizes(output_splits, output, size_);
     TORCH_CHECK_TYPE(output.scalar_type() == input.scalar_type(), "rdmatensor all_to_all: tensors are not equal in data type");
     Tensors inputs{input};
-    return submit(OpType::ALLTOALL_BASE, "rdmatensor:all_to_all", inputs, {{output}}, options,
+    return submit(OpType::ALLTOALL_BASE, "all_to_all", inputs, {{output}}, options,
                   [this, output, input, output_splits, input_splits](auto& call) {
                     Target target(output, false);
                     exchange(call, "all_to_all", split_rows(input.contiguous(), input_splits), split_rows(target.memory, output_splits),
@@ -275,7 +277,7 @@ class BackendRdmatensor : public c10d::Backend {
   }
 
   WorkPointer barrier(const c10d::BarrierOptions& options) override {
-    return submit(OpType::BARRIER, "rdmatensor:barrier", {}, {}, options, [this](auto& call) {
+    return submit(OpType::BARRIER, "barrier", {}, {}, options, [this](auto& call) {
       call.call.dtype = dtype_code(at::kByte);
       call("barrier", group_->api()->barrier(group_->team(), &call.call));
     });
@@ -296,13 +298,13 @@ class BackendRdmatensor : public c10d::Backend {
     check_one("recv", tensors);
     check_peer("recv", peer);
     TORCH_CHECK_VALUE(tag >= 0, "rdmatensor recv: tag must be nonnegative");
-    return start_receive(OpType::RECV, "rdmatensor:recv", tensors[0], peer, static_cast<uint64_t>(tag));
+    return start_receive(OpType::RECV, "recv", tensors[0], peer, static_cast<uint64_t>(tag));
   }
 
   WorkPointer recvAnysource(Tensors& tensors, int tag) override {
     check_one("recv", tensors);
     TORCH_CHECK_VALUE(tag >= 0, "rdmatensor recv: tag must be nonnegative");
-    return start_receive(OpType::RECVANYSOURCE, "rdmatensor:recvAnySource", tensors[0], -1, static_cast<uint64_t>(tag));
+    return start_receive(OpType::RECVANYSOURCE, "recvAnySource", tensors[0], -1, static_cast<uint64_t>(tag));
   }
 
   std::map<std::string, uint64_t> stats() const {
@@ -350,7 +352,8 @@ class BackendRdmatensor : public c10d::Backend {
   WorkPointer submit(OpType type, const char* title, const Tensors& inputs, Lists outputs, const Opts& options,
                      std::function<void(Call&)> body) {
     const int64_t timeout = options.timeout == c10d::kUnsetTimeout ? group_->timeout_ms.load() : options.timeout.count();
-    auto work = c10::make_intrusive<CollectiveWork>(rank_, type, title, inputs, std::move(outputs), ++sequence_);
+    const std::string event = event_of(title);
+    auto work = c10::make_intrusive<CollectiveWork>(rank_, type, event.empty() ? nullptr : event.c_str(), inputs, std::move(outputs), ++sequence_);
     const auto run = [timeout, &body, &work](bool here) {
       work->execute([&] {
         Call call(timeout, here);
@@ -367,6 +370,11 @@ class BackendRdmatensor : public c10d::Backend {
       });
     });
     return work;
+  }
+
+  // What a profiler shows; nothing while none looks.
+  std::string event_of(const char* title) const {
+    return title != nullptr && at::hasCallbacks() ? events_ + ":" + title : std::string();
   }
 
   void check_root(const char* what, int64_t root) const {
@@ -497,7 +505,8 @@ class BackendRdmatensor : public c10d::Backend {
 
   c10::intrusive_ptr<TransferWork> start_send(const at::Tensor& tensor, int peer, uint64_t tag) {
     group_->check_open();
-    auto work = c10::make_intrusive<TransferWork>(group_, rank_, OpType::SEND, "rdmatensor:send", Target(tensor), ++sequence_);
+    const std::string event = event_of("send");
+    auto work = c10::make_intrusive<TransferWork>(group_, rank_, OpType::SEND, event.empty() ? nullptr : event.c_str(), Target(tensor), ++sequence_);
     at::Tensor source = tensor.contiguous();
     work->keep(source);
     work->peer = peer;
@@ -512,7 +521,8 @@ class BackendRdmatensor : public c10d::Backend {
   c10::intrusive_ptr<TransferWork> start_receive(OpType type, const char* title, const at::Tensor& tensor, int peer, uint64_t tag) {
     group_->check_open();
     Target target(tensor, false);
-    auto work = c10::make_intrusive<TransferWork>(group_, rank_, type, title, target, ++sequence_);
+    const std::string event = event_of(title);
+    auto work = c10::make_intrusive<TransferWork>(group_, rank_, type, event.empty() ? nullptr : event.c_str(), target, ++sequence_);
     work->peer = peer;
     rt_team_transfer* transfer = nullptr;
     rt_detail detail = {};
@@ -523,6 +533,7 @@ class BackendRdmatensor : public c10d::Backend {
     return work;
   }
 
+  const std::string events_;  // what a profiler sees in front of an operation's name
   GroupPointer group_;
   c10::intrusive_ptr<Options> options_;
   std::atomic<uint64_t> sequence_{0};
@@ -539,9 +550,9 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions& options, bo
     start_send(token, 0, tag)->wait(left());
     try {
       start_receive(OpType::RECV, nullptr, token, 0, tag)->wait(left());
-    } catch (const std::exception& error) {
+    } catch (const c10::Error& error) {
       TORCH_CHECK(false, "Rank ", rank_, " successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank 0. "
-                  "Please check rank 0 logs for faulty rank.\n Original exception: \n", error.what());
+                  "Please check rank 0 logs for faulty rank.\n Original exception: \n", error.what_without_backtrace());
     }
     return;
   }
@@ -551,11 +562,13 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions& options, bo
   std::vector<int> missing;
   std::string why;
   for (int rank = 1; rank < size_; rank++) {
+    TORCH_CHECK(Clock::now() < end || works[rank - 1]->isCompleted() || !missing.empty(), "Rank 0 timed out in monitoredBarrier after ",
+                timeout, " ms: rank ", rank, " has not come");
     try {
       works[rank - 1]->wait(left());
-    } catch (const std::exception& error) {
+    } catch (const c10::Error& error) {
       missing.push_back(rank);
-      why = error.what();
+      why = error.what_without_backtrace();
       if (!wait_all_ranks)
         break;
     }
@@ -579,9 +592,11 @@ PYBIND11_MODULE(RDMATENSOR_MODULE, module) {
   py::module_::import("torch._C._distributed_c10d");
   module.doc() = "torch.distributed over rdmatensor's teams";
   py::class_<BackendRdmatensor, c10d::Backend, c10::intrusive_ptr<BackendRdmatensor>>(module, "Backend")
-      .def(py::init([](int rank, int size, py::object member, uintptr_t team, uintptr_t api, std::chrono::milliseconds timeout) {
-             return c10::make_intrusive<BackendRdmatensor>(rank, size, std::move(member), team, api, timeout);
+      .def(py::init([](int rank, int size, py::object member, uintptr_t team, uintptr_t api, std::chrono::milliseconds timeout,
+                       std::string events) {
+             return c10::make_intrusive<BackendRdmatensor>(rank, size, std::move(member), team, api, timeout, std::move(events));
            }))
+      .def_property_readonly("options", &BackendRdmatensor::getBackendOptions)
       .def("stats", &BackendRdmatensor::stats)
       .def_property_readonly("_member", &BackendRdmatensor::member);
 }

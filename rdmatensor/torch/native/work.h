@@ -205,7 +205,7 @@ class TransferWork : public c10d::Work {
       }
       if (Clock::now() >= end) {
         rt_detail detail = {};
-        snprintf(detail.text, sizeof detail.text, "timed out waiting %lldms for %s operation to complete: rank %d has not come",
+        snprintf(detail.text, sizeof detail.text, "Timed out waiting %lldms for %s operation to complete: rank %d has not come",
                  static_cast<long long>(limit), opType_ == c10d::OpType::SEND ? "send" : "recv", peer);
         raise(opType_ == c10d::OpType::SEND ? "send" : "recv", RT_E_DEADLINE, detail);
       }
