@@ -87,18 +87,45 @@ def per_call(call: Callable[[], object], count: int) -> float:
     return (time.perf_counter() - begin) / count
 
 
-def floor_library() -> ctypes.CDLL:
-    """The compiled floor.c. `make bench` builds it."""
-    path = ROOT / "build" / "libfloor.so"
-    source = Path(__file__).with_name("floor.c")
-    if not path.exists() or path.stat().st_mtime < source.stat().st_mtime:
+def _compiled(name: str, *more: Path) -> ctypes.CDLL:
+    """benchmarks/<name>.c as a library, with further sources. Compiled anew when one of them is newer."""
+    path = ROOT / "build" / f"lib{name}.so"
+    sources = [Path(__file__).with_name(f"{name}.c"), *more]
+    if not path.exists() or path.stat().st_mtime < max(source.stat().st_mtime for source in sources):
         path.parent.mkdir(exist_ok=True)
-        subprocess.run(["cc", "-O3", "-fPIC", "-shared", "-o", str(path), str(source)], check=True)
-    library = ctypes.CDLL(str(path))
+        command = [
+            "cc",
+            "-O3",
+            "-std=gnu11",
+            "-D_GNU_SOURCE",
+            f"-I{ROOT / 'csrc'}",
+            "-fPIC",
+            "-shared",
+            "-o",
+            path,
+            *sources,
+        ]
+        subprocess.run(command, check=True)
+    return ctypes.CDLL(str(path))
+
+
+def floor_library() -> ctypes.CDLL:
+    """The compiled floor.c."""
+    library = _compiled("floor")
     for name in ("floor_copies", "floor_many"):
         function = getattr(library, name)
         function.restype = ctypes.c_int64
         function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
+    return library
+
+
+def arena_library() -> ctypes.CDLL:
+    """The compiled arena.c, with the arena itself in it."""
+    library = _compiled("arena", ROOT / "csrc" / "core" / "arena.c")
+    for name in ("arena_one_size", "arena_random"):
+        function = getattr(library, name)
+        function.restype = ctypes.c_double
+        function.argtypes = [ctypes.c_uint32]
     return library
 
 

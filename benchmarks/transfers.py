@@ -130,11 +130,23 @@ class Bench:
     def arena(self) -> list[dict[str, Any]]:
         allocate = self.source.allocate
 
-        def pair() -> None:
+        def freed() -> None:
             allocate(4096).free()
 
-        seconds = measure.interleaved({"pair": lambda: measure.per_call(pair, 20_000)}, 9)["pair"]
-        return [{"mode": "allocate and free", "provider": self.device.provider, "bytes": 4096, "us": seconds * 1e6}]
+        def collected() -> None:
+            allocate(4096)
+
+        in_c = measure.arena_library()
+        medians = measure.interleaved(
+            {
+                "allocate and free()": lambda: measure.per_call(freed, 20_000),
+                "allocate and collect": lambda: measure.per_call(collected, 20_000),
+                "allocate and free in C, one size": lambda: in_c.arena_one_size(100_000),
+                "allocate and free in C, random sizes among 1024 blocks": lambda: in_c.arena_random(100_000),
+            },
+            9,
+        )
+        return [{"mode": mode, "provider": self.device.provider, "us": 1e6 * time} for mode, time in medians.items()]
 
     def growth(self, count: int) -> list[dict[str, Any]]:
         """Resident memory before and after many transfers of every kind."""
@@ -173,8 +185,8 @@ def show(rows: list[dict[str, Any]]) -> str:
     for row in rows:
         if "copies_per_s" in row:
             text += f"\n{row['mode']}: {row['copies_per_s'] / 1e6:.2f} million copies a second"
-        if row["mode"] == "allocate and free":
-            text += f"\nallocate and free: {row['us']:.2f} us a pair"
+        if row["mode"].startswith("allocate"):
+            text += f"\n{row['mode']}: {row['us']:.3f} us a pair"
         if row["mode"] == "growth":
             text += f"\nresident memory grew by {row['grown_bytes']} bytes over {row['transfers']} transfers"
     return text

@@ -1,10 +1,10 @@
 """The only place that reads the environment.
 
 RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
-RDMATENSOR_CACHE     where code compiled against the installed torch is kept; else $XDG_CACHE_HOME/rdmatensor/torch
 RDMATENSOR_TORCH_URL the device that process groups open, as in "verbs://mlx5_0"; else shm:// on one host, verbs:// between
-CXX                  the compiler for that code; else g++
 RDMATENSOR_VM_CACHE  where `rdmatensor vm` keeps what it has made; else $XDG_CACHE_HOME/rdmatensor/vm
+XDG_CACHE_HOME       where what was compiled for the installed torch is kept, in rdmatensor/torch; else ~/.cache
+CXX                  the C++ compiler for it; else c++, g++ or clang++
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pathlib import Path
 
 from rdmatensor.errors import InvalidArgument
 
-__all__ = ["SECRET_SIZE_MAX", "build_cache", "cxx_compiler", "default_secret", "secret_bytes", "torch_url", "vm_cache"]
+__all__ = ["SECRET_SIZE_MAX", "compiler", "default_secret", "secret_bytes", "torch_cache", "torch_url", "vm_cache"]
 
 SECRET_SIZE_MAX = 256
 
@@ -41,22 +41,23 @@ def torch_url() -> str:
     return os.environ.get("RDMATENSOR_TORCH_URL", "")
 
 
-def cxx_compiler() -> str:
-    """The C++ compiler."""
-    return os.environ.get("CXX", "g++")
-
-
-def build_cache() -> Path:
-    """The directory of what was compiled against torch, absolute."""
-    if chosen := os.environ.get("RDMATENSOR_CACHE"):
-        return Path(chosen).absolute()
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache").absolute() / "rdmatensor" / "torch"
-
-
 def vm_cache() -> Path:
     """The directory of `rdmatensor vm`, absolute."""
     if chosen := os.environ.get("RDMATENSOR_VM_CACHE"):
         return Path(chosen).absolute()
+    return _cache() / "vm"
+
+
+def torch_cache() -> Path:
+    """The directory of what was compiled for the installed torch, absolute."""
+    return _cache() / "torch"
+
+
+def compiler() -> str:
+    """The C++ compiler that the user chose, or empty."""
+    return os.environ.get("CXX", "")
+
+
+def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache").absolute() / "rdmatensor" / "vm"
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "rdmatensor"

@@ -185,7 +185,7 @@ class Tensor:
             address, owner, flags = _core.address_of(copied), copied, _core.DLPACK_IS_COPIED if versioned else 0
             return _core.dlpack_capsule(address, kind.dlpack, kind.itemsize, form.shape, flags, versioned, owner)
         if form.readonly and not versioned:
-            raise BufferError(f"{self!r} cannot be shown to a consumer that knows no DLPack 1.0: nothing else says so")
+            raise BufferError(f"{self!r} is read-only, which a consumer that knows no DLPack 1.0 would not be told")
         flags = _core.DLPACK_READ_ONLY if form.readonly else 0
         return _core.dlpack_capsule(form.address, kind.dlpack, kind.itemsize, form.shape, flags, versioned, self)
 

@@ -69,3 +69,9 @@ region_address: Callable[[RegionHandle], int] = lib.rt_region_address
 region_size: Callable[[RegionHandle], int] = lib.rt_region_size
 region_allocate: Callable[[RegionHandle, int, int], int] = lib.rt_region_allocate
 region_free: Callable[[RegionHandle, int], int] = lib.rt_region_free
+
+
+def region_arena_functions() -> tuple[int, int]:
+    """The addresses of the C functions that allocate and free, for native code of others."""
+    allocate, free = (ffi.addressof(lib, f"rt_region_{verb}") for verb in ("allocate", "free"))
+    return int(ffi.cast("uintptr_t", allocate)), int(ffi.cast("uintptr_t", free))

@@ -1,13 +1,18 @@
-"""rdmatensor for PyTorch: importing it registers the torch.distributed backend "rdmatensor".
+"""What needs torch: the torch.distributed backend, its tensors over memory of a region, and its CPU allocations from one.
 
     import rdmatensor.torch
     torch.distributed.init_process_group("rdmatensor")
 
-With the package installed torch finds the backend without the import (entry point `torch.backends`).
+Importing it registers the backend; where the package is installed torch does so itself. `as_tensor(tensor)` sees an
+rdmatensor.Tensor as a tensor of torch. `with region.allocating():` and `allocate_in(region)` let ordinary operators
+make their results in registered memory. torch tensors on the CPU can be sent as they are. Not imported by
+`import rdmatensor`.
 """
 
+from rdmatensor.torch.allocator import Allocation, allocate_in, allocating
 from rdmatensor.torch.backend import monitored_barrier, register, stats
+from rdmatensor.torch.tensors import as_tensor
 
-__all__ = ["monitored_barrier", "register", "stats"]
+__all__ = ["Allocation", "allocate_in", "allocating", "as_tensor", "monitored_barrier", "register", "stats"]
 
 register()

@@ -6,29 +6,28 @@ import atexit
 import contextlib
 import weakref
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
 
-__all__ = ["create_split", "monitored_barrier", "register", "stats"]
+import rdmatensor_autoload
+
+__all__ = ["create", "create_split", "monitored_barrier", "register", "stats"]
 
 NAME = "rdmatensor"
+_NATIVE = Path(__file__).parent / "native"
 _live: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 def register() -> None:
     """Makes "rdmatensor" known to torch.distributed. Twice is fine. Without torch.distributed it does nothing."""
-    if dist.is_available() and NAME.upper() not in dist.Backend._plugins:
-        dist.Backend.register_backend(NAME, _create, extended_api=True, devices=["cpu"])
+    rdmatensor_autoload.register()
 
 
-def autoload() -> None:
-    """For torch's entry point `torch.backends`: called at the end of `import torch`."""
-    register()
-
-
-def _create(options: Any, _backend_options: Any) -> Any:
+def create(options: Any, _backend_options: Any) -> Any:
+    """What torch calls to make a group of this backend; the options are torch's `DistributedBackendOptions`."""
     return _make(options.store, options.group_rank, options.group_size, options.timeout)
 
 
@@ -38,10 +37,11 @@ def create_split(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
 
 
 def native() -> Any:
-    """The compiled module."""
-    from rdmatensor.torch import modules
+    """The compiled module. Its folder holds all that it is made of; the headers of the C core are links there."""
+    from rdmatensor.torch import build
 
-    return modules.load("rdmatensor_c10d", "backend.cpp")
+    seen = tuple(sorted(path for path in _NATIVE.rglob("*") if path.suffix == ".h"))
+    return build.module("rdmatensor_c10d", _NATIVE / "backend.cpp", seen)
 
 
 def join(store: Any, rank: int, size: int, timeout: timedelta) -> Any:
