@@ -204,6 +204,8 @@ uint32_t rt_channel_qps(const rt_channel *channel);
 uint32_t rt_channel_queue_of(const rt_channel *channel, uint32_t qp);
 /* "host pid device" of the other end. */
 const char *rt_channel_peer(const rt_channel *channel);
+/* The id of the device at the other end, as its rt_device_id gives it. The channel is READY. */
+void rt_channel_peer_id(const rt_channel *channel, uint8_t id_out[16]);
 void rt_channel_get_stats(rt_channel *channel, rt_channel_stats *stats_out);
 int64_t rt_channel_dump(rt_channel *channel, char *text_out, size_t capacity);
 

@@ -66,6 +66,7 @@ class Channel:
         "_slice_ns",
         "device",
         "peer",
+        "peer_id",
         "qps",
     )
 
@@ -73,6 +74,8 @@ class Channel:
         self.device = device
         self.peer: str = _core.channel_peer(handle)
         """The other end: host, process and device."""
+        self.peer_id: bytes = _core.channel_peer_id(handle)
+        """The other device's `Device.id`."""
         self.qps: int = _core.channel_qps(handle)
         self._handle: ChannelHandle | None = handle
         self._closed = False

@@ -111,6 +111,12 @@ def channel_peer(channel: ChannelHandle) -> str:
     return text_of(lib.rt_channel_peer(channel))
 
 
+def channel_peer_id(channel: ChannelHandle) -> bytes:
+    out = ffi.new("uint8_t[16]")
+    lib.rt_channel_peer_id(channel, out)
+    return bytes(out)
+
+
 def channel_stats(channel: ChannelHandle) -> ChannelStats:
     out = ffi.new("rt_channel_stats *")
     lib.rt_channel_get_stats(channel, out)
