@@ -139,21 +139,21 @@ struct rt_edge {
     /* device->lock */
     rt_edge_asking ask;
     _Atomic bool close_wanted; /* CLOSE_EDGE is to be sent when no other request is outstanding */
-    bool close_told;   /* … or was */
-    bool peer_knows;   /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
-    bool key_asked;    /* an ADD_KEY is outstanding */
-    rt_detail failure; /* of opening, until JOINED */
+    bool close_told;           /* … or was */
+    bool peer_knows;           /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
+    bool key_asked;            /* an ADD_KEY is outstanding */
+    rt_detail failure;         /* of opening, until JOINED */
 
     rt_turn turn;      /* guards all below */
     rt_detail trouble; /* the newest, in words */
     uint32_t borrowed; /* tensors read in place that are not released */
     rt_edge_sender tx;
     rt_edge_receiver rx;
-    rt_copy credit_copy; /* receiver: of every credit; its word lies at the start of `lines` */
-    int64_t credit_op;   /* … of the one that must end before the next is posted, or is not wholly posted itself */
-    _Atomic bool credit_owed;    /* the service goes on with it */
-    rt_edge_sent *sent;  /* by slot */
-    rt_edge_got *got;    /* by slot, of a dynamic edge */
+    rt_copy credit_copy;      /* receiver: of every credit; its word lies at the start of `lines` */
+    int64_t credit_op;        /* … of the one that must end before the next is posted, or is not wholly posted itself */
+    _Atomic bool credit_owed; /* the service goes on with it */
+    rt_edge_sent *sent;       /* by slot */
+    rt_edge_got *got;         /* by slot, of a dynamic edge */
     rt_edge_stage *stage;
     rt_region *source;                    /* cache: where the last tensor lay; referenced */
     rt_region *keys[RT_EDGE_KEYS_MAX];    /* sender, dynamic: announced regions, referenced … */
@@ -225,7 +225,7 @@ int rt_edge_check_tensor(const rt_edge *edge, const rt_edge_tensor *tensor, uint
 /* ---- edge_send.c, edge_stage.c ---- */
 /* Posts copies as one operation of a link: RT_OK, and *number_out is 0 when it is finished. RT_E_BUSY: no operation is free. */
 int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
-/* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. */
+/* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. In edge.c. */
 int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count);
 /* Makes the copies of one stripe. `payload` describes where the bytes are. Returns how many. */
 uint32_t rt_edge_copies_of(const rt_edge *edge, const rt_edge_plan *plan, uint64_t sequence, uint32_t stripe, uint32_t crc,

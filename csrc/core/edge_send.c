@@ -145,20 +145,6 @@ int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t e
     return status == RT_OK ? post_reserved(link, op, copies, count, end_ns, number_out) : status;
 }
 
-int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
-{
-    int status = RT_OK;
-    for (uint32_t index = 0; index < count; index++) {
-        if (ops[index] == 0)
-            continue;
-        int ended = rt_op_collect(channel, ops[index]);
-        if (ended != RT_E_AGAIN)
-            ops[index] = 0;
-        status = status == RT_OK ? ended : status;
-    }
-    return status;
-}
-
 static uint64_t source_stride(const rt_edge *edge)
 {
     if (edge->terms.edge_kind == RT_EDGE_STATIC)

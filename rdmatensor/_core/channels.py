@@ -22,7 +22,6 @@ from rdmatensor._core.base import (
     PreparedHandle,
     RegionHandle,
     RemoteHandle,
-    call,
     check,
     failure,
     owned,
