@@ -53,7 +53,9 @@ int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
             ops[index] = 0;
         status = status == RT_OK ? ended : status;
     }
-    return status;
+    /* What was flushed went with its channel, which knows why. */
+    bool failed = status == RT_E_FLUSHED && atomic_load_explicit(&channel->state, memory_order_acquire) == RT_CHANNEL_FAILED;
+    return failed ? rt_channel_refuse(channel, NULL) : status;
 }
 
 /* ---- several with one doorbell ---- */
