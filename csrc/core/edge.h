@@ -75,6 +75,8 @@ typedef struct rt_edge_sent {
     int64_t ops[RT_EDGE_STRIPES_MAX]; /* numbers of operations that are not collected yet, or 0 */
     rt_region *kept;                  /* dynamic: counted in region->operations until the release */
     rt_edge_memory staging;           /* dynamic: where the tensor was copied to, until the release */
+    uint64_t plain_address;           /* of the contiguous tensor that `copies` are of, in plain_region, or 0 */
+    const rt_region *plain_region;
     rt_copy *copies;                  /* RT_EDGE_COPIES × stripes, or more where a tensor is gathered from many places */
     uint32_t copies_max;
 } rt_edge_sent;
@@ -129,6 +131,7 @@ struct rt_edge {
     rt_link *links[RT_EDGE_STRIPES_MAX];
     uint16_t number;
     bool verify;
+    bool plain; /* a small tensor is a payload and a flag, and both are written when posted */
     uint64_t eager_size; /* dynamic */
 
     rt_edge_memory slots; /* receiver. Dynamic sender: a block of registration 0 */
@@ -229,6 +232,9 @@ int rt_edge_check_tensor(const rt_edge *edge, const rt_edge_tensor *tensor, uint
 int rt_edge_reserve(rt_link *const *links, uint32_t count, rt_op **ops_out);
 /* Posts copies as an operation that was reserved. */
 int rt_edge_post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
+
+/* rt_link_post_small, with the link's turn taken and left. */
+bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
 
 /* Operations of one link that will share a doorbell. */
 typedef struct rt_edge_together {

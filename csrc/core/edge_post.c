@@ -42,6 +42,19 @@ int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t e
     return status == RT_OK ? rt_edge_post_reserved(link, op, copies, count, end_ns, number_out) : status;
 }
 
+bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out)
+{
+    int status = RT_OK;
+    rt_turn_take(&link->turn);
+    bool taken = rt_link_post_small(link, copies, count, number_out);
+    if (taken && *number_out != 0)
+        status = rt_op_settle(link, *number_out);
+    rt_turn_leave(&link->turn);
+    if (status != RT_OK)
+        rt_link_fail(link, status, "posting");
+    return taken;
+}
+
 int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
 {
     int status = RT_OK;

@@ -239,16 +239,60 @@ static rt_copy *copies_for(rt_edge_sent *sent, uint64_t runs, uint32_t stripes)
     return sent->copies;
 }
 
+static void count_sent(const sending *send)
+{
+    rt_edge *edge = send->edge;
+    rt_edge_sender_sent(&edge->tx, send->sequence);
+    edge->stats.transfers++;
+    edge->stats.bytes += send->size;
+}
+
+/* The short way of the usual case: a small contiguous tensor and its flag, where posting is copying. The copies of a tensor that is sent
+ * again from the same place are those of the last time; only the sequence is new. False: go the long way. edge->turn held. */
+static bool post_plain(const sending *send, const rt_region *region, int64_t *result_out)
+{
+    rt_edge *edge = send->edge;
+    const rt_edge_wiring *wiring = &edge->wiring;
+    if (!edge->plain || send->size > UNTIMED_MAX || send->size == 0)
+        return false;
+    uint32_t slot = rt_edge_slot(&wiring->layout, send->sequence);
+    rt_edge_sent *sent = &edge->sent[slot];
+    uint64_t address = send->tensor->address;
+    if (sent->plain_address == address && sent->plain_region == region) {
+        memcpy(rt_edge_source_of(edge, slot, 0) + RT_EDGE_SOURCE_LINE + RT_EDGE_LINE_FLAG, &send->sequence, sizeof send->sequence);
+    } else {
+        rt_edge_plan plan;
+        rt_edge_plan_make(wiring, send->sequence, 0, 0, send->size, 0, &plan);
+        const rt_copy payload = {.region = (uint64_t)(uintptr_t)region,
+                                 .region_offset = address - (uint64_t)(uintptr_t)region->address,
+                                 .remote = (uint64_t)(uintptr_t)edge->slots_remote,
+                                 .remote_offset = rt_edge_slot_offset(&wiring->layout, slot),
+                                 .size = send->size,
+                                 .direction = RT_WRITE};
+        uint32_t count = rt_edge_copies_of(edge, &plan, send->sequence, 0, 0, &payload, 1, sent->copies);
+        assert(count == 2);
+        sent->plain_address = address;
+        sent->plain_region = region;
+    }
+    if (!rt_edge_post_small(edge->links[0], sent->copies, 2, &sent->ops[0]))
+        return false;
+    sent->sequence = send->sequence;
+    count_sent(send);
+    *result_out = sent->ops[0] == 0 ? 0 : (int64_t)send->sequence;
+    return true;
+}
+
 /* Posts a tensor that lies in a region, stripe by stripe. edge->turn held. */
 static int64_t post_static(const sending *send, const rt_region *region, uint64_t runs)
 {
     rt_edge *edge = send->edge;
-    bool joins = send->together != NULL && edge->wiring.layout.stripes == 1 && runs <= 1 && send->size <= UNTIMED_MAX;
+    bool joins = send->together != NULL && !edge->device->limits.completes_in_post && edge->wiring.layout.stripes == 1 && runs <= 1 && send->size <= UNTIMED_MAX;
     const rt_edge_layout *layout = &edge->wiring.layout;
     rt_edge_sent *sent = &edge->sent[send->sequence % edge->tx.slots];
     rt_copy *copies = copies_for(sent, 2 * runs, layout->stripes); /* a run at a stripe's border counts twice */
     rt_op *ops[RT_EDGE_STRIPES_MAX];
     bool pending = false;
+    sent->plain_address = 0;
     int status = copies == NULL ? RT_E_NO_MEMORY : joins ? RT_OK : rt_edge_reserve(edge->links, layout->stripes, ops);
     if (status != RT_OK)
         return status;
@@ -272,9 +316,7 @@ static int64_t post_static(const sending *send, const rt_region *region, uint64_
     }
     if (status != RT_OK)
         return status;
-    rt_edge_sender_sent(&edge->tx, send->sequence);
-    edge->stats.transfers++;
-    edge->stats.bytes += send->size;
+    count_sent(send);
     return pending ? (int64_t)send->sequence : 0;
 }
 
@@ -319,10 +361,9 @@ static int64_t send_static(sending *send)
         region = edge->staging_wanted || !gathers(edge, runs, run_size) ? NULL : rt_edge_region_of(edge, address, span, &left);
     }
     int64_t result = left ? rt_edge_may_send(edge, &send->sequence) : RT_OK;
-    if (result == RT_OK && region != NULL)
-        result = post_static(send, region, send->size == 0 ? 0 : runs);
-    else if (result == RT_OK)
-        result = send_staged(send);
+    bool plain = result == RT_OK && region != NULL && runs == 1 && post_plain(send, region, &result);
+    if (result == RT_OK && !plain)
+        result = region != NULL ? post_static(send, region, send->size == 0 ? 0 : runs) : send_staged(send);
     rt_turn_leave(&edge->turn);
     return result == RT_E_BUSY ? RT_E_AGAIN : result;
 }

@@ -242,6 +242,15 @@ int64_t rt_op_hold(rt_link *link, rt_op *op)
     return number;
 }
 
+int64_t rt_op_adopt(rt_link *link, const rt_copy *copies, uint32_t count)
+{
+    rt_op *op = rt_op_take(link);
+    assert(op != NULL);
+    op->cursor = (rt_cursor){copies, count, 0, 0};
+    pin(link, op);
+    return rt_op_hold(link, op);
+}
+
 /* How one of several ended up: finished, on its way, or to be moved on. Link turn held. */
 static void settle_one(rt_link *link, rt_op *op)
 {
@@ -257,6 +266,14 @@ static void settle_one(rt_link *link, rt_op *op)
     link->stats.waits++;
     if (!posted)
         rt_op_starve(link, op);
+}
+
+int rt_op_settle(rt_link *link, int64_t number)
+{
+    rt_op *op = &link->ops[number & (RT_OPS_PER_LINK - 1)];
+    int status = op->status;
+    settle_one(link, op);
+    return status;
 }
 
 int rt_ops_begin(rt_link *link, rt_op *const *ops, uint32_t count)

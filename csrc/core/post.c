@@ -227,6 +227,45 @@ int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
     return RT_OK;
 }
 
+bool rt_link_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out)
+{
+    const rt_device *device = link->channel->device;
+    rt_batch batch;
+    assert(count <= RT_SMALL_COPIES_MAX && device->limits.completes_in_post);
+    if (link->shut || !rt_list_empty(&link->starved_ops) || rt_list_empty(&link->free_ops))
+        return false;
+    batch.count = batch.segment_count = count;
+    for (uint32_t index = 0; index < count; index++) {
+        const rt_copy *copy = &copies[index];
+        const rt_region *region = region_of(copy);
+        const rt_remote *remote = remote_of(copy);
+        batch.segments[index] = (rt_segment){region->memory, region->address + copy->region_offset, copy->size};
+        batch.works[index] = (rt_work){.opcode = RT_WORK_WRITE,
+                                       .segment_count = 1,
+                                       .segments = &batch.segments[index],
+                                       .remote = remote->premote,
+                                       .remote_offset = remote->offset + copy->remote_offset};
+    }
+    number(link, &batch);
+    rt_posted posted = {0, 0};
+    int status = device->provider->post(link->plink, batch.works, count, &posted);
+    *number_out = 0;
+    if (posted.completed == count) {
+        link->stats.writes += count;
+        for (uint32_t index = 0; index < count; index++)
+            link->stats.bytes_written += copies[index].size;
+        enter(link, NULL, &batch, posted);
+        return true;
+    }
+    *number_out = rt_op_adopt(link, copies, count); /* a failure is told by a completion, which finds an operation */
+    rt_op *op = &link->ops[*number_out & (RT_OPS_PER_LINK - 1)];
+    enter(link, op, &batch, posted);
+    cursor_skip(&op->cursor, &batch, 0, posted.accepted);
+    op->status = status;
+    op->cancelled = status != RT_OK;
+    return true;
+}
+
 int rt_link_post_together(rt_link *link, rt_op *const *ops, uint32_t count)
 {
     rt_batch batch;

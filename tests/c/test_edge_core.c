@@ -196,7 +196,7 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
         int32_t status = RT_OK;
         CHECK_INT(rt_edges_send_many(sends, 2 * edges, RT_SLICE_NS, &status), 2 * edges);
         CHECK_INT(status, RT_OK);
-        if (place->promises == NULL)
+        if (place->promises == NULL && strcmp(place->provider, "shm") != 0) /* where posting is copying there is no bell to save */
             CHECK(core_stats(ends.core.channel).doorbells - doorbells <= 2 * edges / 8 + 1);
         CHECK_INT(rt_edges_send_many(sends, 1, 1000, &status), 0); /* no credit is left */
         CHECK_INT(status, RT_E_AGAIN);
