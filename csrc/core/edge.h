@@ -7,6 +7,7 @@
  *   edge_admit.c    the receiver's answers                                  edge_fetch.c    records: READ, borrow
  *   edge_wire.c     an answer becomes an edge; its end                      edge_receives.c RECVs for immediates
  *   edge_post.c     operations, alone and with one doorbell                 edge_stage.c, edge_dynamic.c, edge_many.c: kinds of sends
+ *   edge_sent.c     what became of a tensor that was sent
  *
  * Locks: edge->turn guards what its comment says; taken after device->lock, before a link's turn. Whoever holds it never takes
  * device->lock and never sleeps. The control plane (device->lock held) joins and ends edges. */
@@ -247,6 +248,8 @@ int rt_edge_together_add(rt_edge_together *together, rt_link *link, const rt_cop
 void rt_edge_together_flush(rt_edge_together *together);
 
 /* ---- edge_send.c, edge_stage.c ---- */
+/* RT_OK: this end of the edge may send. */
+int rt_edge_check_sender(const rt_edge *edge);
 /* One of many sends; as rt_edge_send. */
 int64_t rt_edge_send_one(const rt_edge_sending *one, int64_t end_ns, rt_edge_together *together);
 /* Posts copies as one operation of a link: RT_OK, and *number_out is 0 when it is finished. RT_E_BUSY: no operation is free. */
