@@ -45,7 +45,7 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz bench soak wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz bench soak wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -149,6 +149,11 @@ test: build $(VENV)/.test $(VENV)/.torch rxe-ready
 	@echo "== building the C tests, plain and under sanitizers"
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
 	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
+
+# All tests of the torch backend, and those that PyTorch ships, over Gloo beside: takes half an hour.
+torch-tests: build $(VENV)/.test $(VENV)/.torch
+	@RT_TORCH_ALL=1 $(PYTEST) -rs tests/torch
+	@$(BIN)/python tests/torch/report.py
 
 # The extension under AddressSanitizer, and a copy of the package around it. Leaks are looked for in the C tests only.
 $(BUILD)/asan/python/.built: $(PYTHON_BUILD) $(wildcard rdmatensor/*.py rdmatensor/*/*.py) $(VENV)/.build
