@@ -13,7 +13,7 @@ from cffi import FFI
 
 MODULE = "rdmatensor._native"
 ROOT = Path(__file__).resolve().parent.parent
-HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h")
+HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h", "csrc/bench/bench.h")
 SOURCES = (
     "csrc/base/*.c",
     "csrc/proto/*.c",
@@ -21,6 +21,7 @@ SOURCES = (
     "csrc/core/*.c",
     "csrc/provider/*.c",
     "csrc/provider/*/*.c",
+    "csrc/bench/*.c",
 )
 OPENING, CLOSING = "/* <cffi> */", "/* </cffi> */"
 
@@ -52,7 +53,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "rdmatensor.h"\n',
+    '#include "rdmatensor.h"\n#include "bench/bench.h"\n',
     sources=[] if archive else sources(),
     extra_objects=[archive] if archive else [],
     include_dirs=["csrc"],

@@ -100,6 +100,7 @@ def may_include(layer: str, header: str) -> bool:
         "seam": ("provider/provider.h", "base/"),
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
         "interface": ("base/status.h",),
+        "bench": ("bench/", "rdmatensor.h", "base/"),
     }
     if layer.startswith("provider/"):
         return header.startswith((f"{layer}/", "provider/provider.h", "base/"))
@@ -238,22 +239,26 @@ def belongs(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+TORCH = ("rdmatensor/torch/", "rdmatensor/bench/modes/", "rdmatensor/bench/collectives/")
+
+
 def python_layering(path: str, text: str) -> list[str]:
     wrong = []
-    edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/__main__.py"))
+    edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/bench/", "rdmatensor/__main__.py"))
+    native = path == "rdmatensor/bench/native.py"  # csrc/bench, which is no part of the library's interface
     for name in imports(path, text):
-        if belongs(name, "rdmatensor._native") and path != "rdmatensor/_core.py":
+        if belongs(name, "rdmatensor._native") and path != "rdmatensor/_core.py" and not native:
             wrong.append(f"only _core.py may import {name}")
         if belongs(name, "cffi") and path.startswith("rdmatensor/"):
             wrong.append("cffi objects never leave _core.py, which has them from _native")
-        if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith("rdmatensor/torch/"):
-            wrong.append("torch is imported in rdmatensor/torch only")
-        if edge and belongs(name, "rdmatensor._core"):
-            wrong.append("cli and torch use the public classes, not _core")
+        if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith(TORCH):
+            wrong.append("torch is imported in rdmatensor/torch only, and where it is measured as a peer")
+        if edge and belongs(name, "rdmatensor._core") and not native:
+            wrong.append("cli, bench and torch use the public classes, not _core")
         if (
             not edge
             and path.startswith("rdmatensor/")
-            and (belongs(name, "rdmatensor.cli") or belongs(name, "rdmatensor.torch"))
+            and any(belongs(name, above) for above in ("rdmatensor.cli", "rdmatensor.bench", "rdmatensor.torch"))
         ):
             wrong.append(f"{name} stands above this file")
     return sorted(set(wrong))
@@ -363,6 +368,10 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (limits_are_derived, "csrc/proto/limits.h", "enum {\n    /* ---- a section ---- */\n    RT_MANY_MAX = 3,\n};\n"),
     (limits_are_derived, "csrc/proto/limits.h", "    /* why */\n    RT_ONE_MAX = 3,\n\n    RT_TWO_MAX = 4,\n"),
     (python_layering, "rdmatensor/device.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor.bench import run"),
+    (python_layering, "rdmatensor/bench/run.py", "from rdmatensor import _core"),
+    (python_layering, "rdmatensor/bench/run.py", "import torch"),
+    (c_layering, "csrc/core/link.c", '#include "bench/bench.h"'),
     (python_layering, "rdmatensor/device.py", "from . import _native"),
     (python_layering, "rdmatensor/device.py", "from ._native import ffi"),
     (python_layering, "rdmatensor/device.py", "import importlib\nimportlib.import_module('rdmatensor._native')"),
