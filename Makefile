@@ -6,9 +6,9 @@
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
-#   make rxe      the contract on soft-RoCE, in an emulated machine where this kernel has none
+#   make rxe      the tests that want a real verbs driver, on soft-RoCE: in an emulated machine where this kernel has none
 #   make model    the protocol of edges in every order of events, for small bounds
-#   make torch    torch into .venv (optional)   make clean       remove all that was made here
+#   make torch    torch into .venv (for tests)  make clean       remove all that was made here
 #
 # Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS, SOAK_ARGS.
 
@@ -37,7 +37,8 @@ C_TESTS := $(sort $(wildcard tests/c/test_*.c))
 FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))
 FAKES := $(sort $(wildcard tests/c/fake_verbs*.c))
 HELPERS := $(filter-out $(C_TESTS) $(FUZZERS) $(FAKES),$(sort $(wildcard tests/c/*.c)))
-PYTHON_BUILD := $(LIBRARY) $(HEADERS) csrc/ffi_build.py setup.py pyproject.toml
+PYTHON_C := $(sort $(wildcard csrc/python/*.c))
+PYTHON_BUILD := $(LIBRARY) $(PYTHON_C) $(HEADERS) csrc/ffi_build.py setup.py pyproject.toml
 
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wmissing-field-initializers
 C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
@@ -144,7 +145,7 @@ all: build $(VENV)/.test
 demo: build
 	@$(BIN)/python examples/exchange.py
 
-test: build $(VENV)/.test
+test: build $(VENV)/.test $(VENV)/.torch rxe-ready
 	@echo "== building the C tests, plain and under sanitizers"
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
 	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
@@ -182,7 +183,7 @@ fuzz: $(STAMP)/packages-fuzz
 
 # ---- style ----
 
-C_FILES = $(shell find csrc tests/c -name '*.[ch]')
+C_FILES = $(shell find csrc tests/c rdmatensor/torch -name '*.[ch]' -o -name '*.cpp')
 
 # Each part is a target of its own: `make -k lint` shows what all of them have to say.
 lint: lint-ruff lint-mypy lint-format lint-c
@@ -205,6 +206,8 @@ lint-c: $(STAMP)/packages-lint
 	@echo "== gcc and clang, warnings are errors"
 	@$(MAKE) --no-print-directory -j$(JOBS) lint-gcc-objects
 	@$(MAKE) --no-print-directory -j$(JOBS) lint-clang-objects
+	@include=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
+	    for compiler in $(CC) $(CLANG); do $$compiler $(C_FLAGS) -isystem $$include -O2 -Werror -fsyntax-only $(PYTHON_C) || exit 1; done
 
 format: $(VENV)/.lint
 	@$(BIN)/ruff check --quiet --fix .

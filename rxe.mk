@@ -1,25 +1,28 @@
-# Soft-RoCE: the verbs provider over the real rdma_rxe of an emulated machine (docs/soft-roce.md). What is fetched and made
-# for it lies in .cache/vm, which `make clean` removes. Included by the Makefile.
+# Soft-RoCE: the verbs provider over the real rdma_rxe, of an emulated machine where this kernel has none (docs/soft-roce.md).
+# What is fetched and made for it lies in .cache/vm, which `make clean` removes. Included by the Makefile.
 #
-#   make rxe        the contract with one device, then tests of the machine itself
+#   make rxe        the contract on one device and the proofs of tests/rxe/guest on two; `make test` runs both with all other
+#                   tests, among them those of the machine itself, of which one is here
+#                   too: interpreters with the fast start and without
 #   make rxe-link   the contract between two devices joined by a link; RXE_LINK="--loss 1%" shapes it
 #
-# Variables: RXE_TIMEOUT (seconds for the suite in the guest), RXE_ARGS (further arguments for pytest there), RXE_LINK.
+# Variables: RXE_ARGS (further arguments for pytest there), RXE_VM (further options for `rdmatensor vm run`, as --plain),
+# RXE_LINK.
 
 export RDMATENSOR_VM_CACHE ?= $(CURDIR)/.cache/vm
-RXE_TIMEOUT ?= 900
+export RXE_ARGS ?=
+export RXE_VM ?=
 RXE_LINK ?=
-RXE_ARGS ?=
-RXE_RUN := $(BIN)/rdmatensor vm run --timeout $(RXE_TIMEOUT)
-RXE_CONTRACT = -- python -m pytest -p no:cacheprovider -q $(RXE_ARGS) tests/contract -k verbs
 
-.PHONY: rxe rxe-link
-rxe: build $(VENV)/.test
-	@echo "== the contract on soft-RoCE"
-	@$(RXE_RUN) $(RXE_CONTRACT)
-	@echo "== the machine itself"
-	@$(PYTEST) -q -rs tests/rxe
+# What a machine with soft-RoCE takes along is what is installed here when it is made.
+.PHONY: rxe rxe-link rxe-ready
+rxe-ready: $(VENV)/.native $(VENV)/.test $(VENV)/.torch $(STAMP)/packages-rxe
 
-rxe-link: build $(VENV)/.test
+rxe: rxe-ready
+	@$(PYTEST) -rs --durations=5 tests/rxe/test_suites.py \
+	    tests/rxe/test_vm_guest.py::test_interpreters_in_the_guest_behave_as_interpreters_do
+
+rxe-link: rxe-ready
 	@echo "== the contract on soft-RoCE, between two devices"
-	@$(RXE_RUN) --hosts 2 $(RXE_LINK) $(RXE_CONTRACT)
+	@$(BIN)/rdmatensor vm run --timeout 1200 --hosts 2 $(RXE_VM) $(RXE_LINK) -- \
+	    python -m pytest -p no:cacheprovider -q $(RXE_ARGS) tests/contract -k verbs

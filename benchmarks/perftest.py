@@ -1,11 +1,17 @@
 """How near the verbs provider comes to perftest on the same RDMA device, in one run: ours through Python, theirs in C.
 
-    python benchmarks/perftest.py [--device rxe0] [--json NAME] [--quick]
+    python benchmarks/perftest.py [--device rxe0] [--rows latency,bandwidth] [--json NAME] [--rounds N]
 
-Two processes of this host on one device; without one: `rdmatensor vm run -- python benchmarks/perftest.py`.
-Bandwidth: many WRITEs (READs) of one size on one QP with the same depth, against ib_write_bw (ib_read_bw). Latency:
-4 KiB and a word written back and forth, each end polling its memory, against ib_write_lat; a READ waited for against
-ib_read_lat. Ours and theirs take turns; medians of the rounds. On an emulated machine only the ratios mean anything.
+Two processes of this host on one device; without one: `rdmatensor vm run -- python benchmarks/perftest.py`. Both sides
+do the same: one QP, the same depth, the same sizes and counts, one message for each copy, every end spinning.
+
+Bandwidth: copies of one size, posted as far as the depth allows, until the last has completed; ib_write_bw, ib_read_bw.
+Latency, WRITE: half of a round trip. Each end waits until the last word of its 4 KiB has changed, then writes its own
+4 KiB back and waits for the completion, as ib_write_lat does. That the last word of a message comes last is nothing the
+verbs promise; programs that may not assume it write the word in a message of its own, as in the row "write + word".
+Latency, READ: until the bytes of a READ are here; ib_read_lat.
+
+Ours and theirs take turns, round by round; medians of the rounds. On an emulated machine only the ratios mean anything.
 """
 
 from __future__ import annotations
@@ -16,7 +22,8 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import measure
@@ -26,55 +33,68 @@ import rdmatensor as rt
 
 KIB, MIB = 1024, 1024 * 1024
 SIZES = [8, 4 * KIB, 64 * KIB, MIB, 8 * MIB, 64 * MIB]
-THEIR_LARGEST = 8 * MIB  # soft-RoCE's largest message, which perftest does not cut
 REGION = 64 * MIB + 4 * KIB
-WORD = 64 * MIB  # where the sequence word lies, behind the payload
+BEHIND = 64 * MIB  # where the word of its own lies
 DEPTH = 128
 LATENCY_SIZE = 4 * KIB
+TURNS = 500  # of a latency test
+BYTES = 32 * MIB  # of a bandwidth test, at least COUNT_MIN and at most COUNT_MAX messages
+COUNT_MIN, COUNT_MAX = 5, 2000
+PATIENCE = 120
+
+
+class Echo:
+    """One end of the latency test: sends its payload and the number of the turn, waits for that of the other end."""
+
+    def __init__(self, channel: rt.Channel, inbox: rt.Region, outbox: rt.Region, own_word: bool) -> None:
+        at = BEHIND if own_word else LATENCY_SIZE - 8
+        remote = channel.lookup("inbox", timeout=PATIENCE)
+        pairs = [(remote[:LATENCY_SIZE], outbox[:LATENCY_SIZE])]
+        if own_word:
+            pairs.append((remote[at : at + 8], outbox[at : at + 8]))
+        self._send = channel.prepare_many(pairs)
+        self._number = outbox[at : at + 8].array(1, np.uint64)
+        self._seen = inbox[at : at + 8]
+        self._channel = channel
+
+    def send(self, turn: int) -> None:
+        self._number[0] = turn
+        self._send()
+
+    def hear(self, turn: int) -> None:
+        self._channel.wait_word(self._seen, turn)
 
 
 def side(url: str) -> None:
     """The passive end: a target, and the echo of the latency test."""
-    with rt.Device(url, wait="spin") as device:
+    with rt.Device(url, qps_per_peer=1, wait="spin") as device:
         inbox = device.region(REGION, access=rt.Access.REMOTE_WRITE | rt.Access.REMOTE_READ)
         outbox = device.region(REGION)
         device.publish("inbox", inbox)
         listener = device.listen("127.0.0.1:0")
         print(listener.address, flush=True)
-        channel = listener.accept(timeout=120)
-        remote = channel.lookup("inbox", timeout=120)
+        channel = listener.accept(timeout=PATIENCE)
+        echoes = {own_word: Echo(channel, inbox, outbox, own_word) for own_word in (False, True)}
         for line in sys.stdin:
-            count, first = map(int, line.split())
-            echo(channel, remote, inbox, outbox, count, first)
-
-
-def echo(channel: rt.Channel, remote: rt.Remote, inbox: rt.Region, outbox: rt.Region, count: int, first: int) -> None:
-    send = sender(channel, remote, outbox)
-    word = outbox[WORD : WORD + 8].array(1, np.uint64)
-    seen = inbox[WORD : WORD + 8]
-    print("ready", flush=True)
-    for turn in range(first, first + count):
-        channel.wait_word(seen, turn, timeout=60)
-        word[0] = turn
-        send().wait(60)
-
-
-def sender(channel: rt.Channel, remote: rt.Remote, outbox: rt.Region) -> Callable[[], rt.Transfer]:
-    """Payload and word in one call, begun and not waited for."""
-    payload = (remote[:LATENCY_SIZE], outbox[:LATENCY_SIZE])
-    return channel.prepare_many([payload, (remote[WORD : WORD + 8], outbox[WORD : WORD + 8])]).start
+            own_word, first, count = map(int, line.split())
+            echo = echoes[bool(own_word)]
+            print("ready", flush=True)
+            for turn in range(first, first + count):
+                echo.hear(turn)
+                echo.send(turn)
 
 
 class Ours:
     def __init__(self, url: str) -> None:
-        self.device = rt.Device(url, wait="spin")
+        self.device = rt.Device(url, qps_per_peer=1, wait="spin")
         self.peer = measure.Peer(__file__, url)
-        self.channel = self.device.connect(self.peer.hear(), timeout=120)
+        self.channel = self.device.connect(self.peer.hear(), timeout=PATIENCE)
         self.inbox = self.device.region(REGION, access=rt.Access.REMOTE_WRITE | rt.Access.REMOTE_READ)
         self.outbox = self.device.region(REGION)
         self.device.publish("inbox", self.inbox)
-        self.remote = self.channel.lookup("inbox", timeout=120)
+        self.remote = self.channel.lookup("inbox", timeout=PATIENCE)
         self.turn = 1
+        assert self.device.limits.message_size_max >= max(SIZES), "one message for each copy"
 
     def bandwidth(self, verb: str, size: int, count: int) -> float:
         """Bytes a second of `count` copies."""
@@ -84,21 +104,17 @@ class Ours:
         copies()
         return count * size / (time.perf_counter() - begin)
 
-    def write_latency(self, count: int) -> float:
+    def write_latency(self, own_word: bool, count: int) -> float:
         """Seconds one way: half a round trip."""
-        send = sender(self.channel, self.remote, self.outbox)
-        word = self.outbox[WORD : WORD + 8].array(1, np.uint64)
-        seen = self.inbox[WORD : WORD + 8]
-        self.peer.tell(f"{count} {self.turn}")
+        echo = Echo(self.channel, self.inbox, self.outbox, own_word)
+        self.peer.tell(f"{int(own_word)} {self.turn} {count}")
         self.peer.hear()
         times = []
         for turn in range(self.turn, self.turn + count):
             begin = time.perf_counter()
-            word[0] = turn
-            transfer = send()
-            self.channel.wait_word(seen, turn, timeout=60)
+            echo.send(turn)
+            echo.hear(turn)
             times.append((time.perf_counter() - begin) / 2)
-            transfer.wait(60)
         self.turn += count
         return statistics.median(times)
 
@@ -118,68 +134,76 @@ class Ours:
         self.device.close()
 
 
-def theirs(tool: str, device: str, port: int, *arguments: str) -> list[float]:
-    """The numbers of perftest's last line."""
-    command = [tool, "-d", device, "-p", str(port), "-F", *arguments]
-    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    try:
-        for _ in range(100):  # the server needs a moment to listen
-            done = subprocess.run([*command, "127.0.0.1"], capture_output=True, text=True, timeout=120, check=False)
-            if done.returncode == 0:
-                break
-            time.sleep(0.1)
-        else:
-            raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
-    finally:
-        server.wait(30)
-    lines = [line for line in done.stdout.splitlines() if re.match(r"\s*\d+\s+\d+\s", line)]
-    return [float(word) for word in lines[-1].split()]
+class Theirs:
+    """Runs perftest: each time on a port of its own, since a port is not free at once after use."""
+
+    def __init__(self, device: str, port: int) -> None:
+        self.device, self.port = device, port
+
+    def run(self, tool: str, *arguments: str) -> list[float]:
+        """The numbers of its last line."""
+        self.port += 1
+        command = [tool, "-d", self.device, "-p", str(self.port), "-F", *arguments]
+        server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        try:
+            for _ in range(100):  # the server needs a moment to listen
+                done = subprocess.run([*command, "127.0.0.1"], capture_output=True, text=True, timeout=PATIENCE)
+                if done.returncode == 0:
+                    break
+                time.sleep(0.1)
+            else:
+                raise RuntimeError(f"{' '.join(command)} failed: {done.stderr.strip() or done.stdout.strip()}")
+        finally:
+            server.wait(30)
+        lines = [line for line in done.stdout.splitlines() if re.match(r"\s*\d+\s+\d+\s", line)]
+        return [float(word) for word in lines[-1].split()]
+
+    def bandwidth(self, verb: str, size: int, count: int) -> float:
+        depth = (
+            ("-t", str(DEPTH)) if verb == "write" else ()
+        )  # READs under way: as many as the device allows, on both sides
+        return self.run(f"ib_{verb}_bw", "-s", str(size), "-n", str(count), *depth)[3] * MIB  # "BW average", MiB/s
+
+    def latency(self, verb: str, count: int) -> float:
+        return self.run(f"ib_{verb}_lat", "-s", str(LATENCY_SIZE), "-n", str(count))[4] * 1e-6  # "t_typical", us
 
 
-def bandwidth_row(ours: Ours, device: str, verb: str, size: int, rounds: int, port: int) -> dict[str, Any]:
-    count = max(2, min(2000, 16 * MIB // size))
-    their_size = min(size, THEIR_LARGEST)
-    their_count = max(5, min(2000, 16 * MIB // their_size))
+def row(
+    mode: str, size: int, unit: str, ours: Callable[[], float], theirs: Callable[[], float], rounds: int
+) -> dict[str, Any]:
+    """A row of the table; the first round warms up and does not count."""
     mine, others = [], []
-    ours.bandwidth(verb, size, count)
-    for turn in range(rounds):
-        mine.append(ours.bandwidth(verb, size, count))
-        numbers = theirs(
-            f"ib_{verb}_bw", device, port + turn, "-s", str(their_size), "-n", str(their_count),
-            *(("-t", str(DEPTH)) if verb == "write" else ()),
-        )  # fmt: skip
-        others.append(numbers[3] * MIB)  # "BW average", MiB/s
+    for _ in range(rounds + 1):
+        mine.append(ours())
+        others.append(theirs())
+    scale = 1e-6 if unit == "MB/s" else 1e6
+    here, there = statistics.median(mine[1:]), statistics.median(others[1:])
     return {
-        "mode": f"{verb} bandwidth", "bytes": size, "ours_mb_s": statistics.median(mine) / 1e6,
-        "perftest_bytes": their_size, "perftest_mb_s": statistics.median(others) / 1e6,
-        "ratio": statistics.median(mine) / statistics.median(others),
+        "mode": mode, "bytes": size, "unit": unit,
+        "ours": here * scale, "perftest": there * scale, "ratio": here / there,
+        "ours_all": [value * scale for value in mine[1:]], "perftest_all": [value * scale for value in others[1:]],
     }  # fmt: skip
 
 
-def latency_row(ours: Ours, device: str, verb: str, rounds: int, port: int) -> dict[str, Any]:
-    measured = ours.write_latency if verb == "write" else ours.read_latency
-    mine, others = [], []
-    measured(20)
-    for turn in range(rounds):
-        mine.append(measured(200))
-        numbers = theirs(f"ib_{verb}_lat", device, port + turn, "-s", str(LATENCY_SIZE), "-n", "200")
-        others.append(numbers[4] * 1e-6)  # "t_typical", us
-    return {
-        "mode": f"{verb} latency", "bytes": LATENCY_SIZE, "ours_us": statistics.median(mine) * 1e6,
-        "perftest_us": statistics.median(others) * 1e6, "ratio": statistics.median(mine) / statistics.median(others),
-    }  # fmt: skip
+def rows(ours: Ours, theirs: Theirs, wanted: list[str], sizes: list[int], rounds: int) -> Iterator[dict[str, Any]]:
+    if "latency" in wanted:
+        write = lambda: theirs.latency("write", TURNS)  # noqa: E731
+        yield row("write latency", LATENCY_SIZE, "us", lambda: ours.write_latency(False, TURNS), write, rounds)
+        yield row("write + word", LATENCY_SIZE, "us", lambda: ours.write_latency(True, TURNS), write, rounds)
+        read = lambda: theirs.latency("read", TURNS)  # noqa: E731
+        yield row("read latency", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), read, rounds)
+    for verb in ("write", "read") if "bandwidth" in wanted else ():
+        for size in sizes:
+            given = (verb, size, max(COUNT_MIN, min(COUNT_MAX, BYTES // size)))
+            mode = f"{verb} bandwidth"
+            yield row(mode, size, "MB/s", partial(ours.bandwidth, *given), partial(theirs.bandwidth, *given), rounds)
 
 
-def show(rows: list[dict[str, Any]]) -> str:
+def show(found: list[dict[str, Any]]) -> str:
     lines = [("mode", "bytes", "ours", "perftest", "ours / perftest")]
-    for row in rows:
-        unit = "MB/s" if "ours_mb_s" in row else "us"
-        key = "mb_s" if unit == "MB/s" else "us"
-        note = f" ({row['perftest_bytes']} B)" if row.get("perftest_bytes", row["bytes"]) != row["bytes"] else ""
-        lines.append(
-            (row["mode"], str(row["bytes"]), f"{row[f'ours_{key}']:.1f} {unit}",
-             f"{row[f'perftest_{key}']:.1f} {unit}{note}", f"{row['ratio']:.2f}")
-        )  # fmt: skip
+    for each in found:
+        values = [f"{each[name]:.1f} {each['unit']}" for name in ("ours", "perftest")]
+        lines.append((each["mode"], str(each["bytes"]), *values, f"{each['ratio']:.2f}"))
     return measure.table(lines)
 
 
@@ -187,27 +211,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="rxe0")
+    parser.add_argument("--rows", default="latency,bandwidth", help="of which kinds (latency,bandwidth)")
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the bandwidth rows, in bytes")
     parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--port", type=int, default=18515)
-    parser.add_argument("--quick", action="store_true", help="fewer sizes and rounds")
     arguments = parser.parse_args()
     if arguments.peer:
         side(arguments.peer)
         return
-    rounds = 2 if arguments.quick else arguments.rounds
-    ours = Ours(f"verbs://{arguments.device}")
-    rows = []
-    for verb in ("write", "read"):
-        rows.append(latency_row(ours, arguments.device, verb, rounds, arguments.port))
-        print(show(rows[-1:]), flush=True)
-        for size in (64 * KIB, MIB) if arguments.quick else SIZES:
-            rows.append(bandwidth_row(ours, arguments.device, verb, size, rounds, arguments.port))
-            print(show(rows[-1:]).splitlines()[-1], flush=True)
+    ours, theirs = Ours(f"verbs://{arguments.device}?work_depth={DEPTH}"), Theirs(arguments.device, arguments.port)
+    found = []
+    sizes = [int(size) for size in arguments.sizes.split(",")]
+    for each in rows(ours, theirs, arguments.rows.split(","), sizes, arguments.rounds):
+        found.append(each)
+        print(show([each]).splitlines()[1], flush=True)
     ours.close()
-    print(show(rows))
+    print(show(found))
     if arguments.json:
-        print(f"written to {measure.write(arguments.json, rows)}")
+        print(f"written to {measure.write(arguments.json, found)}")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from cffi import FFI
 
 MODULE = "rdmatensor._native"
 ROOT = Path(__file__).resolve().parent.parent
-HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h", "csrc/bench/bench.h")
+HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h", "csrc/bench/bench.h", "csrc/python/dlpack.h")
 SOURCES = (
     "csrc/base/*.c",
     "csrc/proto/*.c",
@@ -23,6 +23,7 @@ SOURCES = (
     "csrc/provider/*/*.c",
     "csrc/bench/*.c",
 )
+PYTHON_SOURCES = ("csrc/python/*.c",)  # know Python, so they are compiled here and not into the archive
 OPENING, CLOSING = "/* <cffi> */", "/* </cffi> */"
 
 # Assertions stay in release builds (-UNDEBUG undoes Python's own flags): they guard memory that a peer writes.
@@ -41,9 +42,9 @@ def declarations() -> str:
     return "\n".join(slice_header((ROOT / header).read_text(encoding="utf-8"), header) for header in HEADERS)
 
 
-def sources() -> list[str]:
-    """Every C file of the library, relative to the repository, layer by layer."""
-    return [str(path.relative_to(ROOT)) for pattern in SOURCES for path in sorted(ROOT.glob(pattern))]
+def sources(patterns: tuple[str, ...]) -> list[str]:
+    """The C files that match, relative to the repository, layer by layer."""
+    return [str(path.relative_to(ROOT)) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
 
 
 # The Makefile compiles the same files in parallel, and under sanitizers, and gives the archive; pip compiles them here.
@@ -53,8 +54,8 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "rdmatensor.h"\n#include "bench/bench.h"\n',
-    sources=[] if archive else sources(),
+    '#include "rdmatensor.h"\n#include "bench/bench.h"\n#include "python/dlpack.h"\n',
+    sources=sources(PYTHON_SOURCES if archive else (*SOURCES, *PYTHON_SOURCES)),
     extra_objects=[archive] if archive else [],
     include_dirs=["csrc"],
     depends=[str(path.relative_to(ROOT)) for path in sorted(ROOT.glob("csrc/**/*.h"))],

@@ -28,6 +28,7 @@ typedef struct rt_listener rt_listener;
 typedef struct rt_channel rt_channel;
 typedef struct rt_remote rt_remote;
 typedef struct rt_prepared rt_prepared;
+typedef struct rt_edge rt_edge;
 
 enum rt_direction { RT_WRITE = 1, RT_READ = 2 };
 
@@ -64,7 +65,7 @@ typedef struct rt_device_limits {
     uint32_t read_depth, segments_max, inline_size_max, send_size_max;
     uint8_t completes_in_post, orders_writes, orders_bytes_within_a_write, places_words_whole, can_wake_receiver;
     uint8_t carries_immediate, reaches_gpu_memory, exposes_caller_memory, pins_memory, maps_remote;
-    uint8_t keys_per_peer, virtual_time;
+    uint8_t local_anywhere, keys_per_peer, virtual_time;
 } rt_device_limits;
 
 typedef struct rt_device_entry {
@@ -138,6 +139,10 @@ int rt_device_progress(rt_device *device);
 int rt_device_event_fd(rt_device *device);
 /* RT_OK: armed, sleep now. RT_E_AGAIN: something came meanwhile; progress first. */
 int rt_device_arm(rt_device *device);
+/* For event loops that wait for edges: readable at the next WRITE of a peer after rt_device_arm_memory returned RT_OK; look once more
+ * before sleeping. -1 and RT_E_UNSUPPORTED where a WRITE wakes nobody (limits.can_wake_receiver): look from time to time. */
+int rt_device_memory_fd(rt_device *device);
+int rt_device_arm_memory(rt_device *device);
 /* Now, in the device's time. */
 int64_t rt_device_now_ns(rt_device *device);
 /* "Who hangs?": writes a report of all channels; returns its full length, as snprintf does. */
@@ -255,6 +260,124 @@ uint64_t rt_remote_size(const rt_remote *remote);
 uint32_t rt_remote_rights(const rt_remote *remote);
 /* Where the peer's range can be read in place, valid until rt_remote_drop; 0 where it cannot. */
 uint64_t rt_remote_address(const rt_remote *remote);
+
+/* ---- tensor edges (proto/EDGES.md) ----
+ * One thread at a time works on an edge; others wait for it. A function without a detail is explained by rt_edge_explain. */
+
+/* What both ends say of an edge. What is marked is the receiver's to say and 0 at the sender, or the other way round. */
+typedef struct rt_edge_options {
+    const char *name;
+    const uint64_t *dims; /* static: `rank` of them */
+    uint32_t kind;        /* 1 static, 2 dynamic */
+    uint32_t flow;        /* 1 credit, 2 loop */
+    uint32_t dtype, rank; /* codes of EDGES.md section 2; dynamic: 0 is any dtype, 255 any rank */
+    uint32_t slots;       /* receiver */
+    uint32_t stripes;     /* QPs that share one tensor, at most; 0: 1 */
+    uint32_t ordering;    /* 0 chosen by the promises; 1 tail, 2 chained, 3 immediate */
+    uint32_t verify;      /* 1: CRC-32C from end to end, when either end wants it */
+    uint32_t loop_check;  /* receiver, flow="loop" */
+    uint32_t staging;     /* sender: 1 copies every tensor into registered memory first, as if it lay outside */
+    int32_t qp;           /* sender: the QP of stripe 0; -1: by the edge's number */
+    uint64_t alignment;   /* receiver: of slots, a power of two; 0: 64 */
+    uint64_t eager_size;  /* receiver, dynamic: bytes of tensors that ride in their record; rounded up to 64, at most 65536 */
+} rt_edge_options;
+
+/* What was agreed, once rt_edge_wait_open returned RT_OK. */
+typedef struct rt_edge_info {
+    uint64_t slots_address, slot_stride,
+        slot_size; /* receiver: slot i of sequence q = i mod slots lies at address + i × stride */
+    uint64_t eager_size;
+    uint32_t number, slots, stripes, mode, verify, loop_check;
+    uint32_t trusting; /* a tail that the provider does not promise */
+    char ordering[256];
+} rt_edge_info;
+
+typedef struct rt_edge_stats {
+    uint64_t transfers, bytes;     /* tensors sent, or received, and their bytes */
+    uint64_t copies, copied_bytes; /* made by this library besides the transfer itself: staging */
+    uint64_t waits;                /* sends that found no credit, receives that found no tensor */
+    uint64_t registrations;        /* memory registered for this edge after it was opened */
+    uint64_t keys;                 /* registrations of the sender that its records refer to */
+    uint64_t eager, fetched, borrowed, corrupt;
+    uint64_t credits;            /* WRITEs that returned credit */
+    uint64_t sequence, released; /* newest sent or received; all up to this one are released */
+} rt_edge_stats;
+
+/* A tensor where it lies. Strides are in bytes; NULL-like 0 for `strided`: contiguous in row-major order. */
+typedef struct rt_edge_tensor {
+    uint64_t address;
+    uint32_t dtype, rank;
+    uint32_t strided;
+    uint64_t dims[16];
+    int64_t strides[16];
+} rt_edge_tensor;
+
+typedef struct rt_edge_arrival {
+    uint64_t sequence, size;
+    uint64_t address; /* where its bytes lie now: in the slot. 0: at the sender, to be fetched or borrowed */
+    uint32_t dtype, rank;
+    uint64_t dims[16];
+} rt_edge_arrival;
+
+/* One of many sends. `tensor` NULL: `address` and `size` of a contiguous tensor of a static edge. */
+typedef struct rt_edge_sending {
+    uint64_t edge;   /* rt_edge* */
+    uint64_t tensor; /* const rt_edge_tensor*, or 0 */
+    uint64_t address, size;
+} rt_edge_sending;
+
+/* Makes the receiving end, known to every peer of the device by its name until it is closed. Slots are taken from `region`
+ * (which needs REMOTE_WRITE, and stays open as long as the edge is), or from memory of the device's own when it is NULL. */
+int rt_edge_create(rt_device *device, const rt_edge_options *options, rt_region *region, rt_edge **edge_out, rt_detail *detail);
+/* Begins to open the sending end; the request waits at the peer until the edge is made there or `wait_ns` has passed. */
+int rt_edge_open(rt_channel *channel, const rt_edge_options *options, int64_t wait_ns, rt_edge **edge_out, rt_detail *detail);
+/* Waits until both ends are joined. RT_E_AGAIN at the end of the slice; any other failure of a sender is final. */
+int rt_edge_wait_open(rt_edge *edge, int64_t timeout_ns, rt_detail *detail);
+void rt_edge_get_info(const rt_edge *edge, rt_edge_info *info_out);
+void rt_edge_get_stats(rt_edge *edge, rt_edge_stats *stats_out);
+/* Tells the peer; nothing more is sent or received. Idempotent. What a dynamic sender's peer still holds stays its. */
+void rt_edge_close(rt_edge *edge);
+/* Gives the object up, closed or not. Its slots stay where they are until then, and until the peer knows. */
+void rt_edge_drop(rt_edge *edge);
+/* The region of the slots, with a reference that the caller drops (rt_region_drop): tensors in slots keep it. Receiver only. */
+rt_region *rt_edge_slots_region(rt_edge *edge);
+/* Why the edge is at its end, or RT_OK. */
+int rt_edge_failure(rt_edge *edge, rt_detail *detail);
+/* Says in words why a call on the edge returned `status`; returns it. */
+int rt_edge_explain(rt_edge *edge, int status, rt_detail *detail);
+int64_t rt_edge_dump(rt_edge *edge, char *text_out, size_t capacity);
+
+/* Sends. 0: the bytes may be changed again. A positive sequence: it is on its way, wait with rt_edge_wait_sent and leave the
+ * tensor as it is. RT_E_AGAIN: no credit within the slice, nothing was sent. Each peer sees whole tensors in order. */
+int64_t rt_edge_send(rt_edge *edge, uint64_t address, uint64_t size, int64_t timeout_ns);
+int64_t rt_edge_send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t timeout_ns);
+/* RT_OK: this sequence needs its tensor no more: a static one was written, a dynamic one released. Moves it on meanwhile. */
+int rt_edge_wait_sent(rt_edge *edge, uint64_t sequence, int64_t timeout_ns);
+/* RT_OK: everything up to this sequence was released by the receiver (flow="credit"), or written (flow="loop"). */
+int rt_edge_wait_released(rt_edge *edge, uint64_t sequence, int64_t timeout_ns);
+/* As many sends in order, as the slice and credits allow, with few doorbells. Returns how many were begun; the first that could
+ * not has *status_out (RT_E_AGAIN: no credit yet). */
+int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out);
+
+/* The next tensor: RT_OK with what arrived, to be released by its sequence. RT_E_AGAIN at the end of the slice. RT_E_BUSY: every
+ * slot is held. RT_E_CORRUPT: this tensor did not fit its CRC and was released; the next may be asked for. */
+int rt_edge_receive(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out);
+/* As above for a static edge, without an arrival: the sequence, or a negative status. */
+int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns);
+/* READs a tensor that lies at the sender into a region (or, with NULL, to an address that the provider can write to without
+ * registration) and waits. RT_E_AGAIN at the end of the slice: call again with the same arguments. After RT_OK the sender is told
+ * that it may have its tensor back: the sequence is released. */
+int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns);
+/* Where a tensor that lies at the sender can be read in place until its release. RT_E_UNSUPPORTED where it cannot. */
+int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out);
+int rt_edge_release(rt_edge *edge, uint64_t sequence);
+/* Whether a receive would return at once: 1, or 0. */
+int rt_edge_ready(rt_edge *edge);
+/* Waits until at least one of these receiving edges of one device is ready; gives the indices of up to `capacity` of them. Returns
+ * how many, RT_E_AGAIN at the end of the slice, RT_E_INVALID for edges of different devices. */
+int64_t rt_edges_wait_any(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, uint32_t *ready_out, uint64_t capacity);
+/* The sentence that says how edges of this channel carry their flags when nobody asks for a mode. */
+int rt_channel_ordering(rt_channel *channel, char *text_out, size_t capacity);
 
 /* ---- for tests and fuzzing ---- */
 void rt_sha256(const uint8_t *bytes, size_t size, uint8_t digest_out[32]);

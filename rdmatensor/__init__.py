@@ -65,7 +65,8 @@ from rdmatensor.remote import Remote, RemoteSpan
 from rdmatensor.rendezvous import new_secret
 from rdmatensor.signals import dump_all, dump_on_signal
 from rdmatensor.span import Span
-from rdmatensor.stats import ChannelStats, DeviceStats, RegionStats
+from rdmatensor.stats import AllocationStats, ChannelStats, DeviceStats, RegionStats
+from rdmatensor.tensor import Tensor
 from rdmatensor.transfer import Transfer
 
 __version__ = "0.1.0"
@@ -73,6 +74,7 @@ __version__ = "0.1.0"
 __all__ = [
     "Access",
     "AccessDenied",
+    "AllocationStats",
     "AuthenticationError",
     "Buffer",
     "Channel",
@@ -108,6 +110,7 @@ __all__ = [
     "Remote",
     "RemoteSpan",
     "Span",
+    "Tensor",
     "Transfer",
     "TransferError",
     "Unsupported",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from rdmatensor import _core
 from rdmatensor.span import Span
@@ -18,6 +18,8 @@ __all__ = ["Buffer"]
 
 _free = _core.region_free
 _RETURNED = -1
+_BLOCK_INDEX_BITS = _core.BLOCK_INDEX_BITS
+_BLOCK_UNIT_BITS = _core.BLOCK_UNIT_BITS
 
 
 class _Lease:
@@ -33,47 +35,36 @@ class _Lease:
             self.buffer._give_back()
 
 
-def _no_lease() -> _Lease | None:
-    """The lease of a buffer that was packed into copies, but never viewed or sliced."""
-    return None
-
-
 class Buffer(Span):
     """A span that owns its block of the region.
 
-    The block goes back to the region when the buffer and all its views and slices are gone; `free()` gives the buffer
-    up before. While a copy still uses the block, it stays in quarantine and goes back afterwards by itself.
+    Made by `Region.allocate`. The block goes back to the region when the buffer and all its views and slices are gone;
+    `free()` gives the buffer up before. While a copy still uses the block, it stays in quarantine and goes back
+    afterwards by itself.
     """
 
     __slots__ = ("_block", "_lease")
 
-    def __init__(self, region: Region, handle: RegionHandle, offset: int, nbytes: int, block: int) -> None:
-        self.region = region
-        self._region_handle = handle
-        self.offset = offset
-        self.nbytes = nbytes
-        self._block = block
-        self._lease: Callable[[], _Lease | None] | None = None  # None: never viewed, sliced or packed
+    _block: int
+    _lease: Callable[[], _Lease | None] | None  # None: never viewed or sliced
 
-    def __getattr__(self, name: str) -> Any:
-        packed = super().__getattr__(name)
-        if self._lease is None:
-            self._lease = _no_lease
-        return packed
+    if TYPE_CHECKING:
+
+        def __init__(self) -> None: ...
+
+    else:
+        __init__ = object.__init__  # `serve` fills it: one of Python's would be called with a frame of its own
 
     def free(self) -> None:
         """Gives the buffer up. Its block goes back at once, or with the last view or slice of it. Twice is fine."""
         handle = self._region_handle
         if handle is None:
             return
-        if self._lease is None:
-            block, self._block, self._region_handle = self._block, _RETURNED, None
+        self._region_handle = self._packed = None
+        if self._lease is None or self._lease() is None:
+            block, self._block = self._block, _RETURNED
             if not self.region._life.ended:
                 _free(handle, block)
-            return
-        self._forget()
-        if self._lease() is None:
-            self._give_back()
 
     def _held(self) -> object:
         lease = self._lease() if self._lease is not None else None
@@ -93,3 +84,16 @@ class Buffer(Span):
 
     def __repr__(self) -> str:
         return f"<Buffer of {self.nbytes} bytes{', freed' if self._region_handle is None else ''}>"
+
+
+def serve(region: Region, handle: RegionHandle, nbytes: int, block: int) -> Buffer:
+    """The buffer of a block that the region's arena has just served."""
+    buffer = Buffer()
+    buffer.region = region
+    buffer._block = block  # with these two, it gives its block back
+    buffer._region_handle = handle
+    buffer.offset = block >> _BLOCK_INDEX_BITS << _BLOCK_UNIT_BITS
+    buffer.nbytes = nbytes
+    buffer._packed = None
+    buffer._lease = None
+    return buffer

@@ -111,7 +111,7 @@ class Channel:
             dst, src = self._explain(dst, src)
             return self.memcpy(dst, src, qp=qp, timeout=timeout)
         if op:
-            self._finish(op, (dst, src), timeout, lambda again: self._begin(dst, src, qp, again))
+            self._finish(op, (dst, src), timeout, partial(self._begin, dst, src, qp))
         return None
 
     def memcpy_async(
@@ -129,7 +129,7 @@ class Channel:
         except (AttributeError, TypeError, ValueError):
             dst, src = self._explain(dst, src)
             return self.memcpy_async(dst, src, qp=qp, timeout=timeout)
-        return self._transfer(op, (dst, src), limit, lambda _ns: self._begin(dst, src, qp, 0))
+        return self._transfer(op, (dst, src), limit, partial(self._begin, dst, src, qp))
 
     def memcpy_many(self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None) -> None:
         """Copies many pairs (destination, source), in order, in one call and with few doorbells; blocks until all are
@@ -142,7 +142,7 @@ class Channel:
         if given:
             op = self._begin_many(packed, given, qp, ns)
             if op:
-                self._finish(op, (packed, given), timeout, lambda ns: self._begin_many(packed, given, qp, ns))
+                self._finish(op, (packed, given), timeout, partial(self._begin_many, packed, given, qp))
 
     def memcpy_many_async(
         self, pairs: Iterable[Pair], *, qp: int | None = None, timeout: float | None = None
@@ -151,7 +151,7 @@ class Channel:
         limit = timeout_ns(timeout, self.device._timeout_ns)
         packed, given = pack(self, pairs)
         op = self._begin_many(packed, given, qp, 0) if given else _core.OK
-        return self._transfer(op, (packed, given), limit, lambda ns: self._begin_many(packed, given, qp, ns))
+        return self._transfer(op, (packed, given), limit, partial(self._begin_many, packed, given, qp))
 
     def prepare(self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None) -> PreparedCopy:
         """Checks and binds a copy once, to be run many times."""

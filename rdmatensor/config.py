@@ -2,6 +2,8 @@
 
 RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
 RDMATENSOR_VM_CACHE  where `rdmatensor vm` keeps what it has made; else $XDG_CACHE_HOME/rdmatensor/vm
+XDG_CACHE_HOME       where what was compiled for the installed torch is kept, in rdmatensor/torch; else ~/.cache
+CXX                  the C++ compiler for it; else c++, g++ or clang++
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from pathlib import Path
 
 from rdmatensor.errors import InvalidArgument
 
-__all__ = ["SECRET_SIZE_MAX", "default_secret", "secret_bytes", "vm_cache"]
+__all__ = ["SECRET_SIZE_MAX", "compiler", "default_secret", "secret_bytes", "torch_cache", "vm_cache"]
 
 SECRET_SIZE_MAX = 256
 
@@ -37,5 +39,19 @@ def vm_cache() -> Path:
     """The directory of `rdmatensor vm`, absolute."""
     if chosen := os.environ.get("RDMATENSOR_VM_CACHE"):
         return Path(chosen).absolute()
+    return _cache() / "vm"
+
+
+def torch_cache() -> Path:
+    """The directory of what was compiled for the installed torch, absolute."""
+    return _cache() / "torch"
+
+
+def compiler() -> str:
+    """The C++ compiler that the user chose, or empty."""
+    return os.environ.get("CXX", "")
+
+
+def _cache() -> Path:
     base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path.home() / ".cache").absolute() / "rdmatensor" / "vm"
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "rdmatensor"

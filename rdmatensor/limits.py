@@ -45,6 +45,8 @@ class Limits:
     """Registered memory counts against RLIMIT_MEMLOCK."""
     maps_remote: bool
     """The peer's memory can be read in place: `Remote.view()` works."""
+    local_anywhere: bool
+    """The local end of a WRITE or READ may be memory that is not registered: edges stage nothing."""
     keys_per_peer: bool
     """A region can give each peer a key of its own: `Access.PER_PEER_KEYS`."""
     virtual_time: bool

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+from rdmatensor import _core
 from rdmatensor.buffer import Buffer
 from rdmatensor.errors import InvalidArgument
 from rdmatensor.region import Region
@@ -47,9 +48,9 @@ def _packed(channel: Channel, given: tuple[Pair, ...]) -> bytes:
     targets, sources = zip(*given, strict=True)
     kinds = set(map(type, targets))
     if kinds <= _REMOTE:
-        locals_, remotes, rest = sources, targets, _write
+        locals_, remotes, rest, direction = sources, targets, _write, _core.WRITE
     elif kinds <= _WRITABLE:
-        locals_, remotes, rest = targets, sources, _read
+        locals_, remotes, rest, direction = targets, sources, _read, _core.READ
     elif len(given) == 1:
         raise _unwritable(targets[0])
     else:
@@ -60,10 +61,15 @@ def _packed(channel: Channel, given: tuple[Pair, ...]) -> bytes:
         attachment.live()
         if attachment.channel is not channel:
             raise _foreign(channel, attachment.channel)
-    halves: list[bytes] = [b""] * (2 * len(given))
+    halves: list[bytes | None] = [None] * (2 * len(given))
     halves[0::2] = map(_local, locals_)
     halves[1::2] = map(rest, remotes)
-    return b"".join(halves)
+    try:
+        return b"".join(halves)  # type: ignore[arg-type]
+    except TypeError:  # some are used for the first time, or freed
+        halves[0::2] = [half or end._pack() for half, end in zip(halves[0::2], locals_, strict=True)]
+        halves[1::2] = [half or end._pack(direction) for half, end in zip(halves[1::2], remotes, strict=True)]
+    return b"".join(halves)  # type: ignore[arg-type]
 
 
 def _unwritable(target: Any) -> Exception:

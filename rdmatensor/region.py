@@ -4,26 +4,28 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NoReturn
 
-from rdmatensor import _core
+from rdmatensor import _core, frameworks
 from rdmatensor.access import Access
-from rdmatensor.buffer import Buffer
+from rdmatensor.buffer import Buffer, serve
 from rdmatensor.errors import ClosedError, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
+from rdmatensor.layout import as_dtype, as_shape, nbytes_of
 from rdmatensor.span import ReadOnlySpan, Span
+from rdmatensor.tensor import Form, Tensor
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rdmatensor._core import RegionHandle
     from rdmatensor.device import Device
+    from rdmatensor.frameworks import Allocation
     from rdmatensor.life import Life
     from rdmatensor.stats import RegionStats
 
 __all__ = ["Region"]
 
 _allocate = _core.region_allocate
-_BLOCK_INDEX_BITS = _core.BLOCK_INDEX_BITS
-_BLOCK_UNIT_BITS = _core.BLOCK_UNIT_BITS
 
 
 class Region:
@@ -67,7 +69,43 @@ class Region:
             self._refuse_sizes(nbytes, alignment)
         if block < 0:
             raise self._refused(block, nbytes, alignment)
-        return Buffer(self, self._handle, block >> _BLOCK_INDEX_BITS << _BLOCK_UNIT_BITS, nbytes, block)
+        return serve(self, self._handle, nbytes, block)
+
+    def empty(self, shape: int | Sequence[int], dtype: object = "float32", *, alignment: int = 64) -> Tensor:
+        """A tensor inside the region, contiguous in row-major order. OutOfMemory when there is no room.
+
+        `dtype` is a name ("bfloat16"), a NumPy type or a torch.dtype. Its values are whatever was there before. The
+        memory goes back to the region when the tensor and all that was made from it are gone.
+        """
+        kind = as_dtype(dtype)
+        sizes = as_shape(shape, kind)
+        buffer = self.allocate(nbytes_of(sizes, kind), alignment=alignment)
+        form = Form(self.address + buffer.offset, kind, sizes, region=self, offset=buffer.offset)
+        return Tensor(form, buffer)
+
+    def allocating(self, *, when_full: str = "ordinary") -> Allocation:
+        """While entered, every tensor that ordinary CPU operators of torch make in this thread lies in the region.
+
+        They are ordinary tensors: they live as long as someone holds them, keep the region alive, may be freed by any
+        thread, and are sent without a copy. Contexts nest; the innermost serves. What does not fit is allocated as
+        ever with `when_full="ordinary"`, counted (`stats.fell_back`) and warned of at the end; with "raise" the
+        operator fails. Other threads: `rdmatensor.torch.allocate_in`. Needs torch and, once, a C++ compiler. Source:
+        section 5 of the paper.
+        """
+        return frameworks.allocating(self, when_full)
+
+    def _arena_pointer(self) -> int:
+        """The C object, for those that allocate without Python. Refused where the arena serves nobody."""
+        if self._closed or not self._owned:
+            raise self._refused(_core.INVALID, 0, 64)
+        return _core.pointer_of(self._handle)
+
+    @staticmethod
+    def _arena_functions() -> tuple[int, int, int, int]:
+        """The addresses of rt_region_allocate and rt_region_free, and how many bits of a block are its index and are
+        spared in its offset.
+        """
+        return *_core.region_arena_functions(), _BLOCK_INDEX_BITS, _BLOCK_UNIT_BITS
 
     def _refuse_sizes(self, nbytes: object, alignment: object) -> NoReturn:
         for name, value in (("nbytes", nbytes), ("alignment", alignment)):

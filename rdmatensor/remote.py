@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Any, ClassVar, NoReturn
+from typing import TYPE_CHECKING, ClassVar, NoReturn
 
 from rdmatensor import _core
 from rdmatensor.access import Access
@@ -48,20 +48,22 @@ class RemoteSpan:
     __slots__ = ("__weakref__", "_attachment", "_read", "_write", "nbytes", "offset")
 
     _direction: ClassVar[int] = _core.WRITE  # of a copy into this
-    _write: bytes  # the second half of an rt_copy that writes here, made at first use
-    _read: bytes
+    _write: bytes | None  # the second half of an rt_copy that writes here; `_pack` makes it at first use
+    _read: bytes | None
 
     def __init__(self, attachment: Attachment, offset: int, nbytes: int) -> None:
         self._attachment = attachment
         self.offset = offset
         self.nbytes = nbytes
+        self._write = None
+        self._read = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name not in ("_write", "_read"):
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
-        direction = _core.WRITE if name == "_write" else _core.READ
+    def _pack(self, direction: int) -> bytes:
         packed = _pack(_core.pointer_of(self._attachment.live()), self.offset, self.nbytes, direction)
-        setattr(self, name, packed)
+        if direction == _core.WRITE:
+            self._write = packed
+        else:
+            self._read = packed
         return packed
 
     def _live(self) -> RemoteHandle:

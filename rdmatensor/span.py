@@ -48,7 +48,7 @@ class Span:
     __slots__ = ("__weakref__", "_keep", "_packed", "_region_handle", "nbytes", "offset", "region")
 
     _direction: ClassVar[int] = _core.READ  # of a copy into this
-    _packed: bytes | None  # region pointer and offset, made at first use
+    _packed: bytes | None  # region pointer and offset, the first half of an rt_copy; `_pack` makes it at first use
 
     def __init__(
         self, region: Region, handle: RegionHandle | None, offset: int, nbytes: int, keep: object = None
@@ -58,10 +58,9 @@ class Span:
         self.offset = offset
         self.nbytes = nbytes
         self._keep = keep
+        self._packed = None
 
-    def __getattr__(self, name: str) -> Any:
-        if name != "_packed":
-            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+    def _pack(self) -> bytes:
         packed = self._packed = _pack(_core.pointer_of(self._live()), self.offset)
         return packed
 
@@ -70,11 +69,6 @@ class Span:
         if handle is None:
             raise ClosedError("use a buffer", repr(self), "it was freed")
         return handle
-
-    def _forget(self) -> None:
-        """Makes later uses fail, those in packed copies too."""
-        self._region_handle = None
-        self._packed = None  # cannot be joined with others: `pairs` then finds out why
 
     def _held(self) -> object:
         """What a view or a slice of this must keep alive."""

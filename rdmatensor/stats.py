@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ChannelStats", "DeviceStats", "RegionStats"]
+__all__ = ["AllocationStats", "ChannelStats", "DeviceStats", "RegionStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,3 +56,17 @@ class ChannelStats:
     deadlines: int
     waits: int
     """Transfers that were not done when they were posted."""
+
+
+@dataclass(frozen=True, slots=True)
+class AllocationStats:
+    """Counters of what a region served to a framework's allocator."""
+
+    served: int
+    served_bytes: int
+    fell_back: int
+    """Found no room, or the region closed; with `when_full="ordinary"` they were allocated elsewhere."""
+    fell_back_bytes: int
+    alive: int
+    """Of those served, not freed yet."""
+    alive_bytes: int

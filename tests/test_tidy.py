@@ -101,6 +101,7 @@ def may_include(layer: str, header: str) -> bool:
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
         "interface": ("base/status.h",),
         "bench": ("bench/", "rdmatensor.h", "base/"),
+        "python": ("python/",),
     }
     if layer.startswith("provider/"):
         return header.startswith((f"{layer}/", "provider/provider.h", "base/"))
@@ -117,6 +118,8 @@ def c_layering(path: str, text: str) -> list[str]:
             wrong.append(f"proto is pure and may not include <{header}>")
         if opening == "<" and header.startswith(("infiniband/", "rdma/")) and layer != "provider/verbs":
             wrong.append(f"only provider/verbs may include <{header}>")
+        if header == "Python.h" and layer != "python":
+            wrong.append("only csrc/python may include <Python.h>")
         if "cuda" in header:
             wrong.append(f"nothing here may include {header}")
     return wrong
@@ -240,6 +243,8 @@ def belongs(name: str, package: str) -> bool:
 
 
 TORCH = ("rdmatensor/torch/", "rdmatensor/bench/modes/", "rdmatensor/bench/collectives/")
+DOOR_UP = "rdmatensor/frameworks.py"  # loads rdmatensor.torch when it is first asked for
+SEAM_MODULES = {Path(path).stem for path in tree("rdmatensor/_core/*.py")}
 
 
 def python_layering(path: str, text: str) -> list[str]:
@@ -247,10 +252,13 @@ def python_layering(path: str, text: str) -> list[str]:
     edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/bench/", "rdmatensor/__main__.py"))
     native = path == "rdmatensor/bench/native.py"  # csrc/bench, which is no part of the library's interface
     for name in imports(path, text):
-        if belongs(name, "rdmatensor._native") and path != "rdmatensor/_core.py" and not native:
-            wrong.append(f"only _core.py may import {name}")
+        seam = path.startswith("rdmatensor/_core/")
+        if belongs(name, "rdmatensor._native") and not seam and not native:
+            wrong.append(f"only _core may import {name}")
+        if name.startswith("rdmatensor._core.") and name.split(".")[2] in SEAM_MODULES and not seam:
+            wrong.append(f"{name} is inside the seam: use what _core itself names")
         if belongs(name, "cffi") and path.startswith("rdmatensor/"):
-            wrong.append("cffi objects never leave _core.py, which has them from _native")
+            wrong.append("cffi objects never leave _core, which has them from _native")
         if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith(TORCH):
             wrong.append("torch is imported in rdmatensor/torch only, and where it is measured as a peer")
         if edge and belongs(name, "rdmatensor._core") and not native:
@@ -258,6 +266,7 @@ def python_layering(path: str, text: str) -> list[str]:
         if (
             not edge
             and path.startswith("rdmatensor/")
+            and not (path == DOOR_UP and belongs(name, "rdmatensor.torch"))
             and any(belongs(name, above) for above in ("rdmatensor.cli", "rdmatensor.bench", "rdmatensor.torch"))
         ):
             wrong.append(f"{name} stands above this file")
@@ -352,6 +361,8 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (c_layering, "csrc/provider/registry.c", '#include "provider/shm/shm.h"'),
     (c_layering, "csrc/provider/verbs/open.c", "#include <cuda.h>"),
     (c_layering, "csrc/rdmatensor.h", '#include "core/core.h"'),
+    (c_layering, "csrc/core/region.c", "#include <Python.h>"),
+    (c_layering, "csrc/python/dlpack.c", '#include "core/core.h"'),
     (proto_is_pure, "csrc/proto/frame.c", "    uint8_t *copy = malloc(size);"),
     (proto_is_pure, "csrc/proto/frame.c", "    int64_t now = rt_clock_now_ns();"),
     (core_decides_by_limits, "csrc/core/link.c", '    if (strcmp(name, "shm") == 0)'),
@@ -375,11 +386,16 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (python_layering, "rdmatensor/device.py", "from . import _native"),
     (python_layering, "rdmatensor/device.py", "from ._native import ffi"),
     (python_layering, "rdmatensor/device.py", "import importlib\nimportlib.import_module('rdmatensor._native')"),
+    (python_layering, "rdmatensor/_core.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core.base import check"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core import base"),
     (python_layering, "tests/python/test_device.py", "import rdmatensor._native"),
     (python_layering, "rdmatensor/device.py", "def f():\n    import torch"),
     (python_layering, "rdmatensor/device.py", "from torch.distributed import ProcessGroup"),
     (python_layering, "rdmatensor/device.py", "import cffi"),
     (python_layering, "rdmatensor/device.py", "from .cli import main"),
+    (python_layering, "rdmatensor/region.py", "from rdmatensor.torch import allocator"),
+    (python_layering, "rdmatensor/frameworks.py", "import torch"),
     (python_layering, "rdmatensor/cli/devices.py", "from .._core import providers"),
     (python_says_what_it_is, "rdmatensor/device.py", "import os"),
     (no_sleeping, "tests/python/test_x.py", "    time.sl" + "eep(0.1)"),
@@ -404,7 +420,10 @@ FINE: list[tuple[Rule, str, str]] = [
         "csrc/proto/limits.h",
         "    /* why */\n    RT_A_MAX = 3,\n    RT_B_MAX = 3,\n\n    RT_C = 1, /* so */\n",
     ),
-    (python_layering, "rdmatensor/_core.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/_core/base.py", "from rdmatensor._native import ffi, lib"),
+    (python_layering, "rdmatensor/_core/devices.py", "from rdmatensor._core.base import check"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor._core import RegionHandle, region_allocate"),
+    (python_layering, "rdmatensor/frameworks.py", "def f():\n    from rdmatensor.torch.allocator import allocating"),
     (python_layering, "rdmatensor/torch/backend.py", "import torch\nfrom rdmatensor import Device"),
     (python_layering, "rdmatensor/cli/__init__.py", "from . import devices\nfrom rdmatensor.cli import devices"),
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sleep(0)"),

@@ -68,7 +68,9 @@ void rt_channel_fail(rt_channel *channel, const rt_detail *why)
         rt_control_last_words(channel);
     if (atomic_exchange(&channel->ending, true))
         return;
-    channel->failure = *why;
+    bool from_peer = why->status == RT_E_PEER_LOST || why->status == RT_E_PEER_CLOSED || why->status == RT_E_FLUSHED;
+    channel->failure = from_peer && rt_channel_refused(channel) ? channel->refusal : *why; /* its word on a refusal confirms it */
+    why = &channel->failure;
     atomic_store_explicit(&channel->shut_wanted, true, memory_order_relaxed);
     /* Pairs with the acquire of every call that looks at the state before it reads `failure`. */
     atomic_store_explicit(&channel->state, why->status == RT_E_CLOSED ? RT_CHANNEL_CLOSED : RT_CHANNEL_FAILED,
@@ -125,6 +127,11 @@ int rt_channel_explain(rt_channel *channel, int status, rt_detail *detail)
     int32_t state = atomic_load_explicit(&channel->state, memory_order_acquire);
     if (state == RT_CHANNEL_READY || state == RT_CHANNEL_CONNECTING)
         return rt_fail(detail, status, 0, "the operation ended: %s", rt_status_name(status));
+    if (status == RT_E_REMOTE_ACCESS && rt_channel_refused(channel)) {
+        if (detail != NULL)
+            *detail = channel->refusal;
+        return status;
+    }
     if (status == channel->failure.status) {
         if (detail != NULL)
             *detail = channel->failure;

@@ -78,6 +78,7 @@ static int over_handshake(rt_control *control)
 static int over_stream(rt_control *control)
 {
     bool was_ready = control->handshake.state == RT_HS_READY;
+    control->cut = was_ready;
     int error = control->is_socket ? rt_socket_error(control->stream) : 0;
     int status = rt_handshake_ended(&control->handshake);
     if (error == ETIMEDOUT || error == EHOSTUNREACH || error == ENETUNREACH || error == ENETDOWN) {
@@ -237,6 +238,8 @@ bool rt_control_run(rt_channel *channel)
     rt_control *control = channel->control;
     if (control == NULL || control->busy || rt_control_move(control, &moved) == RT_OK)
         return moved;
+    if (control->cut)
+        atomic_store(&channel->died, true);
     rt_channel_fail(channel, &control->why);
     return true;
 }

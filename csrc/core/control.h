@@ -5,6 +5,7 @@
 
 #include "core/core.h"
 #include "core/stream.h"
+#include "proto/edge_message.h"
 
 /* ---- capacities ---- */
 enum {
@@ -47,6 +48,7 @@ struct rt_control {
     bool user_known; /* the other end is this user's, or the secret will tell */
     bool told;       /* the channel knows its peer */
     bool busy;       /* being moved now, or over */
+    bool cut;        /* the stream of a READY connection ended without a goodbye */
     int watched;     /* the descriptor the service sleeps on, or -1 */
     bool watched_writable;
     uint32_t joined;     /* links that are joined */
@@ -140,6 +142,14 @@ typedef struct rt_request {
     char name[RT_NAME_MAX + 1];
 } rt_request;
 
+/* A request of the peer's about an edge that waits here: for the name, for a key to be attached, or for its answer to be sent. */
+typedef struct rt_edge_request {
+    bool active, answered; /* `answer` is made */
+    int64_t deadline_ns;
+    rt_remote *credit, *tensors; /* attached so far */
+    rt_edge_message message, answer;
+} rt_edge_request;
+
 /* What a joined channel has of the control plane besides its connection. */
 struct rt_rpc {
     rt_region *region;      /* one of the device's RPC regions … */
@@ -154,6 +164,10 @@ struct rt_rpc {
     int64_t reap_nap_ns;
     rt_lookup lookups[RT_RPC_REQUESTS_MAX];
     rt_request requests[RT_RPC_REQUESTS_MAX];
+    rt_list edges;             /* of rt_edge.node: joined, opening or closing through this channel */
+    uint32_t asked;            /* requests of edges that the peer has not answered */
+    uint16_t next_edge_number; /* of a receiving edge */
+    rt_edge_request edge_requests[RT_RPC_REQUESTS_MAX];
     rt_list remotes; /* of rt_remote.node: links live as long as these are attached */
 };
 
@@ -174,9 +188,15 @@ rt_segment rt_rpc_receive_slot(const rt_rpc *rpc, uint32_t slot);
 rt_segment rt_rpc_send_slot(const rt_rpc *rpc, uint32_t slot, uint64_t size);
 
 /* A RECV ended without a message, because the link was shut. */
-void rt_rpc_flushed(rt_channel *channel, uint32_t slot);
+void rt_rpc_flushed(rt_link *link, uint32_t slot);
 /* No RECV or SEND is with the provider. */
 bool rt_rpc_quiet(const rt_channel *channel);
+/* Sends encoded bytes; false when it must be tried again. A broken link fails the channel. */
+bool rt_rpc_send(rt_channel *channel, const uint8_t *bytes, size_t size);
+/* Requests of ours that the peer has not answered. */
+uint32_t rt_rpc_outstanding(const rt_rpc *rpc);
+/* Requests of the peer's that wait here. */
+uint32_t rt_rpc_pending(const rt_rpc *rpc);
 /* The reply to a lookup came. RT_E_PROTOCOL when it fits none. */
 int rt_lookup_answered(rt_channel *channel, const rt_rpc_message *message, rt_detail *detail);
 

@@ -15,6 +15,11 @@ rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out);
  * number: it goes on. `waited`: the caller will wait, so copying may take until slice_end_ns. */
 int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
 
+/* RT_E_AGAIN, or how it ended: then the number is void, as one that finds nothing is. Of one holder of the number at a time. */
+int rt_op_collect(rt_channel *channel, int64_t number);
+/* Nobody will ask how it ends; it goes on to its end all the same. */
+void rt_op_forget(rt_channel *channel, int64_t number);
+
 /* ---- copy.c ---- */
 void rt_prepared_reference(rt_prepared *prepared);
 void rt_prepared_unreference(rt_prepared *prepared);
@@ -24,6 +29,10 @@ int rt_op_start(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
 
 /* ---- wait.c ---- */
 int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns);
+/* Looks until the answer is not RT_E_AGAIN, waiting by the device's policy for what peers write into this device's memory. A look
+ * may be repeated, and what it finds last is what is returned. RT_E_AGAIN at the end; RT_E_INTERRUPTED. */
+typedef int (*rt_look)(void *object);
+int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns);
 
 /* ---- link.c ---- */
 void rt_links_free(rt_channel *channel);

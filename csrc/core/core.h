@@ -76,11 +76,14 @@ struct rt_device {
     rt_list regions;           /* of rt_region.node */
     _Atomic(rt_link *) *links; /* by link id; read by pollers too */
     uint32_t link_capacity;
-    uint32_t next_queue;   /* round robin of links to queues */
-    rt_service *service;   /* thread, epoll, names: service.c and rpc.c */
-    rt_list names;         /* of rt_name.node: names.c */
-    rt_rpc_pool *rpc_pool; /* registered memory for RPC messages: rpc_buffers.c */
-    bool lost;             /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
+    uint32_t next_queue;            /* round robin of links to queues */
+    rt_service *service;            /* thread, epoll, names: service.c and rpc.c */
+    rt_list names;                  /* of rt_name.node: names.c */
+    rt_list edges;                  /* of rt_edge.name_node: receiving edges by their names: edge.c */
+    struct rt_edge_pool *edge_pool; /* registered memory of edges: edge_memory.c; NULL once closed */
+    rt_region *anywhere;            /* stands for memory that is not registered, where limits.local_anywhere; constant */
+    rt_rpc_pool *rpc_pool;          /* registered memory for RPC messages: rpc_buffers.c */
+    bool lost;                      /* RT_EVENT_DEVICE_LOST arrived; `failure` says why */
     rt_detail failure;
     uint64_t channels_lost;
     rt_device_stats stats; /* regions … registering_ns, kept by region.c; the rest is counted on request */
@@ -198,6 +201,15 @@ void rt_arena_get_stats(rt_arena *arena, rt_arena_stats *stats_out);
 
 /* ---- link.c (set-up), post.c and poll.c (hot), op.c ---- */
 
+/* What the direction of a copy that core itself makes (an edge's) says besides; callers' copies have nothing there. */
+enum {
+    RT_COPY_DIRECTION = 0xff,
+    RT_COPY_JOINED = 0x100,       /* the next copy goes on where this one ends, in the same item if one can carry both */
+    RT_COPY_IMMEDIATE = 0x200,    /* its last item is a WRITE_IMM … */
+    RT_COPY_EVERY_PIECE = 0x400,  /* … or each of them */
+    RT_COPY_IMMEDIATE_SHIFT = 32, /* of the immediate, in the upper half */
+};
+
 /* Where the next byte of an operation to post is. */
 typedef struct rt_cursor {
     const rt_copy *copies; /* the caller's array, or &op->single */
@@ -223,7 +235,7 @@ struct rt_op {
     rt_copy single;                                    /* the one copy, when it came without an array */
     rt_prepared *prepared;                             /* whose copies they are, or NULL; referenced while pinned */
     uint64_t writes, reads, bytes_written, bytes_read; /* of what was posted; added to the link's when it ends well */
-    rt_list node; /* in link->starved_ops while not wholly posted; in link->free_ops when free */
+    rt_list node; /* in link->starved_ops while not wholly posted; in link->doubted_ops; in link->free_ops when free */
 };
 
 typedef struct rt_inflight {
@@ -247,6 +259,9 @@ struct rt_link {
     uint32_t unsignaled; /* posted since the last signaled item */
     bool starved;        /* counted in queue->starved */
     bool shut;
+    struct rt_receives *receives; /* RECVs for immediates, or NULL: edge_receives.c; device->lock */
+    bool doubted;        /* one of its items was refused, and why is not sure yet: doubt.c */
+    rt_list doubted_ops; /* failed since: over as soon as that is sure */
     rt_list starved_ops;
     rt_list free_ops;
     rt_op *ops;                           /* RT_OPS_PER_LINK */
@@ -334,6 +349,11 @@ struct rt_channel {
     rt_rpc *rpc;              /* its RPC state: rpc.c */
     _Atomic bool ending;      /* taken by the one who writes `failure` */
     _Atomic bool shut_wanted; /* the service shall shut the links: set with state FAILED */
+    _Atomic bool links_shut;  /* nothing is placed through them any more, by either end */
+    _Atomic bool died;        /* its control connection ended without a goodbye: set before `failure` says so */
+    _Atomic uint32_t doubt;   /* rt_doubt: an operation was refused, which `refusal` describes */
+    rt_detail refusal;        /* written once, before RT_DOUBT_OPEN */
+    int64_t doubt_end_ns;     /* when a peer that said nothing counts as alive */
     bool counted_lost;
     int64_t ending_ns;             /* when the service first waited for its flush, or 0 */
     uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
@@ -354,6 +374,25 @@ void rt_channel_fail(rt_channel *channel, const rt_detail *why);
 /* The status that a call on a channel which is not READY returns; the detail may be NULL. */
 int rt_channel_refuse(rt_channel *channel, rt_detail *detail);
 
+/* ---- doubt.c: an operation that the peer's end refused; see there ---- */
+
+enum rt_doubt { RT_DOUBT_NONE = 0, RT_DOUBT_WRITING, RT_DOUBT_OPEN };
+
+/* An operation of the channel was refused: fails it with this detail, or as dead, as soon as either is sure. No link's turn held. */
+void rt_channel_doubt(rt_channel *channel, const rt_detail *refusal);
+/* Whether the channel has a refusal that stands: its peer is not known to be dead. */
+bool rt_channel_refused(const rt_channel *channel);
+/* Ends the doubt of a peer that said nothing for long enough. device->lock held. */
+void rt_doubt_run(rt_channel *channel);
+/* When that will be, or INT64_MAX. */
+int64_t rt_doubt_deadline(const rt_channel *channel);
+/* What a status that a provider reported for an operation means, now. */
+int32_t rt_doubt_status(const rt_channel *channel, int32_t status);
+/* Takes a failed operation with nothing outstanding that would end now; false: let it. Link turn held. */
+bool rt_doubt_hold(rt_link *link, rt_op *op);
+/* The channel has failed: ends what was held. Link turn held. */
+void rt_doubt_release(rt_link *link);
+
 void rt_channel_reference(rt_channel *channel);
 void rt_channel_unreference(rt_channel *channel);
 
@@ -370,6 +409,9 @@ struct rt_remote {
     rt_list node;                /* in the channel's rt_rpc.remotes while attached */
     rt_remote *next_detached;    /* in device->detached */
 };
+/* As rt_remote_attach, at once, of a peer's message: RT_E_AGAIN, and try again after the provider's next event. Overlap with memory
+ * of this process is not looked for. device->lock held. */
+int rt_remote_attach_now(rt_channel *channel, const uint8_t *handle, size_t size, rt_remote **remote_out, rt_detail *detail);
 void rt_remote_reference(rt_remote *remote);
 void rt_remote_unreference(rt_remote *remote);
 
@@ -384,6 +426,8 @@ void rt_service_free(rt_device *device);
 void rt_service_kick(rt_device *device);
 /* Looks at everything: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
 void rt_service_run(rt_device *device);
+/* In virtual time, does what the control plane has to do now. */
+void rt_service_turn(rt_device *device);
 /* As rt_device_wait_change, and in virtual time does what the control plane has to do meanwhile. Without device->lock. */
 int rt_service_wait(rt_device *device, uint32_t seen, int64_t deadline_ns);
 /* Watches a descriptor, or changes what for, or forgets it. Every round looks at everything, whatever woke it. */
@@ -409,13 +453,17 @@ bool rt_listener_run(rt_listener *listener);
 /* Closes the port, turns away who is not accepted yet. The struct stays the caller's until rt_listener_close. device->lock held. */
 void rt_listener_close_locked(rt_listener *listener);
 
+/* ---- edge_memory.c; all else of edges is in edge.h ---- */
+int rt_edges_device_open(rt_device *device, rt_detail *detail);
+void rt_edges_device_close(rt_device *device); /* device->lock held; all channels are gone */
+
 /* ---- names.c, rpc.c: address distribution; all with device->lock held unless it says otherwise ---- */
 int rt_rpc_device_open(rt_device *device, rt_detail *detail); /* registers nothing yet; any lock */
 void rt_rpc_device_close(rt_device *device);             /* frees names, gives up RPC regions: rt_region_close_all closes them */
 void rt_names_forget(const rt_region *region);           /* the region is being closed: its names go */
 int rt_rpc_open(rt_channel *channel, rt_detail *detail); /* buffers and receives; RT_E_AGAIN: after the next round */
 void rt_rpc_close(rt_channel *channel);                  /* links are quiet or gone, remotes detached */
-void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size); /* a RECV completed; from the service */
+void rt_rpc_received(rt_link *link, const rt_completion *completion); /* a RECV completed; from the service */
 void rt_rpc_sent(rt_channel *channel,
                  uint32_t slot);      /* a SEND completed; under a queue's turn, WITHOUT device->lock: atomics only */
 bool rt_rpc_run(rt_channel *channel); /* sends what waits, expires lookups; true when something moved */

@@ -78,6 +78,9 @@ void rt_device_unreference(rt_device *device)
     pthread_mutex_destroy(&device->lock);
     free((void *)device->links);
     free(device->queues);
+    if (device->anywhere != NULL)
+        free(device->anywhere->memory);
+    free(device->anywhere);
     free(device);
 }
 
@@ -258,6 +261,7 @@ static rt_device *device_new(const rt_provider *provider, const rt_device_option
     rt_list_init(&device->listeners);
     rt_list_init(&device->regions);
     rt_list_init(&device->names);
+    rt_list_init(&device->edges);
     return device;
 }
 
@@ -292,6 +296,9 @@ int rt_device_open(const rt_device_options *options, rt_device **device_out, rt_
     status = rt_rpc_device_open(device, detail);
     if (status != RT_OK)
         goto close_descriptors;
+    status = rt_edges_device_open(device, detail);
+    if (status != RT_OK)
+        goto close_rpc;
     status = rt_service_start(device, detail);
     if (status != RT_OK)
         goto close_rpc;
@@ -305,6 +312,7 @@ int rt_device_open(const rt_device_options *options, rt_device **device_out, rt_
 stop_service:
     rt_service_stop(device);
 close_rpc:
+    rt_edges_device_close(device);
     rt_rpc_device_close(device);
     rt_region_close_all(device);
 close_descriptors:
@@ -386,6 +394,7 @@ void rt_device_close(rt_device *device)
     rt_service_stop(device);
     pthread_mutex_lock(&device->lock);
     abandon_channels(device);
+    rt_edges_device_close(device);
     rt_rpc_device_close(device);
     device->closed = true;
     pthread_mutex_unlock(&device->lock);

@@ -3,7 +3,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/copy.h"
+#include "core/edge.h"
 
 typedef struct rt_text {
     char *text;
@@ -51,6 +51,18 @@ static void say_link(rt_text *text, rt_link *link)
         say(text, "      %s\n", line);
 }
 
+static void say_edge(rt_text *text, rt_edge *edge)
+{
+    char line[RT_NAME_MAX + 192];
+    if (!rt_turn_try(&edge->turn)) {
+        say(text, "    edge \"%s\": a thread is at it now\n", edge->name);
+        return;
+    }
+    rt_edge_describe(edge, line, sizeof line);
+    rt_turn_leave(&edge->turn);
+    say(text, "    %s\n", line);
+}
+
 /* device->lock held. */
 static void say_channel(rt_text *text, rt_channel *channel)
 {
@@ -69,6 +81,10 @@ static void say_channel(rt_text *text, rt_channel *channel)
             (unsigned long long)atomic_load(&channel->word_expected), (unsigned long long)atomic_load(&channel->word_seen));
     for (uint32_t index = 0; index < channel->link_count && !channel->links_gone; index++)
         say_link(text, &channel->links[index]);
+    if (channel->rpc == NULL)
+        return;
+    RT_LIST_EACH(node, &channel->rpc->edges)
+        say_edge(text, RT_LIST_ENTRY(node, rt_edge, node));
 }
 
 /* A report must come even when the lock is what hangs. */
@@ -145,6 +161,7 @@ void rt_limits_public(const rt_limits *from, rt_device_limits *out)
         .exposes_caller_memory = from->exposes_caller_memory,
         .pins_memory = from->pins_memory,
         .maps_remote = from->maps_remote,
+        .local_anywhere = from->local_anywhere,
         .keys_per_peer = from->keys_per_peer,
         .virtual_time = from->virtual_time,
     };

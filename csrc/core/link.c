@@ -2,7 +2,7 @@
  * poll.c. */
 #include <stdlib.h>
 
-#include "core/copy.h"
+#include "core/edge.h"
 
 static uint32_t power_of_two(uint32_t at_least)
 {
@@ -23,6 +23,7 @@ static int link_allocate(rt_link *link, uint32_t depth)
     link->ring_mask = ring_size - 1;
     link->depth = depth;
     rt_list_init(&link->queue_node);
+    rt_list_init(&link->doubted_ops);
     rt_list_init(&link->starved_ops);
     rt_list_init(&link->free_ops);
     for (uint32_t index = 0; index < RT_OPS_PER_LINK; index++) {
@@ -35,6 +36,7 @@ static int link_allocate(rt_link *link, uint32_t depth)
 
 static void link_free(rt_link *link)
 {
+    rt_receives_free(link);
     free(link->ring);
     free(link->ops);
     link->ring = NULL;
@@ -127,16 +129,19 @@ void rt_links_destroy(rt_channel *channel, uint32_t keep)
 {
     for (uint32_t index = keep; index < channel->link_count; index++)
         link_destroy(&channel->links[index]);
-    if (keep == 0)
+    if (keep == 0) {
         channel->links_gone = true;
-    else
+        atomic_store_explicit(&channel->links_shut, true, memory_order_release);
+    } else {
         channel->link_count = keep < channel->link_count ? keep : channel->link_count;
+    }
 }
 
-/* Ends every operation that has nothing posted, and cancels the rest of the others. */
+/* Ends every operation that has nothing posted or was held, and cancels the rest of the others. */
 static void fail_starved(rt_link *link, int status)
 {
     rt_turn_take(&link->turn);
+    rt_doubt_release(link);
     RT_LIST_EACH_SAFE(node, &link->starved_ops) {
         rt_op *op = RT_LIST_ENTRY(node, rt_op, node);
         rt_list_remove(node);
@@ -168,6 +173,10 @@ void rt_links_shut(rt_channel *channel)
         if (first)
             channel->device->provider->link_shut(link->plink);
     }
+    /* Pairs with the acquire of edges: what they look at after this has been placed, or never will be. */
+    atomic_store_explicit(&channel->links_shut, true, memory_order_release);
+    channel->device->provider->memory_wake(channel->device->pdevice);
+    rt_device_changed(channel->device);
 }
 
 bool rt_links_quiet(rt_channel *channel)

@@ -78,12 +78,12 @@ static void count(rt_link *link, rt_op *op)
         return;
     }
     if (op->cursor.count == 1) {
-        link->stats.writes += op->cursor.copies[0].direction == RT_WRITE;
-        link->stats.reads += op->cursor.copies[0].direction == RT_READ;
+        link->stats.writes += (op->cursor.copies[0].direction & RT_COPY_DIRECTION) == RT_WRITE;
+        link->stats.reads += (op->cursor.copies[0].direction & RT_COPY_DIRECTION) == RT_READ;
     } else {
         for (uint64_t index = 0; index < op->cursor.count; index++) {
-            link->stats.writes += op->cursor.copies[index].direction == RT_WRITE;
-            link->stats.reads += op->cursor.copies[index].direction == RT_READ;
+            link->stats.writes += (op->cursor.copies[index].direction & RT_COPY_DIRECTION) == RT_WRITE;
+            link->stats.reads += (op->cursor.copies[index].direction & RT_COPY_DIRECTION) == RT_READ;
         }
     }
     link->stats.bytes_written += op->bytes_written;
@@ -164,6 +164,35 @@ int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
     if (status != RT_OK && status != RT_E_AGAIN)
         rt_link_fail(link, status, "posting");
     return number;
+}
+
+int rt_op_collect(rt_channel *channel, int64_t number)
+{
+    rt_link *link = NULL;
+    rt_op *op = rt_op_find(channel, number, &link);
+    if (op == NULL)
+        return RT_OK;
+    if (atomic_load_explicit(&op->state, memory_order_acquire) != RT_OP_DONE)
+        return RT_E_AGAIN;
+    int status = op->status;
+    rt_turn_take(&link->turn);
+    rt_op_give(link, op);
+    rt_turn_leave(&link->turn);
+    return status;
+}
+
+void rt_op_forget(rt_channel *channel, int64_t number)
+{
+    rt_link *link = NULL;
+    rt_op *op = rt_op_find(channel, number, &link);
+    if (op == NULL)
+        return;
+    rt_turn_take(&link->turn);
+    if (atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE)
+        rt_op_give(link, op);
+    else
+        atomic_store_explicit(&op->number, 0, memory_order_relaxed);
+    rt_turn_leave(&link->turn);
 }
 
 /* What is not posted never will be; what is stays quarantined until it retires, for which a completion may have to be asked for. */

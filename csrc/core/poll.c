@@ -36,7 +36,10 @@ static void act(const rt_trouble *trouble)
                 names[trouble->opcode], (unsigned long long)trouble->size, link->index, peer,
                 link->channel->device->provider->completion_name(trouble->completion.foreign_status),
                 trouble->completion.vendor_error);
-    rt_channel_fail(link->channel, &detail);
+    if (trouble->status == RT_E_REMOTE_ACCESS)
+        rt_channel_doubt(link->channel, &detail);
+    else if (trouble->status != RT_E_FLUSHED || atomic_load(&link->channel->doubt) == RT_DOUBT_NONE)
+        rt_channel_fail(link->channel, &detail); /* else it is flushed because of a refusal */
 }
 
 /* Retires the items up to and including that of the completion. Link turn held. */
@@ -64,10 +67,10 @@ static void retire(rt_link *link, const rt_completion *completion, rt_trouble *t
         op->outstanding--;
         if (failed) {
             if (op->status == RT_OK)
-                op->status = completion->status;
+                op->status = rt_doubt_status(link->channel, completion->status);
             op->cancelled = true;
         }
-        if (op->outstanding == 0 && rt_list_empty(&op->node))
+        if (op->outstanding == 0 && rt_list_empty(&op->node) && !rt_doubt_hold(link, op))
             rt_op_end(link, op);
     }
 }

@@ -11,7 +11,7 @@ enum { RT_IN_POST_ASYNC_MAX = 65536, RT_IN_POST_PIECE_MIN = 65536 };
 typedef struct rt_batch {
     rt_work works[RT_POST_BATCH];
     rt_segment segments[RT_POST_BATCH];
-    uint32_t count;
+    uint32_t count, segment_count;
     uint64_t bytes;
 } rt_batch;
 
@@ -28,6 +28,12 @@ static rt_remote *remote_of(const rt_copy *copy)
 static bool cursor_at_end(const rt_cursor *cursor)
 {
     return cursor->index == cursor->count;
+}
+
+/* Whether a copy makes an item although it has no bytes: its immediate says something. */
+static bool speaks(const rt_copy *copy)
+{
+    return (copy->direction & (RT_COPY_IMMEDIATE | RT_COPY_EVERY_PIECE)) != 0;
 }
 
 /* Bytes of the next item; 0 when the copy under the cursor is empty. Where posting is copying the budget cuts it too. */
@@ -54,38 +60,84 @@ static void cursor_step(rt_cursor *cursor, uint64_t size)
 static void cursor_skip(rt_cursor *cursor, const rt_batch *batch, uint32_t count)
 {
     for (uint32_t index = 0; index < count; index++) {
-        while (cursor->copies[cursor->index].size == 0)
-            cursor_step(cursor, 0);
-        cursor_step(cursor, batch->segments[index].size);
+        const rt_work *work = &batch->works[index];
+        for (uint32_t part = 0; part < work->segment_count; part++) {
+            while (cursor->copies[cursor->index].size == 0 && !speaks(&cursor->copies[cursor->index]))
+                cursor_step(cursor, 0);
+            cursor_step(cursor, work->segments[part].size);
+        }
     }
+}
+
+/* Adds the next `size` bytes under the cursor as a segment, and moves it. */
+static void add_segment(rt_batch *batch, rt_cursor *cursor, uint64_t size)
+{
+    const rt_copy *copy = &cursor->copies[cursor->index];
+    const rt_region *region = region_of(copy);
+    batch->segments[batch->segment_count++] =
+        (rt_segment){region->memory, region->address + copy->region_offset + cursor->offset, size};
+    batch->bytes += size;
+    cursor_step(cursor, size);
+}
+
+/* Adds to an item the copies that were joined to its first one, as far as one item can carry them. Returns the copy that ended it. */
+static const rt_copy *join(const rt_link *link, rt_batch *batch, rt_cursor *cursor, const rt_copy *copy, uint64_t most)
+{
+    uint32_t parts_max = link->channel->device->limits.segments_max;
+    uint32_t first = batch->segment_count - 1;
+    while ((copy->direction & RT_COPY_JOINED) != 0 && cursor->offset == 0 && !cursor_at_end(cursor) && most != 0 &&
+           batch->segment_count - first < parts_max && batch->segment_count < RT_POST_BATCH) {
+        copy = &cursor->copies[cursor->index];
+        uint64_t size = copy->size < most ? copy->size : most;
+        if (size == 0)
+            cursor_step(cursor, 0);
+        else
+            add_segment(batch, cursor, size);
+        most -= size;
+    }
+    return copy;
+}
+
+/* Builds the next item from a copy of `size` bytes or its next piece, with what is joined to it. */
+static void build_item(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint64_t size, uint64_t most)
+{
+    const rt_copy *copy = &cursor->copies[cursor->index];
+    const rt_remote *remote = remote_of(copy);
+    rt_work *work = &batch->works[batch->count++];
+    uint32_t first = batch->segment_count;
+    bool is_write = (copy->direction & RT_COPY_DIRECTION) == RT_WRITE;
+    *work = (rt_work){
+        .opcode = is_write ? RT_WORK_WRITE : RT_WORK_READ,
+        .segments = &batch->segments[first],
+        .remote = remote->premote,
+        .remote_offset = remote->offset + copy->remote_offset + cursor->offset,
+    };
+    add_segment(batch, cursor, size);
+    if ((copy->direction & ~(uint64_t)RT_COPY_DIRECTION) != 0) {
+        const rt_copy *last = join(link, batch, cursor, copy, most - size);
+        bool whole = cursor->offset == 0;
+        if ((last->direction & RT_COPY_EVERY_PIECE) != 0 || (whole && (last->direction & RT_COPY_IMMEDIATE) != 0)) {
+            work->opcode = RT_WORK_WRITE_IMM;
+            work->immediate = (uint32_t)(last->direction >> RT_COPY_IMMEDIATE_SHIFT);
+        }
+    }
+    work->segment_count = (uint16_t)(batch->segment_count - first);
+    /* One inline segment: several of them have had faults in software devices (RDMA-RULES 38). */
+    if (is_write && work->segment_count == 1 && size <= link->channel->device->limits.inline_size_max)
+        work->flags = RT_WORK_INLINE;
 }
 
 /* Fills the batch from a cursor, which it moves, up to `room` items and about `budget` bytes. */
 static void build(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint32_t room, uint64_t budget)
 {
-    uint32_t inline_max = link->channel->device->limits.inline_size_max;
-    batch->count = 0;
+    batch->count = batch->segment_count = 0;
     batch->bytes = 0;
-    while (!cursor_at_end(cursor) && batch->count < room && batch->bytes < budget) {
-        const rt_copy *copy = &cursor->copies[cursor->index];
+    while (!cursor_at_end(cursor) && batch->count < room && batch->segment_count < RT_POST_BATCH && batch->bytes < budget) {
         uint64_t size = next_size(link, cursor, budget - batch->bytes);
-        if (size != 0) {
-            rt_region *region = region_of(copy);
-            rt_remote *remote = remote_of(copy);
-            bool is_write = copy->direction == RT_WRITE;
-            rt_segment *segment = &batch->segments[batch->count];
-            *segment = (rt_segment){region->memory, region->address + copy->region_offset + cursor->offset, size};
-            batch->works[batch->count++] = (rt_work){
-                .opcode = is_write ? RT_WORK_WRITE : RT_WORK_READ,
-                .flags = is_write && size <= inline_max ? RT_WORK_INLINE : 0,
-                .segment_count = 1,
-                .segments = segment,
-                .remote = remote->premote,
-                .remote_offset = remote->offset + copy->remote_offset + cursor->offset,
-            };
-            batch->bytes += size;
-        }
-        cursor_step(cursor, size);
+        if (size != 0 || speaks(&cursor->copies[cursor->index]))
+            build_item(link, cursor, batch, size, link->channel->device->limits.message_size_max);
+        else
+            cursor_step(cursor, 0);
     }
 }
 
@@ -112,10 +164,12 @@ static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted pos
     for (uint32_t index = 0; index < posted.accepted; index++) {
         const rt_work *work = &batch->works[index];
         uint64_t size = work->segments[0].size;
-        if (work->opcode == RT_WORK_WRITE)
-            op->bytes_written += size;
-        else
+        for (uint32_t part = 1; part < work->segment_count; part++)
+            size += work->segments[part].size;
+        if (work->opcode == RT_WORK_READ)
             op->bytes_read += size;
+        else
+            op->bytes_written += size;
         if (posted.completed == posted.accepted)
             continue;
         link->ring[link->head & link->ring_mask] = (rt_inflight){.op = op, .size = size, .opcode = work->opcode};
@@ -170,7 +224,8 @@ static int post_marker(rt_link *link, rt_op *op)
     const rt_copy *copy = &op->cursor.copies[op->cursor.index];
     rt_segment segment = {region_of(copy)->memory, region_of(copy)->address + copy->region_offset, 0};
     rt_batch batch = {.count = 1};
-    batch.works[0] = (rt_work){.opcode = copy->direction == RT_WRITE ? RT_WORK_WRITE : RT_WORK_READ,
+    bool is_write = (copy->direction & RT_COPY_DIRECTION) == RT_WRITE;
+    batch.works[0] = (rt_work){.opcode = is_write ? RT_WORK_WRITE : RT_WORK_READ,
                                .segment_count = 1,
                                .segments = &segment,
                                .remote = remote_of(copy)->premote,

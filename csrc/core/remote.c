@@ -43,7 +43,7 @@ static int attach(rt_channel *channel, const rt_handle *handle, rt_remote *remot
     return RT_OK;
 }
 
-static rt_remote *remote_new(rt_channel *channel, const rt_handle *handle)
+static rt_remote *remote_new(rt_channel *channel, const rt_handle *handle, uint64_t alias_address)
 {
     rt_remote *remote = calloc(1, sizeof *remote);
     if (remote == NULL)
@@ -52,7 +52,7 @@ static rt_remote *remote_new(rt_channel *channel, const rt_handle *handle)
     remote->offset = handle->offset;
     remote->size = handle->size;
     remote->rights = handle->rights;
-    remote->alias_address = rt_device_alias(handle);
+    remote->alias_address = alias_address;
     atomic_init(&remote->references, 1);
     rt_list_init(&remote->node);
     return remote;
@@ -83,11 +83,28 @@ int rt_remote_attach(rt_channel *channel, const uint8_t *handle_bytes, size_t si
     int status = rt_handle_decode(handle_bytes, size, &handle, detail);
     if (status != RT_OK)
         return status;
-    rt_remote *remote = remote_new(channel, &handle);
+    rt_remote *remote = remote_new(channel, &handle, rt_device_alias(&handle));
     if (remote == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a remote region");
     int64_t end = rt_device_time(channel->device) + (timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS);
     status = attach_until(channel, &handle, remote, end, detail);
+    explicit_bzero(&handle, sizeof handle);
+    if (status == RT_OK)
+        *remote_out = remote;
+    else
+        free(remote);
+    return status;
+}
+
+int rt_remote_attach_now(rt_channel *channel, const uint8_t *handle_bytes, size_t size, rt_remote **remote_out, rt_detail *detail)
+{
+    rt_handle handle;
+    int status = rt_handle_decode(handle_bytes, size, &handle, detail);
+    if (status != RT_OK)
+        return status;
+    rt_remote *remote = remote_new(channel, &handle, 0);
+    status = remote == NULL ? rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a remote region")
+                            : attach(channel, &handle, remote, detail);
     explicit_bzero(&handle, sizeof handle);
     if (status == RT_OK)
         *remote_out = remote;

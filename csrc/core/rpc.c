@@ -6,7 +6,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "core/control.h"
+#include "core/edge.h"
 
 /* SENDs whose completion nobody polls for are looked after by the service, first after 1 ms, then less and less often. */
 #define RT_REAP_MIN_NS RT_NS_PER_MS
@@ -38,6 +38,7 @@ int rt_rpc_open(rt_channel *channel, rt_detail *detail)
     }
     rpc->reap_ns = INT64_MAX;
     rt_list_init(&rpc->remotes);
+    rt_list_init(&rpc->edges);
     channel->rpc = rpc; /* from here on rt_rpc_close ends it, after the receives were flushed */
     for (uint32_t slot = 0; slot < RT_RPC_RECEIVES && status == RT_OK; slot++)
         status = post_receive(channel, slot, detail);
@@ -50,6 +51,7 @@ void rt_rpc_close(rt_channel *channel)
     if (rpc == NULL)
         return;
     assert(rt_list_empty(&rpc->remotes));
+    rt_edges_channel_closed(channel);
     rt_keys_forget_channel(channel);
     channel->rpc = NULL;
     rt_rpc_give_buffers(rpc);
@@ -60,6 +62,10 @@ void rt_rpc_close(rt_channel *channel)
 bool rt_rpc_quiet(const rt_channel *channel)
 {
     const rt_rpc *rpc = channel->rpc;
+    for (uint32_t index = 0; rpc != NULL && index < channel->link_count; index++) {
+        if (rt_receives_outstanding(&channel->links[index]) != 0)
+            return false;
+    }
     return rpc == NULL || (rpc->receives == 0 && atomic_load_explicit(&rpc->sends, memory_order_acquire) == 0);
 }
 
@@ -83,18 +89,14 @@ static bool free_slot(const rt_rpc *rpc, uint32_t *slot_out)
     return false;
 }
 
-/* True when it was sent; false when it must be tried again. A broken link fails the channel. */
-static bool send_message(rt_channel *channel, const rt_rpc_message *message)
+bool rt_rpc_send(rt_channel *channel, const uint8_t *bytes, size_t size)
 {
     rt_rpc *rpc = channel->rpc;
     uint32_t slot;
     if (!free_slot(rpc, &slot))
         return false;
-    uint8_t bytes[RT_RPC_MESSAGE_MAX];
-    int64_t size = rt_rpc_encode(message, bytes, sizeof bytes);
-    assert(size > 0);
-    rt_segment segment = rt_rpc_send_slot(rpc, slot, (uint64_t)size);
-    memcpy(segment.address, bytes, (size_t)size);
+    rt_segment segment = rt_rpc_send_slot(rpc, slot, size);
+    memcpy(segment.address, bytes, size);
     atomic_fetch_or_explicit(&rpc->sends, 1u << slot, memory_order_relaxed);
     rt_detail detail;
     int status = rt_link_send(&channel->links[0], &segment, slot, &detail);
@@ -107,8 +109,35 @@ static bool send_message(rt_channel *channel, const rt_rpc_message *message)
     return false;
 }
 
+/* True when it was sent; false when it must be tried again. */
+static bool send_message(rt_channel *channel, const rt_rpc_message *message)
+{
+    uint8_t bytes[RT_RPC_MESSAGE_MAX];
+    int64_t size = rt_rpc_encode(message, bytes, sizeof bytes);
+    assert(size > 0);
+    return rt_rpc_send(channel, bytes, (size_t)size);
+}
+
+uint32_t rt_rpc_outstanding(const rt_rpc *rpc)
+{
+    uint32_t count = rpc->asked;
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++)
+        count += rpc->lookups[index].state == RT_LOOKUP_SENT;
+    return count;
+}
+
+uint32_t rt_rpc_pending(const rt_rpc *rpc)
+{
+    uint32_t count = 0;
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++)
+        count += rpc->requests[index].active + rpc->edge_requests[index].active;
+    return count;
+}
+
 static bool send_lookup(rt_channel *channel, rt_lookup *lookup)
 {
+    if (rt_rpc_outstanding(channel->rpc) >= RT_RPC_REQUESTS_MAX)
+        return false; /* the peer takes so many; an answer makes room */
     rt_rpc_message message = {.kind = RT_RPC_LOOKUP, .request = lookup->request, .wait_ms = lookup->wait_ms};
     message.name_size = (uint8_t)strlen(lookup->name);
     memcpy(message.name, lookup->name, (size_t)message.name_size + 1);
@@ -198,6 +227,7 @@ bool rt_rpc_run(rt_channel *channel)
         if (rpc->lookups[index].state == RT_LOOKUP_NEW)
             moved |= send_lookup(channel, &rpc->lookups[index]);
     }
+    moved |= rt_edges_run(channel);
     reap(channel);
     return moved;
 }
@@ -207,7 +237,7 @@ bool rt_rpc_run(rt_channel *channel)
 static int take_request(rt_channel *channel, const rt_rpc_message *message, rt_detail *detail)
 {
     rt_rpc *rpc = channel->rpc;
-    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++) {
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX && rt_rpc_pending(rpc) < RT_RPC_REQUESTS_MAX; index++) {
         rt_request *request = &rpc->requests[index];
         if (request->active)
             continue;
@@ -217,7 +247,7 @@ static int take_request(rt_channel *channel, const rt_rpc_message *message, rt_d
         memcpy(request->name, message->name, sizeof request->name);
         return RT_OK;
     }
-    return rt_fail(detail, RT_E_PROTOCOL, 0, "%s has more than %d lookups outstanding", channel->peer, RT_RPC_REQUESTS_MAX);
+    return rt_fail(detail, RT_E_PROTOCOL, 0, "%s has more than %d requests outstanding", channel->peer, RT_RPC_REQUESTS_MAX);
 }
 
 static int take_message(rt_channel *channel, const rt_rpc_message *message, rt_detail *detail)
@@ -230,20 +260,47 @@ static int take_message(rt_channel *channel, const rt_rpc_message *message, rt_d
     return RT_E_PROTOCOL;
 }
 
-void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size)
+/* Takes the bytes of one message, of either kind. They are the caller's copy. */
+static int take_bytes(rt_channel *channel, const uint8_t *bytes, size_t size, rt_detail *detail)
 {
+    if (size != 0 && bytes[0] > RT_RPC_MISSING)
+        return rt_edges_received(channel, bytes, size, detail);
+    rt_rpc_message message;
+    int status = rt_rpc_decode(bytes, size, &message, detail);
+    return status == RT_OK ? take_message(channel, &message, detail) : status;
+}
+
+/* Posts again the RECV that ended. */
+static int repost(rt_link *link, uint32_t slot, rt_detail *detail)
+{
+    return slot < RT_RPC_RECEIVES ? post_receive(link->channel, slot, detail)
+                                  : rt_receives_post(link, slot - RT_RPC_RECEIVES, detail);
+}
+
+void rt_rpc_received(rt_link *link, const rt_completion *completion)
+{
+    rt_channel *channel = link->channel;
     rt_rpc *rpc = channel->rpc;
     int32_t state = rt_channel_state(channel);
-    rt_rpc_flushed(channel, slot);
-    if (rpc == NULL || slot >= RT_RPC_RECEIVES || (state != RT_CHANNEL_CONNECTING && state != RT_CHANNEL_READY))
+    uint32_t slot = (uint32_t)(completion->token & (RT_TOKEN_RECEIVE - 1));
+    rt_rpc_flushed(link, slot);
+    bool extra = slot >= RT_RPC_RECEIVES;
+    if (rpc == NULL || (state != RT_CHANNEL_CONNECTING && state != RT_CHANNEL_READY) ||
+        (extra && slot - RT_RPC_RECEIVES >= rt_receives_count(link)))
         return;
-    rt_rpc_message message;
+    uint8_t bytes[RT_RPC_MESSAGE_MAX];
+    size_t size = completion->has_immediate ? 0 : completion->size;
+    rt_segment segment = extra ? rt_receives_slot(link, slot - RT_RPC_RECEIVES) : rt_rpc_receive_slot(rpc, slot);
+    assert(size <= sizeof bytes);
+    memcpy(bytes, segment.address, size);
     rt_detail detail;
-    int status = rt_rpc_decode(rt_rpc_receive_slot(rpc, slot).address, size, &message, &detail);
-    if (status == RT_OK)
-        status = post_receive(channel, slot, &detail); /* before the answer: the peer counts on it */
-    if (status == RT_OK)
-        status = take_message(channel, &message, &detail);
+    int status = repost(link, slot, &detail); /* before the answer: the peer counts on it */
+    if (status == RT_OK && completion->has_immediate)
+        status = rt_edge_immediate(link, completion->immediate, &detail);
+    else if (status == RT_OK)
+        status = take_bytes(channel, bytes, size, &detail);
+    if (status == RT_OK && completion->has_immediate)
+        return;
     if (status == RT_OK) {
         rt_rpc_run(channel);
         return;
@@ -253,10 +310,12 @@ void rt_rpc_received(rt_channel *channel, uint32_t slot, uint32_t size)
     rt_channel_fail(channel, &why);
 }
 
-void rt_rpc_flushed(rt_channel *channel, uint32_t slot)
+void rt_rpc_flushed(rt_link *link, uint32_t slot)
 {
-    if (channel->rpc != NULL && slot < RT_RPC_RECEIVES)
-        channel->rpc->receives &= ~(1u << slot);
+    if (slot >= RT_RPC_RECEIVES)
+        rt_receives_flushed(link);
+    else if (link->channel->rpc != NULL)
+        link->channel->rpc->receives &= ~(1u << slot);
 }
 
 int64_t rt_rpc_next_deadline(const rt_device *device)
@@ -268,6 +327,8 @@ int64_t rt_rpc_next_deadline(const rt_device *device)
         if (rpc == NULL || rt_channel_state(channel) != RT_CHANNEL_READY)
             continue;
         due = rpc->reap_ns < due ? rpc->reap_ns : due;
+        int64_t edges = rt_edges_next_deadline(channel);
+        due = edges < due ? edges : due;
         for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++) {
             if (rpc->requests[index].active && rpc->requests[index].deadline_ns < due)
                 due = rpc->requests[index].deadline_ns;

@@ -60,9 +60,9 @@ int rt_service_receive(rt_device *device)
             continue; /* of a link that was taken away before its flush came */
         uint32_t slot = (uint32_t)(completion->token & (RT_TOKEN_RECEIVE - 1));
         if (completion->status == RT_OK)
-            rt_rpc_received(link->channel, slot, completion->size);
+            rt_rpc_received(link, completion);
         else
-            rt_rpc_flushed(link->channel, slot);
+            rt_rpc_flushed(link, slot);
     }
     return count;
 }
@@ -142,6 +142,13 @@ void rt_service_run(rt_device *device)
     }
     if (moved || grown)
         atomic_store(&service->due_ns, rt_device_time(device));
+}
+
+void rt_service_turn(rt_device *device)
+{
+    const rt_service *service = device->service;
+    if (atomic_load(&service->kicked) || atomic_load(&service->due_ns) <= rt_device_time(device))
+        rt_service_run(device);
 }
 
 int rt_service_wait(rt_device *device, uint32_t seen, int64_t deadline_ns)

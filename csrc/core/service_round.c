@@ -4,8 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
-#include "core/control.h"
-#include "core/copy.h"
+#include "core/edge.h"
 
 /* A channel that is ending is looked at again after this, then less and less often. */
 #define RT_ENDING_NAP_MIN_NS RT_NS_PER_MS
@@ -156,6 +155,9 @@ static bool end_channel(rt_channel *channel, bool *again_out)
         for (uint32_t index = 0; index < channel->link_count; index++)
             rt_queue_step(channel->links[index].queue);
         if (rt_links_quiet(channel) && rt_rpc_quiet(channel)) {
+            if (channel->rpc != NULL)
+                rt_edges_channel_ending(channel);
+            moved |= rt_remotes_settle(device);
             if (atomic_load(&device->stopping))
                 rt_remotes_detach(channel);
             if (channel->rpc != NULL && !rt_list_empty(&channel->rpc->remotes))
@@ -195,6 +197,7 @@ static void set_due(rt_device *device, bool again)
         const rt_channel *channel = RT_LIST_ENTRY(node, rt_channel, node);
         if (channel->control != NULL)
             due = earlier(due, channel->control->deadline_ns);
+        due = earlier(due, rt_doubt_deadline(channel));
     }
     if (again) {
         service->nap_ns =
@@ -218,6 +221,7 @@ bool rt_service_round(rt_device *device)
         if (state == RT_CHANNEL_CONNECTING || state == RT_CHANNEL_READY) {
             moved |= rt_control_run(channel);
             moved |= rt_rpc_run(channel);
+            rt_doubt_run(channel);
         } else {
             moved |= end_channel(channel, &again);
         }

@@ -143,7 +143,10 @@ int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 
 /* ---- operations ---- */
 
-/* How an operation ended, or will end when its flush has come, now that its channel has failed. */
+/* A channel that fails waits no longer than this for the completions of an operation, which say how that ended. */
+#define RT_SETTLE_NS (50 * RT_NS_PER_MS)
+
+/* How an operation ended, or will end when its flush has come, now that its channel is down. */
 static int ended_with(rt_link *link, const rt_op *op)
 {
     rt_turn_take(&link->turn);
@@ -151,6 +154,24 @@ static int ended_with(rt_link *link, const rt_op *op)
     bool done = atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
     rt_turn_leave(&link->turn);
     return done || status != RT_OK ? status : rt_channel_refuse(link->channel, NULL);
+}
+
+/* The channel is down: the operation's own completion may be on its way, and after it, or instead of it, comes a flush. */
+static int settle(rt_link *link, const rt_op *op)
+{
+    rt_queue *queue = link->queue;
+    const rt_device *device = queue->device;
+    int64_t end_ns = rt_device_time(device) + RT_SETTLE_NS;
+    bool failed = rt_channel_state(link->channel) == RT_CHANNEL_FAILED && !device->limits.virtual_time;
+    while (failed && rt_device_time(device) < end_ns) {
+        uint32_t seen = atomic_load_explicit(&queue->epoch, memory_order_acquire);
+        int moved = rt_queue_step(queue);
+        if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE || moved < 0)
+            break;
+        if (moved == 0 && rt_queue_sleep(queue, seen, RT_NS_PER_MS) == RT_E_INTERRUPTED)
+            break;
+    }
+    return ended_with(link, op);
 }
 
 static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
@@ -162,7 +183,7 @@ static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
         if (atomic_load_explicit(&link->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
-            return ended_with(link, op);
+            return settle(link, op);
         int moved = rt_queue_step(queue);
         if (moved < 0)
             return moved;
@@ -204,7 +225,9 @@ int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
         hand_over(link->queue);
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
             return op->status;
-        if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        int32_t state = atomic_load_explicit(&channel->state, memory_order_acquire);
+        bool settles = state == RT_CHANNEL_FAILED && !channel->device->limits.virtual_time; /* the service sees to its end */
+        if (state != RT_CHANNEL_READY && !settles)
             return ended_with(link, op);
         return moved < 0 ? moved : RT_E_AGAIN;
     }
@@ -218,23 +241,27 @@ static bool word_came(const uint64_t *word, uint64_t value)
     return (int64_t)(rt_load_acquire_u64(word) - value) >= 0;
 }
 
-/* Sleeps until a peer may have written: woken by it where the provider can, in growing naps elsewhere. */
-static int sleep_for_word(rt_waiter *waiter, const rt_channel *channel, const uint64_t *word, uint64_t value, int64_t left_ns)
+/* Sleeps until a peer may have written: woken by it where the provider can, in growing naps elsewhere. *found_out is what a last
+ * look found. */
+static int sleep_for_memory(rt_waiter *waiter, rt_look look, void *object, int64_t left_ns, int *found_out)
 {
     rt_device *device = waiter->device;
     const rt_provider *provider = device->provider;
+    *found_out = RT_E_AGAIN;
     if (device->limits.can_wake_receiver) {
         uint32_t epoch = provider->memory_epoch(device->pdevice);
-        bool over = word_came(word, value) || rt_channel_state(channel) != RT_CHANNEL_READY;
+        *found_out = look(object);
         bool pending = atomic_load_explicit(&device->operations, memory_order_relaxed) != 0;
         int64_t nap = pending && left_ns > RT_NS_PER_MS ? RT_NS_PER_MS : left_ns;
-        return provider->memory_sleep(device->pdevice, epoch, over ? 0 : nap);
+        return provider->memory_sleep(device->pdevice, epoch, *found_out != RT_E_AGAIN ? 0 : nap);
     }
     int64_t nap = waiter->nap_ns < RT_NAP_MIN_NS ? RT_NAP_MIN_NS : waiter->nap_ns;
     waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
     nap = nap < left_ns ? nap : left_ns;
-    if (device->limits.virtual_time)
+    if (device->limits.virtual_time) {
+        rt_service_turn(device);
         return provider->clock->advance(device->pdevice, rt_device_time(device) + nap);
+    }
     struct timespec time = {.tv_nsec = nap};
     return nanosleep(&time, NULL) != 0 ? RT_E_INTERRUPTED : RT_OK;
 }
@@ -250,26 +277,47 @@ static void drive(rt_device *device)
     }
 }
 
-static int wait_word(rt_channel *channel, const uint64_t *word, uint64_t value, int64_t slice_end_ns)
+int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns)
 {
-    rt_waiter waiter = {.device = channel->device, .end_ns = slice_end_ns};
+    rt_waiter waiter = {.device = device, .end_ns = end_ns};
     for (;;) {
-        if (word_came(word, value))
-            return RT_OK;
-        if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
-            return word_came(word, value) ? RT_OK : rt_channel_refuse(channel, NULL);
-        drive(channel->device);
-        enum rt_step step = channel->device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
+        int found = look(object);
+        if (found != RT_E_AGAIN)
+            return found;
+        drive(device);
+        enum rt_step step = device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
         if (step == RT_STEP_LOOK)
             continue;
-        int64_t left = slice_end_ns - rt_device_time(channel->device);
+        int64_t left = end_ns - rt_device_time(device);
         if (step == RT_STEP_END || left <= 0)
-            return word_came(word, value) ? RT_OK : RT_E_AGAIN;
-        atomic_store_explicit(&channel->word_expected, value, memory_order_relaxed);
-        atomic_store_explicit(&channel->word_seen, rt_load_acquire_u64(word), memory_order_relaxed);
-        if (sleep_for_word(&waiter, channel, word, value, left) == RT_E_INTERRUPTED)
-            return word_came(word, value) ? RT_OK : RT_E_INTERRUPTED;
+            return look(object);
+        int status = sleep_for_memory(&waiter, look, object, left, &found);
+        if (found != RT_E_AGAIN)
+            return found;
+        if (status == RT_E_INTERRUPTED) {
+            found = look(object);
+            return found != RT_E_AGAIN ? found : RT_E_INTERRUPTED;
+        }
     }
+}
+
+typedef struct rt_word_wait {
+    rt_channel *channel;
+    const uint64_t *word;
+    uint64_t value;
+} rt_word_wait;
+
+static int look_for_word(void *object)
+{
+    const rt_word_wait *wait = object;
+    rt_channel *channel = wait->channel;
+    if (word_came(wait->word, wait->value))
+        return RT_OK;
+    atomic_store_explicit(&channel->word_expected, wait->value, memory_order_relaxed);
+    atomic_store_explicit(&channel->word_seen, rt_load_acquire_u64(wait->word), memory_order_relaxed);
+    if (atomic_load_explicit(&channel->state, memory_order_acquire) == RT_CHANNEL_READY)
+        return RT_E_AGAIN;
+    return word_came(wait->word, wait->value) ? RT_OK : rt_channel_refuse(channel, NULL);
 }
 
 int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns)
@@ -289,9 +337,29 @@ int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region
         return region->device == NULL ? RT_E_CLOSED : RT_E_INVALID;
     int64_t slice = timeout_ns < RT_SLICE_NS ? timeout_ns : RT_SLICE_NS;
     atomic_fetch_add(&channel->word_waiters, 1); /* before the state is looked at: a channel that ends waits for us */
+    rt_word_wait wait = {channel, word, value};
     int status = rt_channel_state(channel) != RT_CHANNEL_READY
                      ? rt_channel_refuse(channel, NULL)
-                     : wait_word(channel, word, value, rt_device_time(channel->device) + slice);
+                     : rt_wait_memory(channel->device, look_for_word, &wait, rt_device_time(channel->device) + slice);
     atomic_fetch_sub(&channel->word_waiters, 1);
     return status;
+}
+
+/* ---- for event loops ---- */
+
+int rt_device_memory_fd(rt_device *device)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    return device->limits.can_wake_receiver ? device->provider->memory_event_fd(device->pdevice) : -1;
+}
+
+int rt_device_arm_memory(rt_device *device)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (!device->limits.can_wake_receiver)
+        return RT_E_UNSUPPORTED;
+    device->provider->memory_arm(device->pdevice);
+    return RT_OK;
 }

@@ -37,8 +37,9 @@ enum {
     RT_NAME_MAX = 128, /* room for "model.layers.79.mlp.down_proj.weight.grad" and a prefix; longer ones are RT_E_INVALID */
     RT_HANDLE_SIZE_MAX = 160, /* 2 version + 16 provider + 16 id + 3 × 8 range + 4 rights + 1 + 64 key = 127, and room to grow */
 
-    /* One RPC message: header 4 + the larger of LOOKUP (4 + 1 + 128) and FOUND (1 + 160), in one SEND of every provider. */
-    RT_RPC_MESSAGE_MAX = 256,
+    /* One RPC message, in one SEND of every provider: header 4 + the larger of LOOKUP (4 + 1 + 128) and FOUND (1 + 160), or a
+     * message about an edge, of which the largest is an EDGE_OPENED of 16 dimensions with two handles: 469 bytes. */
+    RT_RPC_MESSAGE_MAX = 512,
 
     /* Lookups outstanding per channel and direction; one more waits for a free one, with its own deadline. */
     RT_RPC_REQUESTS_MAX = 8,
@@ -71,8 +72,7 @@ enum {
     /* Open edges of one channel and direction: the number is 16 bits of an immediate, 0 is none. One more is refused. */
     RT_EDGES_MAX = 65535,
 
-    /* The largest setup message is an EDGE_OPENED of 16 dimensions with two handles, 469 bytes; a dynamic OPEN_EDGE has 466. */
-    RT_EDGE_MESSAGE_MAX = 512,
+    RT_EDGE_MESSAGE_MAX = RT_RPC_MESSAGE_MAX, /* they travel as messages of the RPC; a peer's longer one cannot arrive */
 
     /* ---- core ---- */
 

@@ -58,6 +58,7 @@ typedef struct rt_limits {
     bool wants_shared_memory;         /* memory to be exposed must come from a descriptor (rt_memory.descriptor >= 0) */
     bool pins_memory;                 /* registration counts against RLIMIT_MEMLOCK */
     bool maps_remote;                 /* remote_map works: the peer's memory can be read in place */
+    bool local_anywhere;              /* the local end of a WRITE or READ may be any memory of the process, registered or not */
     bool keys_per_peer;               /* RT_ACCESS_PER_PEER_KEYS is there */
     bool virtual_time;                /* time is the provider's; nobody may sleep for real; `clock` is there */
 } rt_limits;

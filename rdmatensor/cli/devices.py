@@ -90,6 +90,7 @@ def describe(limits: Limits) -> str:
         "keeps the order of bytes": limits.orders_bytes_within_a_write,
         "wakes a waiting receiver": limits.can_wake_receiver,
         "maps the peer's memory": limits.maps_remote,
+        "copies from memory that is not registered": limits.local_anywhere,
         "pins memory": limits.pins_memory,
         "virtual time": limits.virtual_time,
     }

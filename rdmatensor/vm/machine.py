@@ -18,6 +18,7 @@ from types import TracebackType
 from typing import Any
 
 from rdmatensor.vm import packages
+from rdmatensor.vm.console import Console
 from rdmatensor.vm.errors import VmError
 
 __all__ = ["SHARES_MAX", "Machine", "MachineLost", "Spec", "command_line"]
@@ -25,8 +26,6 @@ __all__ = ["SHARES_MAX", "Machine", "MachineLost", "Spec", "command_line"]
 SHARES_MAX = 4
 """Folders of the host that a guest can mount. The devices are part of a snapshot, so there are always as many."""
 LINKS = ("monitor", "console", "control", "out", "err")
-CONSOLE_KEPT = 16 << 10
-"""Bytes of the console that are kept for a report."""
 BOOT_TIMEOUT = 240.0
 """Seconds from power on to an agent that is ready, with everything imported; 40 to 80 s are usual."""
 RESTORE_TIMEOUT = 60.0
@@ -96,10 +95,10 @@ class Machine:
         pairs = {name: socket.socketpair() for name in LINKS}
         theirs = {name: pair[1].fileno() for name, pair in pairs.items()}
         self.links = {name: pair[0] for name, pair in pairs.items()}
-        self.console = b""
+        self.console = Console()
         self._control = b""
         self._monitor = self.links["monitor"].makefile("rb")
-        self._receivers: dict[str, Callable[[bytes], None]] = {"console": self._keep, "control": self._hear}
+        self._receivers: dict[str, Callable[[bytes], None]] = {"console": self.console.keep, "control": self._hear}
         self._selector = selectors.DefaultSelector()
         for name in LINKS[1:]:
             self._selector.register(self.links[name], selectors.EVENT_READ, name)
@@ -226,9 +225,6 @@ class Machine:
                     raise MachineLost("the machine ended by itself, as it does when its kernel panics")
         return bool(ready)
 
-    def _keep(self, data: bytes) -> None:
-        self.console = (self.console + data)[-CONSOLE_KEPT:]
-
     def _hear(self, data: bytes) -> None:
         self._control += data
 
@@ -236,14 +232,9 @@ class Machine:
         self.links["console"].settimeout(1.0)
         try:
             while data := self.links["console"].recv(1 << 16):
-                self._keep(data)
+                self.console.keep(data)
         except OSError:
             return
-
-    def console_tail(self, lines: int = 40) -> str:
-        """The last lines of the guest's console."""
-        text = self.console.decode(errors="replace").replace("\r\n", "\n").strip()
-        return "\n".join(text.splitlines()[-lines:])
 
 
 def quoted(path: Path) -> str:

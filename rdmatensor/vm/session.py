@@ -101,7 +101,7 @@ def run_in_machine(options: Options, store: Store, say: Callable[[str], None], b
             return Session(options, machine, say).carry_out(store, parts, shares, began)
         except MachineLost as error:
             say(f"{error}; the guest's console ended with")
-            print(machine.console_tail(), file=sys.stderr, flush=True)
+            print(machine.console.report(), file=sys.stderr, flush=True)
             return FAILED
         finally:
             machine.end()
@@ -159,7 +159,7 @@ class Session:
         answer = self.machine.message(self.options.timeout)
         if answer is None:
             self.say(f"the command did not end within {self.options.timeout:g} s (--timeout)")
-            if tail := self.machine.console_tail():
+            if tail := self.machine.console.report():
                 self.say(f"the guest's console ended with\n{tail}")
             return TIMED_OUT
         if "done" not in answer:

@@ -209,10 +209,10 @@ class Store:
             message = machine.message(BOOT_TIMEOUT)
         except MachineLost as error:
             raise VmError(
-                "boot the machine", "qemu", f"{error}; its console ended with\n{machine.console_tail()}"
+                "boot the machine", "qemu", f"{error}; its console ended with\n{machine.console.report()}"
             ) from error
         if message is None or "ready" not in message:
-            why = f"not ready after {BOOT_TIMEOUT:g} s; its console ended with\n{machine.console_tail()}"
+            why = f"not ready after {BOOT_TIMEOUT:g} s; its console ended with\n{machine.console.report()}"
             raise VmError("boot the machine", "qemu", why)
         ready: dict[str, float] = message["ready"]
         return ready

@@ -367,7 +367,7 @@ static void impossible_ring_numbers_end_the_link_without_touching_memory(void)
         post_one(&right, RT_WORK_RECV, 256, 256, 0, 2);
         shm_ring *ring = shm_link_of(left.link)->out; /* as the peer may write it */
         ring->slots[0].kind = variant == 3 ? 0 : variant == 4 ? 99 : variant == 6 ? SHM_SLOT_IMMEDIATE : SHM_SLOT_SEND;
-        ring->slots[0].size = variant == 5 ? 257 : variant >= 6 ? UINT32_MAX : 16;
+        ring->slots[0].size = variant == 5 ? SHM_SEND_SIZE_MAX + 1 : variant >= 6 ? UINT32_MAX : 16;
         ring->head = variant == 0 ? 33 : variant == 1 ? UINT32_MAX : variant == 2 ? 1u << 31 : 1;
         rt_completion completion = poll_one(&right, SERVICE_QUEUE);
         CHECK_INT(completion.status, RT_E_PROTOCOL);

@@ -15,6 +15,7 @@ from rdmatensor import config
 from rdmatensor.cli import main, parser, vm
 from rdmatensor.errors import InvalidArgument
 from rdmatensor.vm import Options, Shape, Store, here, image, initramfs, interpreter, kernel, machine, session
+from rdmatensor.vm.console import END_KEPT, TROUBLE_KEPT, Console
 from rdmatensor.vm.options import duration, memory_size, percent, variables
 from rdmatensor.vm.store import KEPT, digest
 
@@ -209,6 +210,37 @@ def test_the_stand_in_compiles_without_warnings(tmp_path: Path) -> None:
         ["gcc", *flags, "-c", "-o", str(tmp_path / "o"), str(initramfs.GUEST / "python.c")], capture_output=True
     )
     assert done.returncode == 0, done.stderr.decode()
+
+
+# ---- the console ----
+
+
+def heard(text: str, piece: int) -> Console:
+    console = Console()
+    data = text.encode()
+    for start in range(0, len(data), piece):
+        console.keep(data[start : start + piece])
+    return console
+
+
+def test_a_quiet_console_is_reported_by_its_last_lines() -> None:
+    report = heard("".join(f"line {number}\r\n" for number in range(5000)), 1000).report(lines=2)
+    assert report == "line 4998\nline 4999"
+
+
+@pytest.mark.parametrize("piece", [1, 7, 1 << 16])
+def test_a_panic_is_reported_from_its_first_line_on_however_long_the_dump(piece: int) -> None:
+    dump = "".join(f"[    9.0] RAX: {number:016x}\r\n" for number in range(400))
+    report = heard(f"early\r\n[    9.0] Kernel panic - not syncing: why\r\n{dump}", piece).report()
+    assert report.startswith("[    9.0] Kernel panic - not syncing: why\n")
+    assert report.endswith(f"RAX: {399:016x}")
+
+
+def test_of_an_endless_dump_both_ends_are_kept() -> None:
+    report = heard("[    1.0] BUG: unable to handle page fault\n" + "x" * (4 * TROUBLE_KEPT) + "\nlast", 4096).report()
+    assert report.startswith("[    1.0] BUG: unable")
+    assert report.endswith("\nlast")
+    assert len(report) == TROUBLE_KEPT + END_KEPT
 
 
 # ---- names, machines, devices ----

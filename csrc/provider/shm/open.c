@@ -36,6 +36,7 @@ static const rt_limits shm_limits = {
     .wants_shared_memory = true,
     .pins_memory = false,
     .maps_remote = true,
+    .local_anywhere = true, /* this process copies: what it can read and write will do */
     .virtual_time = false,
 };
 

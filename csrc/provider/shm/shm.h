@@ -43,7 +43,7 @@ enum {
 
     /* A SEND is a message of address distribution: 16 can be under way to an end, 32 leaves room. Full: post takes a prefix. */
     SHM_RING_SLOTS = 32,
-    SHM_SEND_SIZE_MAX = 256,
+    SHM_SEND_SIZE_MAX = 512,
     SHM_INLINE_SIZE_MAX = 256,
 
     /* A copy of 16 MiB takes 1 to 3 ms here: between items core looks after deadlines and signals. */

@@ -1,0 +1,213 @@
+/* edge_fetch.c: tensors of dynamic edges at the receiver: the record is copied out of its slot and checked, and the tensor used where
+ * it lies in the slot, read where it lies at the sender, or fetched by READ (EDGES.md section 7). */
+#include <string.h>
+
+#include "core/edge.h"
+
+enum { FETCH_STRIPED_MIN = 1 << 20 }; /* from here on a READ is shared by several QPs, where there are some */
+
+static rt_edge_got *got_of(rt_edge *edge, uint64_t sequence)
+{
+    return &edge->got[sequence % edge->rx.slots];
+}
+
+static int check_payload(const rt_edge_record *record, const uint8_t *bytes, rt_detail *detail)
+{
+    if (!record->verified)
+        return RT_OK;
+    uint32_t crc = rt_edge_crc(rt_crc32c(0, bytes, record->size), record->sequence);
+    return rt_edge_note_check(rt_edge_note(record->sequence, record->payload_crc), record->sequence, crc, detail);
+}
+
+/* What a malformed record means: the sender breaks rules, and the edge is over. */
+static int refuse(rt_edge *edge, int status)
+{
+    rt_edge_receiver_end(&edge->rx, status);
+    return status;
+}
+
+int rt_edge_take_record(rt_edge *edge, uint64_t sequence, rt_edge_arrival *arrival_out, rt_detail *detail)
+{
+    rt_edge_got *got = got_of(edge, sequence);
+    const uint8_t *slot = rt_edge_slot_address(edge, rt_edge_slot(&edge->wiring.layout, sequence));
+    uint8_t bytes[RT_EDGE_RECORD_SIZE]; /* a copy: in the slot, the peer could change them after they were checked */
+    memcpy(bytes, slot + rt_edge_record_offset(edge->eager_size), sizeof bytes);
+    const rt_edge_expected expected = {.dtype = edge->terms.shape.dtype,
+                                       .rank = edge->terms.shape.rank,
+                                       .verify = edge->verify,
+                                       .sequence = sequence,
+                                       .eager_size = edge->eager_size,
+                                       .key_count = edge->key_count,
+                                       .key_sizes = edge->key_sizes};
+    int status = rt_edge_record_decode(bytes, &expected, &got->record, detail);
+    if (status != RT_OK)
+        return status == RT_E_CORRUPT ? status : refuse(edge, status);
+    const uint8_t *eager = slot + rt_edge_eager_offset(edge->eager_size, got->record.eager ? got->record.size : 0);
+    if (got->record.eager)
+        status = check_payload(&got->record, eager, detail);
+    if (status == RT_OK && got->record.eager)
+        status = rt_edge_receiver_event(&edge->rx, sequence, RT_SLOT_USE);
+    if (status != RT_OK)
+        return status;
+    got->decoded = true;
+    got->fetching = got->borrowed = false;
+    edge->stats.eager += got->record.eager;
+    arrival_out->size = got->record.size;
+    arrival_out->address = got->record.eager ? (uint64_t)(uintptr_t)eager : 0;
+    arrival_out->dtype = got->record.shape.dtype;
+    arrival_out->rank = got->record.shape.rank;
+    memcpy(arrival_out->dims, got->record.shape.dims, sizeof arrival_out->dims);
+    return RT_OK;
+}
+
+/* ---- READ ---- */
+
+typedef struct fetching {
+    rt_edge *edge;
+    uint64_t sequence;
+    rt_region *region;
+    uint64_t offset;
+    int64_t end_ns;
+} fetching;
+
+/* RT_OK: the tensor waits at the sender, and this thread may fetch it. edge->turn held. */
+static int check_fetch(rt_edge *edge, uint64_t sequence)
+{
+    if (edge->terms.edge_kind != RT_EDGE_DYNAMIC || sequence == 0)
+        return RT_E_INVALID;
+    const rt_edge_got *got = got_of(edge, sequence);
+    return got->decoded && got->record.sequence == sequence && !got->record.eager ? RT_OK : RT_E_INVALID;
+}
+
+/* Posts the READs, over several QPs when it is large. edge->turn held. */
+static int begin(const fetching *fetch)
+{
+    rt_edge *edge = fetch->edge;
+    rt_edge_got *got = got_of(edge, fetch->sequence);
+    uint64_t size = got->record.size, links = edge->channel->link_count;
+    if (fetch->offset > fetch->region->size || size > fetch->region->size - fetch->offset)
+        return RT_E_BOUNDS;
+    if (fetch->region->memory == NULL)
+        return RT_E_CLOSED;
+    links = size < FETCH_STRIPED_MIN ? 1 : links < RT_EDGE_STRIPES_MAX ? links : RT_EDGE_STRIPES_MAX;
+    uint64_t part = (size / links + RT_EDGE_LINE_SIZE) & ~(uint64_t)(RT_EDGE_LINE_SIZE - 1);
+    if (rt_edge_receiver_event(&edge->rx, fetch->sequence, RT_SLOT_FETCH) != RT_OK)
+        return RT_E_INVALID;
+    got->fetching = true;
+    got->op_count = 0;
+    for (uint64_t from = 0; from < size; from += part) {
+        uint32_t index = got->op_count++;
+        got->ops[index] = 0;
+        got->copies[index] = (rt_copy){.region = (uint64_t)(uintptr_t)fetch->region,
+                                       .region_offset = fetch->offset + from,
+                                       .remote = (uint64_t)(uintptr_t)edge->remotes[got->record.key],
+                                       .remote_offset = got->record.offset + from,
+                                       .size = size - from < part ? size - from : part,
+                                       .direction = RT_READ};
+        got->unposted |= 1u << index;
+    }
+    return RT_OK;
+}
+
+/* Posts what is not posted yet, and collects what has ended. edge->turn held. */
+static int move(const fetching *fetch)
+{
+    rt_edge *edge = fetch->edge;
+    rt_edge_got *got = got_of(edge, fetch->sequence);
+    uint32_t first = edge->links[0]->index;
+    for (uint32_t index = 0; index < got->op_count; index++) {
+        if ((got->unposted & 1u << index) == 0)
+            continue;
+        rt_link *link = &edge->channel->links[(first + index) % edge->channel->link_count];
+        int status = rt_edge_post(link, &got->copies[index], 1, fetch->end_ns, &got->ops[index]);
+        if (status != RT_OK)
+            return status == RT_E_BUSY ? RT_E_AGAIN : status;
+        got->unposted &= ~(1u << index);
+    }
+    return rt_edge_collect(edge->channel, got->ops, got->op_count);
+}
+
+/* The READ has ended well: its bytes are valid now (RDMA-RULES 9), and the sender may have its tensor back. edge->turn held. */
+static int end(const fetching *fetch, rt_detail *detail)
+{
+    rt_edge *edge = fetch->edge;
+    rt_edge_got *got = got_of(edge, fetch->sequence);
+    int status = check_payload(&got->record, fetch->region->address + fetch->offset, detail);
+    rt_edge_receiver_event(&edge->rx, fetch->sequence, RT_SLOT_FETCHED);
+    edge->stats.fetched++;
+    edge->stats.corrupt += status == RT_E_CORRUPT;
+    rt_edge_release_held(edge, fetch->sequence, NULL);
+    return status;
+}
+
+static int look(void *object)
+{
+    const fetching *fetch = object;
+    rt_edge *edge = fetch->edge;
+    rt_detail detail = {.status = RT_OK};
+    rt_turn_take(&edge->turn);
+    int status = check_fetch(edge, fetch->sequence);
+    if (status == RT_OK && !got_of(edge, fetch->sequence)->fetching)
+        status = begin(fetch);
+    if (status == RT_OK)
+        status = move(fetch);
+    if (status == RT_OK)
+        status = end(fetch, &detail);
+    if (status == RT_E_CORRUPT)
+        rt_edge_fail(edge, &detail);
+    bool owed = edge->credit_owed;
+    rt_turn_leave(&edge->turn);
+    if (owed)
+        rt_service_kick(edge->device);
+    return status;
+}
+
+int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (edge->sender || !rt_edge_joined(edge))
+        return RT_E_INVALID;
+    fetching fetch = {.edge = edge, .sequence = sequence, .region = region, .offset = region_offset};
+    if (region == NULL) {
+        if (!edge->device->limits.local_anywhere)
+            return RT_E_UNSUPPORTED;
+        fetch.region = edge->device->anywhere;
+        fetch.offset = region_offset - (uint64_t)(uintptr_t)fetch.region->address;
+    } else if (region->device != edge->device) {
+        return region->device == NULL ? RT_E_CLOSED : RT_E_INVALID;
+    }
+    fetch.end_ns = rt_edge_slice_end(edge->device, timeout_ns);
+    return rt_wait_memory(edge->device, look, &fetch, fetch.end_ns);
+}
+
+int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (edge->sender || !rt_edge_joined(edge))
+        return RT_E_INVALID;
+    rt_detail detail = {.status = RT_OK};
+    rt_turn_take(&edge->turn);
+    int status = check_fetch(edge, sequence);
+    if (status == RT_OK) {
+        const rt_edge_got *got = got_of(edge, sequence);
+        uint64_t start = rt_remote_address(edge->remotes[got->record.key]);
+        const uint8_t *bytes = (const uint8_t *)(uintptr_t)(start + got->record.offset);
+        status = start == 0 ? RT_E_UNSUPPORTED : check_payload(&got->record, bytes, &detail);
+        if (status == RT_OK)
+            status = rt_edge_receiver_event(&edge->rx, sequence, RT_SLOT_USE);
+        if (status == RT_OK) {
+            *address_out = (uint64_t)(uintptr_t)bytes;
+            edge->stats.borrowed++;
+            edge->borrowed++;
+            got_of(edge, sequence)->borrowed = true;
+        } else if (status == RT_E_CORRUPT) {
+            edge->stats.corrupt++;
+            rt_edge_fail(edge, &detail);
+            rt_edge_release_held(edge, sequence, NULL);
+        }
+    }
+    rt_turn_leave(&edge->turn);
+    return status;
+}

@@ -1,0 +1,499 @@
+/* edge_send.c: where a tensor becomes copies of operations. HOT: no lock but turns, no system call or log on the way of a tensor that
+ * lies where the provider can take it from; memory for the copies of a gathered tensor grows once. Staging is edge_stage.c, what
+ * the WRITEs are is proto/edge_plan.c, when one may be sent proto/edge_flow.c. */
+#include <stdlib.h>
+#include <string.h>
+
+#include "core/edge.h"
+
+enum {
+    UNTIMED_MAX = 65536,       /* bytes that are sent without looking at the clock where posting is copying */
+    GATHER_RUNS_MAX = 4096,    /* runs of a strided tensor that are sent from where they lie; more are packed first, … */
+    GATHER_RUN_SIZE_MIN = 256, /* … and so are runs shorter than this, where a NIC would fetch each of them */
+};
+
+typedef struct sending {
+    rt_edge *edge;
+    rt_edge_tensor plain; /* of a contiguous one */
+    const rt_edge_tensor *tensor;
+    uint64_t size, item_size;
+    uint64_t sequence;
+    int64_t end_ns;
+    bool waited;
+} sending;
+
+/* ---- when one may be sent ---- */
+
+/* Slots whose tensors were released give back what they kept. edge->turn held. */
+static void let_go(rt_edge *edge, uint64_t before)
+{
+    for (uint64_t sequence = before + 1; edge->terms.edge_kind == RT_EDGE_DYNAMIC && sequence <= edge->tx.released; sequence++) {
+        rt_edge_sent *sent = &edge->sent[sequence % edge->tx.slots];
+        if (sent->sequence != sequence || sent->kept == NULL)
+            continue;
+        atomic_fetch_sub_explicit(&sent->kept->operations, 1, memory_order_release);
+        sent->kept = NULL;
+    }
+}
+
+/* Looks at the credit and at the channel. edge->turn held. */
+int rt_edge_take_credit(rt_edge *edge)
+{
+    rt_detail detail;
+    uint64_t before = edge->tx.released;
+    int status = RT_OK;
+    if (atomic_load_explicit(&edge->channel->state, memory_order_acquire) != RT_CHANNEL_READY) {
+        status = rt_channel_refuse(edge->channel, NULL);
+        if (!rt_edge_lost(edge))
+            return status;
+        rt_edge_sender_end(&edge->tx, status);
+        for (uint64_t sequence = before + 1; sequence <= edge->tx.sent; sequence++) {
+            rt_edge_sent *sent = &edge->sent[sequence % edge->tx.slots];
+            if (sent->kept != NULL)
+                atomic_fetch_sub_explicit(&sent->kept->operations, 1, memory_order_release);
+            sent->kept = NULL;
+        }
+        return status;
+    }
+    if (edge->terms.flow == RT_EDGE_FLOW_CREDIT) {
+        /* Pairs with the release store, or the device's WRITE, of the receiver's credit. */
+        uint64_t word = rt_load_acquire_u64((const uint64_t *)(const void *)edge->credit_line.address);
+        status = rt_edge_sender_credit(&edge->tx, word, &detail);
+        if (status != RT_OK)
+            return rt_edge_fail(edge, &detail);
+        let_go(edge, before);
+    }
+    return RT_OK;
+}
+
+int rt_edge_may_send(rt_edge *edge, uint64_t *sequence_out)
+{
+    int status = rt_edge_take_credit(edge);
+    if (status == RT_OK)
+        status = rt_edge_sender_next(&edge->tx, sequence_out);
+    if (status != RT_OK)
+        return status;
+    if (edge->stage != NULL && edge->stage->sequence != 0)
+        return RT_E_AGAIN; /* an earlier tensor is still being staged: rt_edge_wait_sent moves it */
+    rt_edge_sent *sent = &edge->sent[*sequence_out % edge->tx.slots];
+    return sent->sequence == 0 ? RT_OK : rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);
+}
+
+/* Takes the edge's turn and keeps it when it may send. */
+static int look_credit(void *object)
+{
+    sending *send = object;
+    rt_edge *edge = send->edge;
+    rt_turn_take(&edge->turn);
+    if (edge->stage != NULL && edge->stage->sequence != 0)
+        rt_edge_stage_run(edge, send->end_ns);
+    int status = rt_edge_may_send(edge, &send->sequence);
+    if (status == RT_OK)
+        return RT_OK;
+    if (status == RT_E_AGAIN && !send->waited) {
+        edge->stats.waits++;
+        send->waited = true;
+    }
+    rt_turn_leave(&edge->turn);
+    return status;
+}
+
+/* ---- copies ---- */
+
+/* Takes an operation of each of the links, or of none: RT_E_BUSY, after a look for some that have ended. */
+static int reserve(rt_link *const *links, uint32_t count, rt_op **ops_out)
+{
+    for (uint32_t index = 0; index < count; index++) {
+        rt_turn_take(&links[index]->turn);
+        ops_out[index] = rt_op_take(links[index]);
+        rt_turn_leave(&links[index]->turn);
+        if (ops_out[index] != NULL)
+            continue;
+        rt_queue_step(links[index]->queue);
+        for (uint32_t taken = 0; taken < index; taken++) {
+            rt_turn_take(&links[taken]->turn);
+            rt_op_give(links[taken], ops_out[taken]);
+            rt_turn_leave(&links[taken]->turn);
+        }
+        return RT_E_BUSY;
+    }
+    return RT_OK;
+}
+
+/* Posts copies as an operation that was reserved. */
+static int post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out)
+{
+    rt_turn_take(&link->turn);
+    if (link->shut) {
+        rt_op_give(link, op);
+        rt_turn_leave(&link->turn);
+        return rt_channel_refuse(link->channel, NULL);
+    }
+    if (count == 1)
+        op->single = copies[0];
+    op->cursor = (rt_cursor){count == 1 ? &op->single : copies, count, 0, 0};
+    *number_out = rt_op_begin(link, op, true, end_ns);
+    return RT_OK;
+}
+
+int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out)
+{
+    rt_op *op;
+    int status = reserve(&link, 1, &op);
+    return status == RT_OK ? post_reserved(link, op, copies, count, end_ns, number_out) : status;
+}
+
+int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
+{
+    int status = RT_OK;
+    for (uint32_t index = 0; index < count; index++) {
+        if (ops[index] == 0)
+            continue;
+        int ended = rt_op_collect(channel, ops[index]);
+        if (ended != RT_E_AGAIN)
+            ops[index] = 0;
+        status = status == RT_OK ? ended : status;
+    }
+    return status;
+}
+
+static uint64_t source_stride(const rt_edge *edge)
+{
+    if (edge->terms.edge_kind == RT_EDGE_STATIC)
+        return RT_EDGE_SOURCE_SIZE;
+    return RT_EDGE_SOURCE_EAGER + edge->eager_size;
+}
+
+uint64_t rt_edge_source_span(const rt_edge *edge, uint32_t slots, uint32_t stripes)
+{
+    return (uint64_t)slots * stripes * source_stride(edge);
+}
+
+uint8_t *rt_edge_source_of(const rt_edge *edge, uint32_t slot, uint32_t stripe)
+{
+    return edge->lines.address + ((uint64_t)slot * edge->wiring.layout.stripes + stripe) * source_stride(edge);
+}
+
+/* A copy from the edge's own memory. */
+static rt_copy own_copy(const rt_edge *edge, const uint8_t *from, rt_remote *remote, uint64_t remote_offset, uint64_t size)
+{
+    return (rt_copy){.region = (uint64_t)(uintptr_t)edge->lines.region,
+                     .region_offset = edge->lines.offset + (uint64_t)(from - edge->lines.address),
+                     .remote = (uint64_t)(uintptr_t)remote,
+                     .remote_offset = remote_offset,
+                     .size = size,
+                     .direction = RT_WRITE};
+}
+
+static uint32_t word_place(uint8_t part)
+{
+    return part == RT_EDGE_PART_BEGUN ? RT_EDGE_LINE_BEGUN : part == RT_EDGE_PART_NOTE ? RT_EDGE_LINE_NOTE : RT_EDGE_LINE_FLAG;
+}
+
+/* The copies of the payload: those given, with the immediate, or what joins them to a trailer. */
+static uint32_t add_payload(const rt_edge *edge, const rt_edge_write *write, const rt_edge_plan *plan, uint8_t *source,
+                            const rt_copy *payload, uint32_t payload_count, rt_copy *copies_out)
+{
+    uint64_t spoken = (uint64_t)plan->immediate << RT_COPY_IMMEDIATE_SHIFT;
+    uint32_t count = 0;
+    for (; count < payload_count; count++) {
+        copies_out[count] = payload[count];
+        if (write->every_piece)
+            copies_out[count].direction |= RT_COPY_EVERY_PIECE | spoken;
+    }
+    if (count == 0 && write->immediate)
+        copies_out[count++] = own_copy(edge, source, edge->slots_remote, write->remote_offset, 0);
+    if (write->immediate)
+        copies_out[count - 1].direction |= (write->every_piece ? RT_COPY_EVERY_PIECE : RT_COPY_IMMEDIATE) | spoken;
+    if (write->trailer_size != 0) {
+        if (count != 0)
+            copies_out[count - 1].direction |= RT_COPY_JOINED;
+        copies_out[count++] = own_copy(edge, source + RT_EDGE_SOURCE_SIZE - write->trailer_size, edge->slots_remote,
+                                       write->remote_offset + write->size, write->trailer_size);
+    }
+    return count;
+}
+
+uint32_t rt_edge_copies_of(const rt_edge *edge, const rt_edge_plan *plan, uint64_t sequence, uint32_t stripe, uint32_t crc,
+                           const rt_copy *payload, uint32_t payload_count, rt_copy *copies_out)
+{
+    uint8_t *source = rt_edge_source_of(edge, rt_edge_slot(&edge->wiring.layout, sequence), stripe);
+    uint8_t *line = source + RT_EDGE_SOURCE_LINE;
+    rt_remote *lines = edge->lines_remote != NULL ? edge->lines_remote : edge->slots_remote;
+    uint32_t count = 0;
+    if (edge->wiring.mode == RT_EDGE_TAIL)
+        rt_edge_line_fill(&edge->wiring, sequence, crc, line);
+    for (uint32_t index = 0; index < plan->count; index++) {
+        const rt_edge_write *write = &plan->writes[index];
+        if (write->part == RT_EDGE_PART_PAYLOAD) {
+            count += add_payload(edge, write, plan, source, payload, payload_count, copies_out + count);
+            continue;
+        }
+        uint8_t *word = line + word_place(write->part);
+        memcpy(word, &write->word, sizeof write->word);
+        copies_out[count] = own_copy(edge, word, lines, write->remote_offset, sizeof write->word);
+        if (write->every_piece)
+            copies_out[count].direction |= RT_COPY_EVERY_PIECE | (uint64_t)plan->immediate << RT_COPY_IMMEDIATE_SHIFT;
+        count++;
+    }
+    return count;
+}
+
+/* The copies of bytes [from, from + size) of a tensor that lies in `region`, run by run, to the start of its stripe in the slot. */
+static uint32_t payload_copies(const sending *send, const rt_region *region, uint64_t from, uint64_t size, uint64_t remote_offset,
+                               rt_copy *copies_out)
+{
+    uint64_t run_size, start = (uint64_t)(uintptr_t)region->address;
+    uint32_t count = 0;
+    rt_edge_runs(send->tensor, send->item_size, &run_size);
+    while (size != 0) {
+        uint64_t within = from % run_size, part = run_size - within < size ? run_size - within : size;
+        uint64_t address = rt_edge_run_address(send->tensor, send->item_size, run_size, from / run_size) + within;
+        copies_out[count++] = (rt_copy){.region = (uint64_t)(uintptr_t)region,
+                                        .region_offset = address - start,
+                                        .remote = (uint64_t)(uintptr_t)send->edge->slots_remote,
+                                        .remote_offset = remote_offset,
+                                        .size = part,
+                                        .direction = RT_WRITE | (part < size ? RT_COPY_JOINED : 0u)};
+        from += part;
+        size -= part;
+        remote_offset += part;
+    }
+    return count;
+}
+
+static uint32_t crc_of(const sending *send, uint64_t from, uint64_t size)
+{
+    uint64_t run_size;
+    uint32_t crc = 0;
+    rt_edge_runs(send->tensor, send->item_size, &run_size);
+    while (size != 0) {
+        uint64_t within = from % run_size, part = run_size - within < size ? run_size - within : size;
+        uint64_t address = rt_edge_run_address(send->tensor, send->item_size, run_size, from / run_size) + within;
+        crc = rt_crc32c(crc, (const void *)(uintptr_t)address, part);
+        from += part;
+        size -= part;
+    }
+    return rt_edge_crc(crc, send->sequence);
+}
+
+/* ---- static edges ---- */
+
+/* Room for the copies of a tensor of `runs` runs. */
+static rt_copy *copies_for(rt_edge_sent *sent, uint64_t runs, uint32_t stripes)
+{
+    uint64_t wanted = (runs + RT_EDGE_COPIES) * stripes;
+    if (wanted > sent->copies_max) {
+        rt_copy *grown = realloc(sent->copies, wanted * sizeof *grown); /* its operations are over */
+        if (grown == NULL)
+            return NULL;
+        sent->copies = grown;
+        sent->copies_max = (uint32_t)wanted;
+    }
+    return sent->copies;
+}
+
+/* Posts a tensor that lies in a region, stripe by stripe. edge->turn held. */
+static int64_t post_static(const sending *send, const rt_region *region, uint64_t runs)
+{
+    rt_edge *edge = send->edge;
+    const rt_edge_layout *layout = &edge->wiring.layout;
+    rt_edge_sent *sent = &edge->sent[send->sequence % edge->tx.slots];
+    rt_copy *copies = copies_for(sent, 2 * runs, layout->stripes); /* a run at a stripe's border counts twice */
+    rt_op *ops[RT_EDGE_STRIPES_MAX];
+    bool pending = false;
+    int status = copies == NULL ? RT_E_NO_MEMORY : reserve(edge->links, layout->stripes, ops);
+    if (status != RT_OK)
+        return status;
+    sent->sequence = send->sequence;
+    for (uint32_t stripe = 0; stripe < layout->stripes; stripe++) {
+        uint64_t from, size = rt_edge_stripe(layout, send->size, stripe, &from);
+        uint32_t crc = edge->wiring.verify ? crc_of(send, from, size) : 0;
+        rt_edge_plan plan;
+        rt_edge_plan_make(&edge->wiring, send->sequence, stripe, from, size, crc, &plan);
+        uint64_t slot_offset = rt_edge_slot_offset(layout, rt_edge_slot(layout, send->sequence));
+        rt_copy *payload = copies + RT_EDGE_COPIES; /* behind the room for those that go first; copied forwards */
+        uint32_t parts = payload_copies(send, region, from, size, slot_offset + from, payload);
+        uint32_t count = rt_edge_copies_of(edge, &plan, send->sequence, stripe, crc, payload, parts, copies);
+        int64_t end_ns = size > UNTIMED_MAX || !edge->device->limits.completes_in_post ? send->end_ns : INT64_MAX;
+        int posted = post_reserved(edge->links[stripe], ops[stripe], copies, count, end_ns, &sent->ops[stripe]);
+        status = posted != RT_OK ? posted : status; /* the channel is at its end */
+        pending = pending || sent->ops[stripe] != 0;
+        copies += RT_EDGE_COPIES + parts;
+    }
+    if (status != RT_OK)
+        return status;
+    rt_edge_sender_sent(&edge->tx, send->sequence);
+    edge->stats.transfers++;
+    edge->stats.bytes += send->size;
+    return pending ? (int64_t)send->sequence : 0;
+}
+
+/* Whether a strided tensor is sent from where it lies. */
+static bool gathers(const rt_edge *edge, uint64_t runs, uint64_t run_size)
+{
+    if (runs == 1)
+        return true;
+    if (!edge->wiring.orders_writes || runs > GATHER_RUNS_MAX)
+        return false;
+    return edge->device->limits.local_anywhere || run_size >= GATHER_RUN_SIZE_MIN;
+}
+
+static int64_t send_staged(sending *send)
+{
+    rt_edge *edge = send->edge;
+    int status = rt_edge_stage_begin(edge, send->tensor, send->size, send->sequence);
+    if (status == RT_E_NOT_FOUND) {
+        rt_turn_leave(&edge->turn);
+        status = rt_edge_stage_prepare(edge, NULL);
+        rt_turn_take(&edge->turn);
+        status = status == RT_OK ? rt_edge_may_send(edge, &send->sequence) : status;
+        if (status == RT_OK)
+            status = rt_edge_stage_begin(edge, send->tensor, send->size, send->sequence);
+    }
+    if (status != RT_OK)
+        return status;
+    status = rt_edge_stage_run(edge, send->end_ns);
+    return status == RT_OK ? 0 : status == RT_E_AGAIN ? (int64_t)send->sequence : status;
+}
+
+/* edge->turn held on entry, left on return. */
+static int64_t send_static(sending *send)
+{
+    rt_edge *edge = send->edge;
+    uint64_t address = send->tensor->address, span = send->size, run_size;
+    uint64_t runs = send->size == 0 ? 1 : rt_edge_runs(send->tensor, send->item_size, &run_size);
+    bool left = false;
+    rt_region *region = edge->lines.region; /* of an empty tensor nothing is taken */
+    if (send->size != 0) {
+        rt_edge_span(send->tensor, send->item_size, &address, &span);
+        region = edge->staging_wanted || !gathers(edge, runs, run_size) ? NULL : rt_edge_region_of(edge, address, span, &left);
+    }
+    int64_t result = left ? rt_edge_may_send(edge, &send->sequence) : RT_OK;
+    if (result == RT_OK && region != NULL)
+        result = post_static(send, region, send->size == 0 ? 0 : runs);
+    else if (result == RT_OK)
+        result = send_staged(send);
+    rt_turn_leave(&edge->turn);
+    return result == RT_E_BUSY ? RT_E_AGAIN : result;
+}
+
+/* ---- the calls ---- */
+
+static int check_sender(const rt_edge *edge)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (!edge->sender)
+        return RT_E_INVALID;
+    if (!rt_edge_joined(edge))
+        return atomic_load(&edge->phase) == RT_EDGE_PHASE_REFUSED ? edge->failure.status : RT_E_BUSY;
+    return RT_OK;
+}
+
+int64_t rt_edge_send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t timeout_ns)
+{
+    int status = check_sender(edge);
+    uint64_t size = 0;
+    if (status == RT_OK)
+        status = rt_edge_check_tensor(edge, tensor, &size, NULL);
+    if (status != RT_OK)
+        return status;
+    int64_t end_ns = rt_edge_slice_end(edge->device, timeout_ns);
+    if (edge->terms.edge_kind == RT_EDGE_DYNAMIC)
+        return rt_edge_send_dynamic(edge, tensor, size, end_ns);
+    sending send = {.edge = edge, .tensor = tensor, .size = size, .item_size = rt_dtype_size(tensor->dtype), .end_ns = end_ns};
+    status = rt_wait_memory(edge->device, look_credit, &send, end_ns);
+    return status == RT_OK ? send_static(&send) : status;
+}
+
+int64_t rt_edge_send(rt_edge *edge, uint64_t address, uint64_t size, int64_t timeout_ns)
+{
+    int status = check_sender(edge);
+    if (status != RT_OK)
+        return status;
+    if (edge->terms.edge_kind != RT_EDGE_STATIC || size != edge->wiring.layout.payload_size)
+        return RT_E_INVALID;
+    sending send = {.edge = edge, .size = size, .item_size = 1};
+    send.plain.address = address;
+    send.plain.rank = 1;
+    send.plain.dims[0] = size;
+    send.tensor = &send.plain;
+    status = look_credit(&send); /* the usual case costs no look at the clock */
+    bool timed = status == RT_E_AGAIN || size > UNTIMED_MAX || !edge->device->limits.completes_in_post;
+    send.end_ns = timed ? rt_edge_slice_end(edge->device, timeout_ns) : INT64_MAX;
+    if (status == RT_E_AGAIN)
+        status = rt_wait_memory(edge->device, look_credit, &send, send.end_ns);
+    return status == RT_OK ? send_static(&send) : status;
+}
+
+/* ---- what became of it ---- */
+
+typedef struct question {
+    rt_edge *edge;
+    uint64_t sequence;
+    int64_t end_ns;
+    bool released; /* asked for: the release, not only the end of the WRITEs */
+} question;
+
+/* RT_OK: the tensor is needed no more. */
+static int look_sent(void *object)
+{
+    const question *ask = object;
+    rt_edge *edge = ask->edge;
+    rt_turn_take(&edge->turn);
+    rt_edge_sent *sent = &edge->sent[ask->sequence % edge->tx.slots];
+    int status = RT_OK;
+    if (edge->stage != NULL && edge->stage->sequence != 0)
+        status = rt_edge_stage_run(edge, ask->end_ns);
+    if (status == RT_OK && sent->sequence == ask->sequence)
+        status = rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);
+    int credit = rt_edge_take_credit(edge);
+    bool by_release = edge->terms.flow == RT_EDGE_FLOW_CREDIT && (ask->released || edge->terms.edge_kind == RT_EDGE_DYNAMIC);
+    if (status == RT_OK && by_release && ask->sequence > edge->tx.released) {
+        status = credit != RT_OK ? credit : edge->tx.state == RT_EDGE_OVER ? edge->tx.failure : RT_E_AGAIN;
+        bool quiet = edge->tx.state == RT_EDGE_OVER || credit == RT_OK;
+        status = quiet ? status : RT_E_AGAIN; /* the peer may still read it until the links are shut */
+    }
+    rt_turn_leave(&edge->turn);
+    return status;
+}
+
+static int wait_for(rt_edge *edge, uint64_t sequence, bool released, int64_t timeout_ns)
+{
+    int status = check_sender(edge);
+    if (status != RT_OK)
+        return status;
+    if (sequence == 0)
+        return RT_OK;
+    question ask = {.edge = edge, .sequence = sequence, .released = released};
+    ask.end_ns = rt_edge_slice_end(edge->device, timeout_ns);
+    return rt_wait_memory(edge->device, look_sent, &ask, ask.end_ns);
+}
+
+int rt_edge_wait_sent(rt_edge *edge, uint64_t sequence, int64_t timeout_ns)
+{
+    return wait_for(edge, sequence, false, timeout_ns);
+}
+
+int rt_edge_wait_released(rt_edge *edge, uint64_t sequence, int64_t timeout_ns)
+{
+    return wait_for(edge, sequence, true, timeout_ns);
+}
+
+int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out)
+{
+    *status_out = RT_OK;
+    for (uint64_t index = 0; index < count; index++) {
+        const rt_edge_sending *one = &sends[index];
+        rt_edge *edge = (rt_edge *)(uintptr_t)one->edge;
+        const rt_edge_tensor *tensor = (const rt_edge_tensor *)(uintptr_t)one->tensor;
+        int64_t result = tensor != NULL ? rt_edge_send_tensor(edge, tensor, timeout_ns)
+                                        : rt_edge_send(edge, one->address, one->size, timeout_ns);
+        if (result < 0) {
+            *status_out = (int32_t)result;
+            return (int64_t)index;
+        }
+    }
+    return (int64_t)count;
+}

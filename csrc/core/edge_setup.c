@@ -1,0 +1,274 @@
+/* edge_setup.c: the messages of edges: what this end asks and how it takes the answers, and when an edge has no more to do with its
+ * channel (EDGES.md section 9). Answers to the peer's requests are edge_admit.c's. device->lock held, unless it says otherwise. */
+#include <stdio.h>
+#include <string.h>
+
+#include "core/edge.h"
+
+/* Requests whose answer waits for something that nobody tells of are looked at again after this. */
+#define LOOK_AGAIN_NS RT_NS_PER_MS
+
+rt_edge *rt_edge_of_number(const rt_channel *channel, uint16_t number, bool sender)
+{
+    for (rt_list *node = channel->rpc->edges.next; node != &channel->rpc->edges; node = node->next) {
+        rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
+        if (edge->number == number && edge->sender == sender && edge->number != 0)
+            return edge;
+    }
+    return NULL;
+}
+
+/* ---- asking ---- */
+
+int rt_edge_ask(rt_edge *edge, const rt_edge_message *message)
+{
+    if (edge->ask.state != RT_ASK_NONE)
+        return RT_E_BUSY;
+    edge->ask.message = *message;
+    edge->ask.state = RT_ASK_NEW;
+    rt_rpc_run(edge->channel);
+    return RT_OK;
+}
+
+static bool send_ask(rt_edge *edge)
+{
+    rt_rpc *rpc = edge->channel->rpc;
+    uint8_t bytes[RT_EDGE_MESSAGE_MAX];
+    if (rt_rpc_outstanding(rpc) >= RT_RPC_REQUESTS_MAX)
+        return false;
+    edge->ask.message.request = rpc->next_request;
+    int64_t size = rt_edge_message_encode(&edge->ask.message, bytes, sizeof bytes);
+    assert(size > 0);
+    if (!rt_rpc_send(edge->channel, bytes, (size_t)size))
+        return false;
+    rpc->next_request++;
+    rpc->asked++;
+    edge->ask.state = RT_ASK_SENT;
+    return true;
+}
+
+/* The answer to OPEN_EDGE. */
+static void opened(rt_edge *edge, const rt_edge_message *answer)
+{
+    if (answer->kind == RT_EDGE_EDGE_OPENED) {
+        edge->number = answer->number;
+        edge->ask.answer = *answer;
+        edge->ask.state = RT_ASK_DONE; /* until it is wired, or closed instead */
+        atomic_store_explicit(&edge->phase, RT_EDGE_PHASE_ANSWERED, memory_order_release);
+        return;
+    }
+    rt_fail(&edge->failure, rt_edge_refusal_status(answer->refusal), 0, "%s did not open the edge \"%s\": %s",
+            edge->channel->peer, edge->name, answer->text);
+    edge->peer_knows = true;
+    edge->ask.state = RT_ASK_NONE;
+    atomic_store_explicit(&edge->phase, RT_EDGE_PHASE_REFUSED, memory_order_release);
+}
+
+/* Whether this kind of answer fits what was asked. */
+static bool fits(uint8_t asked, uint8_t answered)
+{
+    switch ((enum rt_edge_message_kind)asked) {
+    case RT_EDGE_OPEN_EDGE: return answered == RT_EDGE_EDGE_OPENED || answered == RT_EDGE_EDGE_REFUSED;
+    case RT_EDGE_ADD_KEY: return answered == RT_EDGE_KEY_ADDED || answered == RT_EDGE_EDGE_REFUSED;
+    case RT_EDGE_CLOSE_EDGE: return answered == RT_EDGE_EDGE_CLOSED;
+    case RT_EDGE_EDGE_OPENED:
+    case RT_EDGE_EDGE_REFUSED:
+    case RT_EDGE_EDGE_CLOSED:
+    case RT_EDGE_KEY_ADDED: break;
+    }
+    return false;
+}
+
+static int take_answer(rt_channel *channel, const rt_edge_message *answer, rt_detail *detail)
+{
+    RT_LIST_EACH(node, &channel->rpc->edges) {
+        rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
+        if (edge->ask.state != RT_ASK_SENT || edge->ask.message.request != answer->request)
+            continue;
+        if (!fits(edge->ask.message.kind, answer->kind))
+            return rt_fail(detail, RT_E_PROTOCOL, 0, "an answer of kind %u to a request of kind %u", answer->kind,
+                           edge->ask.message.kind);
+        channel->rpc->asked--;
+        if (edge->ask.message.kind == RT_EDGE_OPEN_EDGE) {
+            opened(edge, answer);
+        } else if (edge->ask.message.kind == RT_EDGE_CLOSE_EDGE) {
+            edge->peer_knows = true;
+            edge->ask.state = RT_ASK_NONE;
+        } else {
+            edge->ask.answer = *answer;
+            edge->ask.state = RT_ASK_DONE;
+        }
+        rt_device_changed(channel->device);
+        return RT_OK;
+    }
+    return rt_fail(detail, RT_E_PROTOCOL, 0, "an answer to request %u, which is not outstanding", answer->request);
+}
+
+static int take_request(rt_channel *channel, const rt_edge_message *message, rt_detail *detail)
+{
+    rt_rpc *rpc = channel->rpc;
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX && rt_rpc_pending(rpc) < RT_RPC_REQUESTS_MAX; index++) {
+        rt_edge_request *request = &rpc->edge_requests[index];
+        if (request->active)
+            continue;
+        *request = (rt_edge_request){.active = true, .message = *message};
+        request->deadline_ns = rt_device_time(channel->device) + message->wait_ms * RT_NS_PER_MS;
+        return RT_OK;
+    }
+    return rt_fail(detail, RT_E_PROTOCOL, 0, "%s has more than %d requests outstanding", channel->peer, RT_RPC_REQUESTS_MAX);
+}
+
+int rt_edges_received(rt_channel *channel, const uint8_t *bytes, size_t size, rt_detail *detail)
+{
+    rt_edge_message message;
+    int status = rt_edge_message_decode(bytes, size, &message, detail);
+    if (status != RT_OK)
+        return status;
+    bool request = message.kind == RT_EDGE_OPEN_EDGE || message.kind == RT_EDGE_ADD_KEY || message.kind == RT_EDGE_CLOSE_EDGE;
+    return request ? take_request(channel, &message, detail) : take_answer(channel, &message, detail);
+}
+
+/* ---- the round ---- */
+
+bool rt_edge_quiet(rt_edge *edge)
+{
+    bool quiet = true;
+    rt_turn_take(&edge->turn);
+    for (uint32_t slot = 0; edge->sent != NULL && slot < edge->tx.slots; slot++)
+        quiet = rt_edge_collect(edge->channel, edge->sent[slot].ops, RT_EDGE_STRIPES_MAX) != RT_E_AGAIN && quiet;
+    if (edge->stage != NULL)
+        quiet = rt_edge_collect(edge->channel, edge->stage->ops, RT_EDGE_STAGES) != RT_E_AGAIN && quiet;
+    for (uint32_t slot = 0; edge->got != NULL && slot < edge->rx.slots; slot++)
+        quiet = rt_edge_collect(edge->channel, edge->got[slot].ops, RT_EDGE_STRIPES_MAX) != RT_E_AGAIN && quiet;
+    if (!edge->sender && edge->credit_op != 0)
+        quiet = rt_edge_collect(edge->channel, &edge->credit_op, 1) != RT_E_AGAIN && quiet;
+    quiet = quiet && edge->borrowed == 0;
+    rt_turn_leave(&edge->turn);
+    return quiet;
+}
+
+static void ask_to_close(rt_edge *edge)
+{
+    bool wired = rt_edge_joined(edge);
+    edge->ask.message = (rt_edge_message){.kind = RT_EDGE_CLOSE_EDGE, .number = edge->number, .by_sender = edge->sender};
+    rt_turn_take(&edge->turn);
+    bool half = wired && edge->stage != NULL && edge->stage->sequence != 0; /* was given up while it was staged */
+    edge->ask.message.final = wired && edge->sender ? edge->tx.sent - half : 0;
+    rt_turn_leave(&edge->turn);
+    edge->ask.state = RT_ASK_NEW;
+    edge->close_told = true;
+}
+
+/* Whether a sender's tensors, or the credit of what it sent, may still be touched by the peer. */
+static bool awaited(rt_edge *edge)
+{
+    if (!edge->sender || !rt_edge_joined(edge))
+        return false;
+    rt_turn_take(&edge->turn);
+    rt_edge_take_credit(edge);
+    bool open = edge->tx.state != RT_EDGE_OVER;
+    rt_turn_leave(&edge->turn);
+    return open;
+}
+
+/* The edge and its channel have nothing more to do with each other. */
+static void leave(rt_edge *edge)
+{
+    if (rt_edge_joined(edge) && !edge->sender && edge->wiring.mode == RT_EDGE_IMMEDIATE) {
+        for (uint32_t stripe = 0; stripe < edge->wiring.layout.stripes; stripe++)
+            rt_receives_unreserve(edge->links[stripe],
+                                  edge->wiring.layout.slots * rt_edge_immediate_count(&edge->wiring, stripe));
+    }
+    rt_list_remove(&edge->node);
+    rt_edge_let_go(edge);
+    rt_edge_unreference(edge);
+}
+
+static bool run_edge(rt_edge *edge)
+{
+    bool moved = false;
+    bool answered = edge->ask.state == RT_ASK_DONE && edge->ask.message.kind == RT_EDGE_OPEN_EDGE;
+    if (edge->ask.state == RT_ASK_NEW)
+        moved = send_ask(edge);
+    if (edge->credit_owed && rt_turn_try(&edge->turn)) {
+        rt_edge_give_credit(edge);
+        rt_turn_leave(&edge->turn);
+    }
+    if (edge->close_wanted && answered)
+        edge->ask.state = RT_ASK_NONE; /* nobody will wire it */
+    if (edge->close_wanted && !edge->close_told && !edge->peer_knows && edge->ask.state == RT_ASK_NONE && rt_edge_quiet(edge)) {
+        ask_to_close(edge);
+        moved |= send_ask(edge);
+    }
+    bool over = edge->close_wanted && edge->peer_knows && edge->ask.state == RT_ASK_NONE;
+    if (over && rt_edge_quiet(edge) && !awaited(edge)) {
+        leave(edge);
+        return true;
+    }
+    return moved;
+}
+
+bool rt_edges_run(rt_channel *channel)
+{
+    rt_rpc *rpc = channel->rpc;
+    bool moved = false;
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++) {
+        if (rpc->edge_requests[index].active)
+            moved |= rt_edge_answer(channel, &rpc->edge_requests[index]);
+    }
+    RT_LIST_EACH_SAFE(node, &rpc->edges)
+        moved |= run_edge(RT_LIST_ENTRY(node, rt_edge, node));
+    return moved;
+}
+
+int64_t rt_edges_next_deadline(const rt_channel *channel)
+{
+    const rt_rpc *rpc = channel->rpc;
+    int64_t due = INT64_MAX, soon = rt_device_time(channel->device) + LOOK_AGAIN_NS;
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++) {
+        const rt_edge_request *request = &rpc->edge_requests[index];
+        int64_t at = request->message.kind == RT_EDGE_OPEN_EDGE && !request->answered ? request->deadline_ns : soon;
+        due = request->active && at < due ? at : due;
+    }
+    for (const rt_list *node = rpc->edges.next; node != &rpc->edges; node = node->next) {
+        const rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
+        bool closing = edge->close_wanted && edge->ask.state == RT_ASK_NONE;
+        if ((edge->credit_owed || closing) && soon < due)
+            due = soon;
+    }
+    return due;
+}
+
+void rt_edges_changed(rt_device *device)
+{
+    RT_LIST_EACH(node, &device->channels)
+        rt_rpc_run(RT_LIST_ENTRY(node, rt_channel, node));
+}
+
+void rt_edges_channel_ending(rt_channel *channel)
+{
+    rt_rpc *rpc = channel->rpc;
+    rt_edge_requests_end(rpc);
+    RT_LIST_EACH_SAFE(node, &rpc->edges) {
+        rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
+        edge->peer_knows = true;
+        if (atomic_load(&edge->phase) != RT_EDGE_PHASE_JOINED) {
+            rt_channel_refuse(channel, &edge->failure);
+            edge->ask.state = RT_ASK_NONE;
+            atomic_store_explicit(&edge->phase, RT_EDGE_PHASE_REFUSED, memory_order_release);
+        }
+        awaited(edge);
+        if (edge->close_wanted && rt_edge_quiet(edge))
+            leave(edge);
+    }
+    rt_device_changed(channel->device);
+}
+
+void rt_edges_channel_closed(rt_channel *channel)
+{
+    rt_edges_channel_ending(channel);
+    RT_LIST_EACH_SAFE(node, &channel->rpc->edges) {
+        rt_list_remove(node);
+        rt_edge_unreference(RT_LIST_ENTRY(node, rt_edge, node));
+    }
+}

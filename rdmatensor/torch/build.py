@@ -1,0 +1,132 @@
+"""Compiles the C++ that must know the installed torch, on first use, and keeps it.
+
+What is built lies in the user's cache, under a name made of all that it depends on: the source, torch's version and
+ABI, the compiler and its flags. Processes that need it at once wait for the first.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from rdmatensor.config import compiler, torch_cache
+from rdmatensor.errors import DeadlineExceeded, RdmaError, Unsupported
+
+__all__ = ["built"]
+
+FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden")
+BUILD_TIMEOUT = 300.0
+"""Seconds; a build takes two."""
+_NAP = 0.02
+
+
+def built(source: Path, timeout: float = BUILD_TIMEOUT) -> Path:
+    """The shared library made of a C++ source, compiled if this torch has not seen it yet.
+
+    Unsupported without a compiler; RdmaError with what the compiler said when it fails; DeadlineExceeded.
+    """
+    command = _command()
+    directory = _directory()
+    library = directory / f"{source.stem}-{_key(source, command)}.so"
+    if library.exists():
+        return library
+    deadline = time.monotonic() + timeout
+    with _locked(library.with_suffix(".lock"), deadline, timeout):
+        if not library.exists():
+            _compile(command, source, library, deadline, timeout)
+    return library
+
+
+def _on() -> str:
+    return f"torch {torch.__version__}"
+
+
+def _command() -> list[str]:
+    chosen = compiler()
+    tried = [chosen] if chosen else ["c++", "g++", "clang++"]
+    found = next((path for name in tried if (path := shutil.which(name))), None)
+    if found is None:
+        why = (
+            f"this needs a C++ compiler once, and there is none: tried {', '.join(tried)}. Install one "
+            "(apt-get install g++), or name one in the environment as CXX"
+        )
+        raise Unsupported("compile what fits this torch", _on(), why)
+    root = Path(torch.__file__).parent
+    # torch's headers are the system's, so that their warnings are not ours.
+    where = ["-isystem", str(root / "include"), f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}"]
+    return [found, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *where]
+
+
+def _key(source: Path, command: list[str]) -> str:
+    version = torch.version.git_version or ""
+    parts = [source.read_text(encoding="utf-8"), torch.__version__, version, platform.machine(), *command]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
+
+
+def _directory() -> Path:
+    """Where libraries are kept. What others could write is not loaded from."""
+    directory = torch_cache()
+    what = "keep what was compiled"
+    try:
+        directory.mkdir(parents=True, exist_ok=True, mode=0o700)
+        found = directory.stat()
+    except OSError as error:
+        why = f"{error.strerror}: name a directory of yours in the environment as XDG_CACHE_HOME"
+        raise RdmaError(what, str(directory), why, error_number=error.errno or 0) from error
+    if found.st_uid != os.geteuid() or found.st_mode & 0o022:
+        why = (
+            "others can write there, and code is loaded from it: make it yours alone (chmod 700) or set XDG_CACHE_HOME"
+        )
+        raise RdmaError(what, str(directory), why)
+    return directory
+
+
+@contextmanager
+def _locked(path: Path, deadline: float, timeout: float) -> Iterator[None]:
+    """Holds a lock file; the kernel lets go of it when a holder dies."""
+    with path.open("w") as file:
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if time.monotonic() > deadline:
+                    why = f"another process is compiling, and was not done after {timeout:g} s"
+                    raise DeadlineExceeded("compile what fits this torch", str(path), why) from None
+                time.sleep(_NAP)
+        yield
+
+
+def _compile(command: list[str], source: Path, library: Path, deadline: float, timeout: float) -> None:
+    what = "compile what fits this torch"
+    with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
+        made = Path(scratch) / library.name
+        try:
+            done = subprocess.run(
+                [*command, str(source), "-o", str(made), "-lc10"],
+                capture_output=True,
+                text=True,
+                timeout=max(deadline - time.monotonic(), 0.1),
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired:
+            why = f"{command[0]} was not done after {timeout:g} s"
+            raise DeadlineExceeded(what, _on(), why) from None
+        except OSError as error:
+            raise Unsupported(what, _on(), f"{command[0]} could not be run: {error.strerror}") from error
+        if done.returncode:
+            said = "\n".join((done.stderr or done.stdout).strip().splitlines()[-20:])
+            raise RdmaError(what, _on(), f"{command[0]} ended with status {done.returncode} and said:\n{said}")
+        made.replace(library)

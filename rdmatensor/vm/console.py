@@ -1,0 +1,43 @@
+"""The guest's console, as much of it as a report needs: its end, and, once the kernel is in trouble, the beginning of
+that trouble too, which its own dump of registers would otherwise push out.
+"""
+
+from __future__ import annotations
+
+import re
+
+__all__ = ["END_KEPT", "TROUBLE_KEPT", "Console"]
+
+END_KEPT = 16 << 10
+"""Bytes kept of the end."""
+TROUBLE_KEPT = 32 << 10
+"""Bytes kept from the first line of trouble on: several dumps, each of a few KiB."""
+TROUBLE = re.compile(rb"^.*(Kernel panic|Oops|BUG: |general protection fault|Out of memory: Killed)", re.MULTILINE)
+LINE_MAX = 512
+"""Bytes in front of new ones in which a mark of trouble may have begun."""
+
+
+class Console:
+    """Takes bytes as they come."""
+
+    def __init__(self) -> None:
+        self._trouble: bytes | None = None
+        self._end = b""
+
+    def keep(self, data: bytes) -> None:
+        """Appends what came."""
+        fresh = max(0, len(self._end) - LINE_MAX)
+        self._end += data
+        if self._trouble is None and (found := TROUBLE.search(self._end, fresh)):
+            self._trouble = b""
+            self._end = self._end[found.start() :]
+        if self._trouble is not None:
+            room = TROUBLE_KEPT - len(self._trouble)
+            self._trouble += self._end[:room]
+            self._end = self._end[room:]
+        self._end = self._end[-END_KEPT:]
+
+    def report(self, lines: int = 40) -> str:
+        """The last lines; when there was trouble, everything kept since it began."""
+        text = ((self._trouble or b"") + self._end).decode(errors="replace").replace("\r\n", "\n").strip()
+        return "\n".join(text.splitlines()[-lines:]) if self._trouble is None else text

@@ -1,0 +1,29 @@
+"""Tensors of torch in registered memory, moved by the real driver. Edges and the backend are tested elsewhere."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from conftest import DEVICES
+from peers import BOTH, digest, digest_of, expose
+
+from rdmatensor.testing import VerbsFabric
+
+pytestmark = pytest.mark.timeout(120)
+torch = pytest.importorskip("torch", reason="no torch here: make torch")
+SHAPE = (64, 3, 31)
+
+
+def test_what_torch_computes_in_registered_memory_is_written_and_read_back() -> None:
+    with VerbsFabric(f"verbs://{DEVICES[0]}", there=f"verbs://{DEVICES[-1]}", timeout=20) as fabric:
+        channel, region = fabric.connect(), fabric.here.device.region(1 << 16)
+        source, back = (region.allocate(4 * 64 * 3 * 31) for _ in range(2))
+        remote = channel.attach(fabric.there.call(expose, "memory", source.nbytes, int(BOTH), 1))
+        tensor = torch.from_numpy(source.array(SHAPE, np.float32))
+        torch.mul(torch.ones(SHAPE), 3, out=tensor)
+        tensor += torch.arange(31)
+        channel.memcpy(remote, source)
+        expected = (3 + torch.arange(31, dtype=torch.float32)).expand(SHAPE).contiguous()
+        assert fabric.there.call(digest_of, "memory") == digest(expected.numpy().tobytes())
+        channel.memcpy(back, remote)
+        assert torch.equal(torch.from_numpy(back.array(SHAPE, np.float32)), expected)
