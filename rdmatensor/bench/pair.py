@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -95,6 +96,7 @@ class Process:
         self._log = Path(spot.folder) / f"{mode.name}-{'rank' if mode.launcher() else role}.log"
         self.process = started or self._start("rank" if mode.launcher() else role)
         self._lines: Lines | None = None
+        self._joining = threading.Lock()
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
         environment: Mapping[str, str] = {**os.environ, **self._mode.environment()}
@@ -110,7 +112,9 @@ class Process:
 
     def join(self) -> None:
         """Waits until it has begun."""
-        if self._lines is None:
+        with self._joining:
+            if self._lines is not None:
+                return
             self._lines = self._spot.accept(self._mode.name, self._role, self.process)
 
     def tell(self, message: dict[str, Any]) -> None:

@@ -71,9 +71,8 @@ class Mailbox:
             size = min(int.from_bytes(self._inbox[LENGTH : LENGTH + 8].view(), "little"), PAYLOAD)
             message = json.loads(bytes(self._inbox[BODY : BODY + size].view()))
             self._heard += 1
-            with self._lock:
-                self._words[TAKEN // 8] = self._heard
-                self._write(TAKEN)
+            self._words[TAKEN // 8] = self._heard  # without the lock, whose holder may wait for just such a word
+            self._write(TAKEN)
         except rt.DeadlineExceeded:
             raise Gone(f"no answer in {timeout:g} s") from None
         except (rt.RdmaError, ValueError) as error:

@@ -301,7 +301,14 @@ def measure(options: Options, setup: Setup, pairs: dict[str, Pair], run: Run, pr
 
 
 def open_pairs(
-    modes: list[Mode], setup: Setup, options: Options, start: Callable[[Mode], Pair], run: Run, progress: Progress
+    modes: list[Mode],
+    setup: Setup,
+    options: Options,
+    start: Callable[[Mode], Pair],
+    run: Run,
+    progress: Progress,
+    *,
+    apart: bool = False,
 ) -> dict[str, Pair]:
     """Starts every mode's processes, all at once, and brings them together. What fails becomes a row that says so."""
     started = {}
@@ -309,6 +316,8 @@ def open_pairs(
         why = mode.missing(setup)
         if not why and mode.one_host_only and not setup.one_host:
             why = "it measures within one host only"
+        if not why and apart and mode.launcher():
+            why = "one command starts both its processes: measure without --connect"
         if why:
             run.missing.append(Missing(mode.name, why))
         else:
@@ -357,7 +366,7 @@ def far(options: Options, setup: Setup, there: Far, progress: Progress) -> Run:
         def start(mode: Mode) -> Pair:
             return Pair(mode, Process(spot, mode, "first"), there.end(mode.name))
 
-        pairs = open_pairs([MODES[name] for name in options.modes], here, options, start, run, progress)
+        pairs = open_pairs([MODES[name] for name in options.modes], here, options, start, run, progress, apart=True)
         ending.callback(close_pairs, pairs)
         measure(options, here, pairs, run, progress)
     return run

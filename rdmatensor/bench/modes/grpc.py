@@ -83,21 +83,19 @@ class GrpcEnd(End):
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=self._options)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", handlers),))
         if self.setup.one_host:
-            port, address = 0, f"unix:{os.path.join(self.setup.folder, 'grpc')}"
+            address = f"unix:{os.path.join(self.setup.folder, 'grpc')}"
             self._server.add_insecure_port(address)
         else:
-            port = self._server.add_insecure_port(f"{self.setup.bind}:0")
+            address = f"{self.setup.connect}:{self._server.add_insecure_port(f'{self.setup.bind}:0')}"
         self._server.start()
-        return {"port": port}
+        return {"address": address}
 
     def meet(self, offer: dict[str, Any]) -> None:
         if not self.setup.first:
             return
         import grpc
 
-        path = os.path.join(self.setup.folder, "grpc")
-        address = f"unix:{path}" if self.setup.one_host else f"{self.setup.connect}:{offer['port']}"
-        self._channel = grpc.insecure_channel(address, options=self._options)
+        self._channel = grpc.insecure_channel(offer["address"], options=self._options)
         grpc.channel_ready_future(self._channel).result(DEADLINE_S)
         names = ("Echo", "Take", "Keep", "Fetch", "Give")
         self._calls = {name: self._channel.unary_unary(f"/bench/{name}") for name in names}
