@@ -12,11 +12,14 @@ verbs promise; programs that may not assume it write the word in a message of it
 Latency, READ: until the bytes of a READ are here; ib_read_lat.
 
 Ours and theirs take turns, round by round; medians of the rounds. On an emulated machine only the ratios mean anything.
+Waking an idle processor costs there as much as a transfer, and whether it goes idle between two of them hangs on a few
+us; with --awake none ever does, for ours and theirs alike.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import re
 import statistics
 import subprocess
@@ -24,10 +27,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import measure
-import numpy as np
 
 import rdmatensor as rt
 
@@ -44,7 +47,9 @@ PATIENCE = 120
 
 
 class Echo:
-    """One end of the latency test: sends its payload and the number of the turn, waits for that of the other end."""
+    """What one end of the latency test uses: a prepared copy of its payload, with the number of the turn in it, and the
+    word in which the other end's number comes.
+    """
 
     def __init__(self, channel: rt.Channel, inbox: rt.Region, outbox: rt.Region, own_word: bool) -> None:
         at = BEHIND if own_word else LATENCY_SIZE - 8
@@ -52,22 +57,33 @@ class Echo:
         pairs = [(remote[:LATENCY_SIZE], outbox[:LATENCY_SIZE])]
         if own_word:
             pairs.append((remote[at : at + 8], outbox[at : at + 8]))
-        self._send = channel.prepare_many(pairs)
-        self._number = outbox[at : at + 8].array(1, np.uint64)
-        self._seen = inbox[at : at + 8]
-        self._channel = channel
+        self.send = channel.prepare_many(pairs)
+        self.number = outbox[at : at + 8].view().cast("Q")
+        self.seen = inbox[at : at + 8]
+        self.hear = channel.wait_word
 
-    def send(self, turn: int) -> None:
-        self._number[0] = turn
-        self._send()
+    def answer(self, first: int, count: int) -> None:
+        number, send, hear, seen = self.number, self.send, self.hear, self.seen
+        for turn in range(first, first + count):
+            hear(seen, turn)
+            number[0] = turn
+            send()
 
-    def hear(self, turn: int) -> None:
-        self._channel.wait_word(self._seen, turn)
+    def ask(self, first: int, count: int) -> list[float]:
+        """Seconds of each half round trip."""
+        number, send, hear, seen, now = self.number, self.send, self.hear, self.seen, time.perf_counter
+        times = [now()]
+        for turn in range(first, first + count):
+            number[0] = turn
+            send()
+            hear(seen, turn)
+            times.append(now())
+        return [(end - begin) / 2 for begin, end in pairwise(times)]
 
 
 def side(url: str) -> None:
     """The passive end: a target, and the echo of the latency test."""
-    with rt.Device(url, qps_per_peer=1, wait="spin") as device:
+    with rt.Device(url) as device:
         inbox = device.region(REGION, access=rt.Access.REMOTE_WRITE | rt.Access.REMOTE_READ)
         outbox = device.region(REGION)
         device.publish("inbox", inbox)
@@ -79,14 +95,12 @@ def side(url: str) -> None:
             own_word, first, count = map(int, line.split())
             echo = echoes[bool(own_word)]
             print("ready", flush=True)
-            for turn in range(first, first + count):
-                echo.hear(turn)
-                echo.send(turn)
+            echo.answer(first, count)
 
 
 class Ours:
     def __init__(self, url: str) -> None:
-        self.device = rt.Device(url, qps_per_peer=1, wait="spin")
+        self.device = rt.Device(url)
         self.peer = measure.Peer(__file__, url)
         self.channel = self.device.connect(self.peer.hear(), timeout=PATIENCE)
         self.inbox = self.device.region(REGION, access=rt.Access.REMOTE_WRITE | rt.Access.REMOTE_READ)
@@ -109,24 +123,18 @@ class Ours:
         echo = Echo(self.channel, self.inbox, self.outbox, own_word)
         self.peer.tell(f"{int(own_word)} {self.turn} {count}")
         self.peer.hear()
-        times = []
-        for turn in range(self.turn, self.turn + count):
-            begin = time.perf_counter()
-            echo.send(turn)
-            echo.hear(turn)
-            times.append((time.perf_counter() - begin) / 2)
+        times = echo.ask(self.turn, count)
         self.turn += count
         return statistics.median(times)
 
     def read_latency(self, count: int) -> float:
         """Seconds until a READ is here."""
         read = self.channel.prepare(self.outbox[:LATENCY_SIZE], self.remote[:LATENCY_SIZE])
-        times = []
+        now, times = time.perf_counter, [time.perf_counter()]
         for _ in range(count):
-            begin = time.perf_counter()
             read()
-            times.append(time.perf_counter() - begin)
-        return statistics.median(times)
+            times.append(now())
+        return statistics.median(end - begin for begin, end in pairwise(times))
 
     def close(self) -> None:
         self.channel.close()
@@ -199,6 +207,13 @@ def rows(ours: Ours, theirs: Theirs, wanted: list[str], sizes: list[int], rounds
             yield row(mode, size, "MB/s", partial(ours.bandwidth, *given), partial(theirs.bandwidth, *given), rounds)
 
 
+def keep_awake() -> list[subprocess.Popen[bytes]]:
+    """A process for each processor that runs when nothing else wants it."""
+    script = "import os, sys; os.sched_setaffinity(0, [int(sys.argv[1])]); os.sched_setscheduler(0, os.SCHED_IDLE, "
+    script += "os.sched_param(0))\nwhile True: pass"
+    return [subprocess.Popen([sys.executable, "-c", script, str(each)]) for each in sorted(os.sched_getaffinity(0))]
+
+
 def show(found: list[dict[str, Any]]) -> str:
     lines = [("mode", "bytes", "ours", "perftest", "ours / perftest")]
     for each in found:
@@ -215,18 +230,24 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the bandwidth rows, in bytes")
     parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--wait", default="spin", help="how our ends wait (spin)")
+    parser.add_argument("--awake", action="store_true", help="keep idle processors awake: see above")
     parser.add_argument("--port", type=int, default=18515)
     arguments = parser.parse_args()
     if arguments.peer:
         side(arguments.peer)
         return
-    ours, theirs = Ours(f"verbs://{arguments.device}?work_depth={DEPTH}"), Theirs(arguments.device, arguments.port)
+    url = f"verbs://{arguments.device}?qps_per_peer=1&work_depth={DEPTH}&wait={arguments.wait}"
+    awake = keep_awake() if arguments.awake else []
+    ours, theirs = Ours(url), Theirs(arguments.device, arguments.port)
     found = []
     sizes = [int(size) for size in arguments.sizes.split(",")]
     for each in rows(ours, theirs, arguments.rows.split(","), sizes, arguments.rounds):
         found.append(each)
         print(show([each]).splitlines()[1], flush=True)
     ours.close()
+    for process in awake:
+        process.kill()
     print(show(found))
     if arguments.json:
         print(f"written to {measure.write(arguments.json, found)}")

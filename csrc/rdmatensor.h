@@ -168,7 +168,7 @@ void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out);
 #define RT_BLOCK_INDEX_BITS 22
 int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment);
 /* Gives a block back. While an operation still uses it, it is quarantined; it comes back at a later allocate that needs
- * it, free, stats or close. Another thread must not be copying from or to it in a small blocking copy. */
+ * it, free, stats or close. */
 int rt_region_free(rt_region *region, int64_t block);
 /* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). RT_E_ACCESS with RT_RIGHT_PER_PEER_KEYS: whoever
  * has such a handle could use it, so those regions are published and looked up. */
@@ -370,6 +370,9 @@ int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns);
 int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns);
 /* Where a tensor that lies at the sender can be read in place until its release. RT_E_UNSUPPORTED where it cannot. */
 int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out);
+/* The peer's range in which a borrowed tensor lies, with a reference that the caller drops (rt_remote_drop): views of the tensor
+ * keep it mapped. NULL when the sequence is not borrowed. */
+rt_remote *rt_edge_borrowed(rt_edge *edge, uint64_t sequence);
 int rt_edge_release(rt_edge *edge, uint64_t sequence);
 /* Whether a receive would return at once: 1, or 0. */
 int rt_edge_ready(rt_edge *edge);

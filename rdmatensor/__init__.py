@@ -31,6 +31,8 @@ from rdmatensor.access import Access
 from rdmatensor.buffer import Buffer
 from rdmatensor.channel import Channel
 from rdmatensor.device import Device
+from rdmatensor.edge import Edge
+from rdmatensor.edges import recv_many, send_many, wait_any
 from rdmatensor.errors import (
     AccessDenied,
     AuthenticationError,
@@ -60,12 +62,15 @@ from rdmatensor.limits import Limits
 from rdmatensor.listener import Listener
 from rdmatensor.prepared import PreparedCopy
 from rdmatensor.providers import DeviceInfo, ProviderInfo, providers
+from rdmatensor.recv_edge import RecvEdge
 from rdmatensor.region import Region
 from rdmatensor.remote import Remote, RemoteSpan
 from rdmatensor.rendezvous import new_secret
+from rdmatensor.send_edge import SendEdge
+from rdmatensor.sending import BoundSend, Sending
 from rdmatensor.signals import dump_all, dump_on_signal
 from rdmatensor.span import Span
-from rdmatensor.stats import AllocationStats, ChannelStats, DeviceStats, RegionStats
+from rdmatensor.stats import AllocationStats, ChannelStats, DeviceStats, EdgeStats, RegionStats
 from rdmatensor.tensor import Tensor
 from rdmatensor.transfer import Transfer
 
@@ -76,6 +81,7 @@ __all__ = [
     "AccessDenied",
     "AllocationStats",
     "AuthenticationError",
+    "BoundSend",
     "Buffer",
     "Channel",
     "ChannelStats",
@@ -87,6 +93,8 @@ __all__ = [
     "DeviceInfo",
     "DeviceLost",
     "DeviceStats",
+    "Edge",
+    "EdgeStats",
     "ForkedProcessError",
     "InvalidArgument",
     "Limits",
@@ -104,11 +112,14 @@ __all__ = [
     "ProviderInfo",
     "ProviderUnavailable",
     "RdmaError",
+    "RecvEdge",
     "Region",
     "RegionBusy",
     "RegionStats",
     "Remote",
     "RemoteSpan",
+    "SendEdge",
+    "Sending",
     "Span",
     "Tensor",
     "Transfer",
@@ -118,4 +129,7 @@ __all__ = [
     "dump_on_signal",
     "new_secret",
     "providers",
+    "recv_many",
+    "send_many",
+    "wait_any",
 ]

@@ -10,17 +10,21 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rdmatensor import _core
+from rdmatensor.edge import make_terms, warn_of_trust
 from rdmatensor.errors import DeadlineExceeded, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.pairs import Local, Pair, as_pair, describe, pack
 from rdmatensor.prepared import PreparedCopy
 from rdmatensor.remote import Attachment, Remote, RemoteSpan
 from rdmatensor.rpc import name_bytes, when_free
+from rdmatensor.send_edge import SendEdge
+from rdmatensor.sending import Lingering
 from rdmatensor.span import Span
 from rdmatensor.timeouts import timeout_ns
 from rdmatensor.transfer import Transfer
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from types import TracebackType
 
     from rdmatensor._core import ChannelHandle
@@ -52,8 +56,10 @@ class Channel:
         "__weakref__",
         "_attachments",
         "_closed",
+        "_edges",
         "_handle",
         "_limbo",
+        "_lingering",
         "_lock",
         "_pending",
         "_prepared",
@@ -74,6 +80,8 @@ class Channel:
         self._lock = threading.RLock()
         self._pending: dict[int, Transfer] = {}
         self._limbo: list[tuple[object, ...]] = []
+        self._edges: weakref.WeakSet[SendEdge] = weakref.WeakSet()
+        self._lingering = Lingering()
         self._attachments: weakref.WeakSet[Attachment] = weakref.WeakSet()
         self._prepared: weakref.WeakSet[PreparedCopy] = weakref.WeakSet()
 
@@ -167,12 +175,19 @@ class Channel:
         Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA-RULES 6). What the peer
         placed before the word is visible then. `span` is 8 bytes long and begins at a multiple of 8.
         """
-        limit = timeout_ns(timeout, self.device._timeout_ns)
         if span.nbytes != 8:
             raise InvalidArgument("wait for a word", repr(span), "a word has 8 bytes: slice the span")
-        handle, region, offset, number = self._live(), span._live(), span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
-        status = _wait_word(handle, region, offset, number, min(limit, _SLICE_NS))
+        offset, number = span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
+        ns = self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
+        try:
+            status = _wait_word(self._handle, span._region_handle, offset, number, ns)  # type: ignore[arg-type]
+        except TypeError:  # there is no such handle any more
+            status = _wait_word(self._live(), span._live(), offset, number, ns)
+        if not status:
+            return
+        limit = timeout_ns(timeout, self.device._timeout_ns)
         if status in (_core.AGAIN, _core.INTERRUPTED):
+            handle, region = self._live(), span._live()
             status = _core.until(self.device._live(), lambda ns: _wait_word(handle, region, offset, number, ns), limit)
         if status == _core.OK:
             return
@@ -183,6 +198,54 @@ class Channel:
         why = "it must begin at a multiple of 8 and lie in a region of the channel's device"
         why = why if status == _core.INVALID else ""
         raise self._refusal(status, f"wait for a word of at least {value}", why)
+
+    # ---- tensor edges ----
+
+    def send_edge(
+        self,
+        name: str,
+        *,
+        shape: int | Sequence[int] | None = None,
+        dtype: object = None,
+        rank: int | None = None,
+        flow: str = "credit",
+        verify: str | None = None,
+        ordering: str | None = None,
+        stripes: int = 1,
+        qp: int | None = None,
+        staging: bool = False,
+        timeout: float | None = None,
+    ) -> SendEdge:
+        """The sending end of a tensor edge that the peer makes under this name (`Device.recv_edge`, which explains the
+        words); waits until it does. NameNotFound after that; InvalidArgument when the peer says something else of it.
+
+        `qp` is the QP of its first stripe, None lets the library spread edges. `staging=True` copies every tensor into
+        registered memory first, as if it lay outside: for comparison.
+        """
+        terms = make_terms(
+            name,
+            shape=shape,
+            dtype=dtype,
+            rank=rank,
+            flow=flow,
+            verify=verify,
+            ordering=ordering,
+            stripes=stripes,
+            staging=staging,
+            qp=None if qp is None else self._qp(qp),
+        )
+        limit, on = timeout_ns(timeout, self.device._timeout_ns), f"{name!r} of {self.peer}"
+        device, handle = self.device._live(), self._live()
+        opened = _core.edge_open(device, handle, terms, limit, _LOOKUP_GRACE_NS, lambda: self.closed, on)
+        edge = SendEdge(self, opened, terms)
+        self._edges.add(edge)
+        warn_of_trust(edge)
+        return edge
+
+    @property
+    def ordering(self) -> str:
+        """How edges carry their flags unless one is asked for by name, and why so (RDMA-RULES 1 to 6)."""
+        return _core.channel_ordering(self._live())
 
     # ---- memory of the peer ----
 
@@ -250,6 +313,8 @@ class Channel:
         if handle is not None and not forked():
             self._closed = True
             _core.channel_close(handle)
+            for edge in tuple(self._edges):
+                edge.close()
             for attachment in tuple(self._attachments):
                 attachment.handle = None
             for prepared in tuple(self._prepared):
@@ -397,6 +462,7 @@ class Channel:
     def _sweep(self) -> bool:
         """Looks after transfers that ended without anyone waiting. Whether there were any."""
         self._settle_limbo()
+        self._lingering.settle()
         ended = [transfer.done() for transfer in tuple(self._pending.values())]
         return any(ended)
 

@@ -11,11 +11,14 @@ from rdmatensor import _core, errors
 from rdmatensor.access import Access
 from rdmatensor.channel import Channel
 from rdmatensor.config import default_secret, secret_bytes
+from rdmatensor.edge import Edge, make_terms, warn_of_trust
+from rdmatensor.edge_memory import Payloads
 from rdmatensor.errors import InvalidArgument, ProviderUnavailable
 from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.life import Life
 from rdmatensor.listener import Listener
 from rdmatensor.memory import probe
+from rdmatensor.recv_edge import RecvEdge
 from rdmatensor.region import Region
 from rdmatensor.rendezvous import Ticket, host_and_port
 from rdmatensor.rpc import name_bytes
@@ -24,7 +27,7 @@ from rdmatensor.url import DeviceUrl
 
 if TYPE_CHECKING:
     from asyncio import AbstractEventLoop
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
     from types import TracebackType
 
     from rdmatensor._core import ChannelHandle, DeviceHandle
@@ -34,6 +37,9 @@ if TYPE_CHECKING:
     from rdmatensor.stats import DeviceStats
 
 __all__ = ["AUTO_ORDER", "Device", "open_devices"]
+
+EAGER_DEFAULT = 4096
+"""Bytes up to which tensors of a dynamic edge ride in their record."""
 
 AUTO_ORDER = ("verbs", "shm")
 """What auto:// tries, in this order."""
@@ -107,6 +113,8 @@ class Device:
         self._channels: weakref.WeakSet[Channel] = weakref.WeakSet()
         self._listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
         self._regions: weakref.WeakSet[Region] = weakref.WeakSet()
+        self._edges: weakref.WeakSet[Edge] = weakref.WeakSet()
+        self._payloads = Payloads(self)
         self._published: dict[str, Span] = {}
         self._drivers: dict[AbstractEventLoop, Driver] = {}
         self._serial = _core.device_now_ns(handle)
@@ -155,6 +163,10 @@ class Device:
             )
         return access
 
+    def _regions_now(self) -> tuple[Region, ...]:
+        """Those that are open."""
+        return tuple(region for region in tuple(self._regions) if not region.closed)
+
     def _region(self, region: Region) -> Region:
         self._regions.add(region)
         return region
@@ -198,6 +210,69 @@ class Device:
         channel = Channel(self, handle)
         self._channels.add(channel)
         return channel
+
+    # ---- tensor edges ----
+
+    def recv_edge(
+        self,
+        name: str,
+        *,
+        shape: int | Sequence[int] | None = None,
+        dtype: object = None,
+        rank: int | None = None,
+        slots: int = 2,
+        region: Region | None = None,
+        flow: str = "credit",
+        verify: str | None = None,
+        ordering: str | None = None,
+        stripes: int = 1,
+        alignment: int = 64,
+        eager: int = EAGER_DEFAULT,
+        check_loop: bool = False,
+    ) -> RecvEdge:
+        """The receiving end of a tensor edge, which one sender with a channel to this device opens by its name
+        (`Channel.send_edge`). NameTaken while another edge has it.
+
+        With a `shape` it is static: tensors of that shape and `dtype` (default float32) are written straight into one
+        of `slots` receive buffers, 1 to 128, which lie in `region` (it needs Access.REMOTE_WRITE) or in memory of the
+        device's own. Without, it is dynamic: every tensor says what it is, as far as `rank` and `dtype` leave it open;
+        those of up to `eager` bytes (at most 65536) ride in their record, larger ones are READ into `region` or into
+        memory of the device's own. `flow="loop"` (static) needs no release: the caller promises that a slot is not
+        written before it was used, and `check_loop` looks. `verify="crc32c"` checks every tensor from end to end.
+        `ordering` asks for "tail", "chained" or "immediate" by name. `stripes` is how many QPs share a tensor.
+
+        >>> import numpy as np
+        >>> import rdmatensor as rt
+        >>> here, there = rt.Device("shm://"), rt.Device("shm://")
+        >>> received = here.recv_edge("gradients", shape=(2, 3))
+        >>> listener = here.listen()
+        >>> edge = there.connect(listener.address).send_edge("gradients", shape=(2, 3))
+        >>> edge.send(np.ones((2, 3), np.float32))
+        >>> with received.recv() as tensor:
+        ...     float(tensor.numpy().sum())
+        6.0
+        >>> there.close()
+        >>> here.close()
+        """
+        terms = make_terms(
+            name,
+            shape=shape,
+            dtype=dtype,
+            rank=rank,
+            flow=flow,
+            verify=verify,
+            ordering=ordering,
+            stripes=stripes,
+            slots=slots,
+            loop_check=check_loop,
+            alignment=alignment,
+            eager=0 if shape is not None else eager,
+        )
+        inside = None if region is None or shape is None else region._handle
+        edge = RecvEdge(self, _core.edge_create(self._live(), terms, inside, repr(name)), terms, region)
+        self._edges.add(edge)
+        warn_of_trust(edge)
+        return edge
 
     # ---- address distribution ----
 
@@ -280,6 +355,8 @@ class Device:
                 driver.stop()
             for listener in tuple(self._listeners):
                 listener.close()
+            for edge in tuple(self._edges):
+                edge.close()
             for channel in tuple(self._channels):
                 channel._close_with_device()
             for region in tuple(self._regions):

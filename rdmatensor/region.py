@@ -105,7 +105,7 @@ class Region:
         """The addresses of rt_region_allocate and rt_region_free, and how many bits of a block are its index and are
         spared in its offset.
         """
-        return *_core.region_arena_functions(), _BLOCK_INDEX_BITS, _BLOCK_UNIT_BITS
+        return *_core.region_arena_functions(), _core.BLOCK_INDEX_BITS, _core.BLOCK_UNIT_BITS
 
     def _refuse_sizes(self, nbytes: object, alignment: object) -> NoReturn:
         for name, value in (("nbytes", nbytes), ("alignment", alignment)):

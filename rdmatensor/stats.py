@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["AllocationStats", "ChannelStats", "DeviceStats", "RegionStats"]
+__all__ = ["AllocationStats", "ChannelStats", "DeviceStats", "EdgeStats", "RegionStats"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,3 +70,35 @@ class AllocationStats:
     alive: int
     """Of those served, not freed yet."""
     alive_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeStats:
+    """Counters of one end of an edge since it was made."""
+
+    transfers: int
+    """Tensors sent, or received."""
+    bytes: int
+    copies: int
+    """Made by this library besides the transfer itself: staging of tensors outside registered memory, and `out=` where
+    the bytes could not come there directly.
+    """
+    copied_bytes: int
+    waits: int
+    """Sends that found no credit; receives that found no tensor."""
+    registrations: int
+    """Of memory for this edge after it was opened."""
+    keys: int
+    """Registrations of the sender that its records refer to."""
+    eager: int
+    """Tensors that rode in their record."""
+    fetched: int
+    borrowed: int
+    corrupt: int
+    """Tensors that did not fit their checksum, and were not handed out."""
+    credits: int
+    """WRITEs that returned credit."""
+    sequence: int
+    """The newest sent, or received."""
+    released: int
+    """All up to this one are released."""

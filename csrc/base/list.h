@@ -33,6 +33,11 @@ static inline void rt_list_append(rt_list *list, rt_list *node)
     list->previous = node;
 }
 
+static inline void rt_list_prepend(rt_list *list, rt_list *node)
+{
+    rt_list_append(list->next, node);
+}
+
 /* Removes a node and leaves it pointing at itself, so that removing twice is harmless. */
 static inline void rt_list_remove(rt_list *node)
 {

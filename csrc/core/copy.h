@@ -17,6 +17,8 @@ int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
 
 /* RT_E_AGAIN, or how it ended: then the number is void, as one that finds nothing is. Of one holder of the number at a time. */
 int rt_op_collect(rt_channel *channel, int64_t number);
+/* Whether all of it is with the provider: it needs nobody to move it on. */
+bool rt_op_posted(rt_channel *channel, int64_t number);
 /* Nobody will ask how it ends; it goes on to its end all the same. */
 void rt_op_forget(rt_channel *channel, int64_t number);
 

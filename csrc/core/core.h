@@ -260,8 +260,8 @@ struct rt_link {
     bool starved;        /* counted in queue->starved */
     bool shut;
     struct rt_receives *receives; /* RECVs for immediates, or NULL: edge_receives.c; device->lock */
-    bool doubted;        /* one of its items was refused, and why is not sure yet: doubt.c */
-    rt_list doubted_ops; /* failed since: over as soon as that is sure */
+    bool doubted;                 /* one of its items was refused, and why is not sure yet: doubt.c */
+    rt_list doubted_ops;          /* failed since: over as soon as that is sure */
     rt_list starved_ops;
     rt_list free_ops;
     rt_op *ops;                           /* RT_OPS_PER_LINK */
@@ -426,8 +426,9 @@ void rt_service_free(rt_device *device);
 void rt_service_kick(rt_device *device);
 /* Looks at everything: provider events, listeners, streams, receives, links to shut, deadlines. Takes device->lock. */
 void rt_service_run(rt_device *device);
-/* In virtual time, does what the control plane has to do now. */
+/* In virtual time, does what the control plane has to do now: of this device, or of all of the process that have virtual time. */
 void rt_service_turn(rt_device *device);
+void rt_devices_turn(void);
 /* As rt_device_wait_change, and in virtual time does what the control plane has to do meanwhile. Without device->lock. */
 int rt_service_wait(rt_device *device, uint32_t seen, int64_t deadline_ns);
 /* Watches a descriptor, or changes what for, or forgets it. Every round looks at everything, whatever woke it. */

@@ -241,6 +241,16 @@ static void forget(rt_device *device)
     pthread_mutex_unlock(&all_devices_lock);
 }
 
+void rt_devices_turn(void)
+{
+    pthread_mutex_lock(&all_devices_lock);
+    for (rt_device *device = all_devices; device != NULL; device = device->next) {
+        if (device->limits.virtual_time)
+            rt_service_turn(device);
+    }
+    pthread_mutex_unlock(&all_devices_lock);
+}
+
 static rt_device *device_new(const rt_provider *provider, const rt_device_options *options)
 {
     rt_device *device = calloc(1, sizeof *device);

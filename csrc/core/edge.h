@@ -138,7 +138,7 @@ struct rt_edge {
 
     /* device->lock */
     rt_edge_asking ask;
-    bool close_wanted; /* CLOSE_EDGE is to be sent when no other request is outstanding */
+    _Atomic bool close_wanted; /* CLOSE_EDGE is to be sent when no other request is outstanding */
     bool close_told;   /* … or was */
     bool peer_knows;   /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
     bool key_asked;    /* an ADD_KEY is outstanding */
@@ -150,8 +150,8 @@ struct rt_edge {
     rt_edge_sender tx;
     rt_edge_receiver rx;
     rt_copy credit_copy; /* receiver: of every credit; its word lies at the start of `lines` */
-    int64_t credit_op;   /* … when one must end before the next is posted */
-    bool credit_owed;    /* it could not be posted: the service will */
+    int64_t credit_op;   /* … of the one that must end before the next is posted, or is not wholly posted itself */
+    _Atomic bool credit_owed;    /* the service goes on with it */
     rt_edge_sent *sent;  /* by slot */
     rt_edge_got *got;    /* by slot, of a dynamic edge */
     rt_edge_stage *stage;

@@ -260,6 +260,17 @@ static int64_t post(dynamic *send)
     return (int64_t)send->sequence;
 }
 
+/* RT_OK: the record is wholly posted, and needs nobody to move it on. */
+static int look_posted(void *object)
+{
+    const dynamic *send = object;
+    rt_edge *edge = send->edge;
+    rt_turn_take(&edge->turn);
+    int64_t number = edge->sent[send->sequence % edge->tx.slots].ops[0];
+    rt_turn_leave(&edge->turn);
+    return number == 0 || rt_op_posted(edge->channel, number) ? RT_OK : RT_E_AGAIN;
+}
+
 int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t size, int64_t end_ns)
 {
     dynamic send = {.edge = edge, .tensor = tensor, .size = size, .end_ns = end_ns};
@@ -285,5 +296,7 @@ int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64
         rt_turn_leave(&edge->turn);
     }
     rt_edge_memory_give(&old);
+    if (result > 0 && !edge->device->limits.completes_in_post)
+        (void)rt_wait_memory(edge->device, look_posted, &send, end_ns); /* where the slice ends, who waits next moves it on */
     return result == RT_E_BUSY ? RT_E_AGAIN : result;
 }

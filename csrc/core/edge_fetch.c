@@ -211,3 +211,18 @@ int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out)
     rt_turn_leave(&edge->turn);
     return status;
 }
+
+rt_remote *rt_edge_borrowed(rt_edge *edge, uint64_t sequence)
+{
+    rt_remote *remote = NULL;
+    if (rt_forked() || edge->sender || edge->terms.edge_kind != RT_EDGE_DYNAMIC || !rt_edge_joined(edge))
+        return NULL;
+    rt_turn_take(&edge->turn);
+    const rt_edge_got *got = got_of(edge, sequence);
+    if (got->borrowed && got->record.sequence == sequence) {
+        remote = edge->remotes[got->record.key];
+        rt_remote_reference(remote);
+    }
+    rt_turn_leave(&edge->turn);
+    return remote;
+}

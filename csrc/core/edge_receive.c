@@ -160,16 +160,15 @@ void rt_edge_give_credit(rt_edge *edge)
 {
     rt_edge_receiver *rx = &edge->rx;
     uint64_t word;
-    if (edge->credit_op != 0) {
-        int status = rt_edge_collect(edge->channel, &edge->credit_op, 1);
-        if (status != RT_E_AGAIN)
-            rt_edge_receiver_credit_done(rx);
+    if (edge->credit_op != 0 && rt_edge_collect(edge->channel, &edge->credit_op, 1) != RT_E_AGAIN)
+        rt_edge_receiver_credit_done(rx);
+    if (edge->credit_op != 0 && !rx->credits_serial && rt_op_posted(edge->channel, edge->credit_op)) {
+        rt_op_forget(edge->channel, edge->credit_op);
+        edge->credit_op = 0;
     }
-    edge->credit_owed = false;
-    if (!rt_edge_receiver_credit_due(rx, &word)) {
-        edge->credit_owed = edge->credit_op != 0 && rx->released != rx->credited;
+    edge->credit_owed = edge->credit_op != 0;
+    if (edge->credit_op != 0 || !rt_edge_receiver_credit_due(rx, &word))
         return;
-    }
     int64_t number = 0;
     rt_store_release_u64((uint64_t *)(void *)edge->lines.address, word);
     int64_t end_ns = edge->device->limits.completes_in_post ? INT64_MAX : 0;
@@ -181,10 +180,11 @@ void rt_edge_give_credit(rt_edge *edge)
     edge->stats.credits++;
     if (number == 0)
         rt_edge_receiver_credit_done(rx);
-    else if (rx->credits_serial)
-        edge->credit_op = number;
-    else
+    else if (!rx->credits_serial && rt_op_posted(edge->channel, number))
         rt_op_forget(edge->channel, number);
+    else
+        edge->credit_op = number;
+    edge->credit_owed = edge->credit_op != 0;
 }
 
 int rt_edge_release_held(rt_edge *edge, uint64_t sequence, rt_detail *detail)

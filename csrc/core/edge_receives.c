@@ -153,6 +153,8 @@ static int take(rt_edge *edge, const rt_link *link, uint32_t immediate, rt_detai
 
 int rt_edge_immediate(rt_link *link, uint32_t immediate, rt_detail *detail)
 {
+    rt_detail own;
+    detail = detail != NULL ? detail : &own;
     rt_channel *channel = link->channel;
     rt_edge *edge = rt_edge_of_number(channel, rt_edge_immediate_number(immediate), false);
     if (edge == NULL || !rt_edge_joined(edge))

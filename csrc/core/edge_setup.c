@@ -190,7 +190,9 @@ static bool run_edge(rt_edge *edge)
     bool answered = edge->ask.state == RT_ASK_DONE && edge->ask.message.kind == RT_EDGE_OPEN_EDGE;
     if (edge->ask.state == RT_ASK_NEW)
         moved = send_ask(edge);
-    if (edge->credit_owed && rt_turn_try(&edge->turn)) {
+    if (edge->credit_owed) {
+        rt_queue_step(edge->links[0]->queue);
+        rt_turn_take(&edge->turn);
         rt_edge_give_credit(edge);
         rt_turn_leave(&edge->turn);
     }

@@ -137,9 +137,15 @@ int rt_edge_stage_run(rt_edge *edge, int64_t end_ns)
             stage->done = 0;
             stage->crc = 0;
         }
-        if (rt_device_time(edge->device) >= end_ns && stage->stripe < layout->stripes)
+        if (stage->stripe < layout->stripes && rt_device_time(edge->device) >= end_ns)
             return RT_E_AGAIN;
     }
-    stage->sequence = 0; /* all is posted: the tensor itself is free */
+    for (uint32_t place = 0; stage->sequence != 0 && place < RT_EDGE_STAGES; place++) {
+        if (stage->ops[place] != 0 && !rt_op_posted(edge->channel, stage->ops[place])) {
+            rt_queue_step(edge->links[0]->queue);
+            return RT_E_AGAIN; /* nobody else might move it on */
+        }
+    }
+    stage->sequence = 0; /* all is with the provider: the tensor itself is free */
     return RT_OK;
 }

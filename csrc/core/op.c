@@ -42,7 +42,31 @@ void rt_op_give(rt_link *link, rt_op *op)
     op->generation++;
     atomic_store_explicit(&op->number, 0, memory_order_relaxed);
     atomic_store_explicit(&op->state, RT_OP_FREE, memory_order_relaxed);
-    rt_list_append(&link->free_ops, &op->node);
+    rt_list_prepend(&link->free_ops, &op->node); /* the next copy takes this one, which is in the cache */
+}
+
+/* Counts the operation in its regions, once for copies of one region in a row: from here on close refuses, and free looks
+ * whether an operation uses the block, which takes this link's turn. Pairs with the loads of region.c. */
+static void regions_hold(const rt_cursor *cursor)
+{
+    const rt_region *last = NULL;
+    for (uint64_t index = 0; index < cursor->count; index++) {
+        rt_region *region = region_of(&cursor->copies[index]);
+        if (region != last)
+            atomic_fetch_add_explicit(&region->operations, 1, memory_order_relaxed);
+        last = region;
+    }
+}
+
+static void regions_let_go(const rt_cursor *cursor)
+{
+    const rt_region *last = NULL;
+    for (uint64_t index = 0; index < cursor->count; index++) {
+        rt_region *region = region_of(&cursor->copies[index]);
+        if (region != last)
+            atomic_fetch_sub_explicit(&region->operations, 1, memory_order_release);
+        last = region;
+    }
 }
 
 /* Counts what the operation uses as used, and lets the caller hold its number. */
@@ -50,10 +74,9 @@ static void pin(rt_link *link, rt_op *op)
 {
     if (op->prepared != NULL)
         rt_prepared_reference(op->prepared);
-    for (uint64_t index = 0; index < op->cursor.count; index++) {
-        atomic_fetch_add_explicit(&region_of(&op->cursor.copies[index])->operations, 1, memory_order_relaxed);
+    regions_hold(&op->cursor);
+    for (uint64_t index = 0; index < op->cursor.count; index++)
         rt_remote_reference(remote_of(&op->cursor.copies[index]));
-    }
     op->pinned = true;
     atomic_fetch_add_explicit(&link->channel->device->operations, 1, memory_order_relaxed);
     atomic_store_explicit(&op->number, number_of(link, op), memory_order_relaxed);
@@ -61,10 +84,9 @@ static void pin(rt_link *link, rt_op *op)
 
 static void unpin(const rt_link *link, rt_op *op)
 {
-    for (uint64_t index = 0; index < op->cursor.count; index++) {
-        atomic_fetch_sub_explicit(&region_of(&op->cursor.copies[index])->operations, 1, memory_order_release);
+    regions_let_go(&op->cursor);
+    for (uint64_t index = 0; index < op->cursor.count; index++)
         rt_remote_unreference(remote_of(&op->cursor.copies[index]));
-    }
     op->pinned = false;
     if (op->prepared != NULL)
         rt_prepared_unreference(op->prepared);
@@ -142,18 +164,24 @@ rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out)
 
 int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
 {
-    /* A small copy where posting is copying is over before this returns, and pins nothing. */
-    if (!link->channel->device->limits.completes_in_post || slice_end_ns != INT64_MAX)
+    /* A small copy where posting is copying is over before this returns: its caller keeps all but the regions. */
+    bool brief = link->channel->device->limits.completes_in_post && slice_end_ns == INT64_MAX;
+    if (brief)
+        regions_hold(&op->cursor);
+    else
         pin(link, op);
     int status = rt_op_start(link, op, waited, slice_end_ns);
-    if (status == RT_OK && op->outstanding == 0) { /* finished in post: the short way out */
+    bool finished = status == RT_OK && op->outstanding == 0;
+    if (brief && !finished)
+        pin(link, op);
+    if (brief)
+        regions_let_go(&op->cursor);
+    if (finished) { /* in post: the short way out */
         atomic_store_explicit(&op->number, 0, memory_order_relaxed);
         rt_op_end(link, op);
         rt_turn_leave(&link->turn);
         return RT_OK;
     }
-    if (!op->pinned)
-        pin(link, op);
     link->stats.waits++;
     int64_t number = number_of(link, op);
     if (status == RT_E_AGAIN)
@@ -179,6 +207,18 @@ int rt_op_collect(rt_channel *channel, int64_t number)
     rt_op_give(link, op);
     rt_turn_leave(&link->turn);
     return status;
+}
+
+bool rt_op_posted(rt_channel *channel, int64_t number)
+{
+    rt_link *link = NULL;
+    rt_op *op = rt_op_find(channel, number, &link);
+    if (op == NULL)
+        return true;
+    rt_turn_take(&link->turn);
+    bool posted = rt_list_empty(&op->node) || atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
+    rt_turn_leave(&link->turn);
+    return posted;
 }
 
 void rt_op_forget(rt_channel *channel, int64_t number)

@@ -285,9 +285,13 @@ void rt_rpc_received(rt_link *link, const rt_completion *completion)
     uint32_t slot = (uint32_t)(completion->token & (RT_TOKEN_RECEIVE - 1));
     rt_rpc_flushed(link, slot);
     bool extra = slot >= RT_RPC_RECEIVES;
-    if (rpc == NULL || (state != RT_CHANNEL_CONNECTING && state != RT_CHANNEL_READY) ||
-        (extra && slot - RT_RPC_RECEIVES >= rt_receives_count(link)))
+    if (rpc == NULL || (extra && slot - RT_RPC_RECEIVES >= rt_receives_count(link)))
         return;
+    if (state != RT_CHANNEL_CONNECTING && state != RT_CHANNEL_READY) {
+        if (completion->has_immediate) /* its tensor was placed before the channel ended, and is whole */
+            rt_edge_immediate(link, completion->immediate, NULL);
+        return;
+    }
     uint8_t bytes[RT_RPC_MESSAGE_MAX];
     size_t size = completion->has_immediate ? 0 : completion->size;
     rt_segment segment = extra ? rt_receives_slot(link, slot - RT_RPC_RECEIVES) : rt_rpc_receive_slot(rpc, slot);

@@ -147,7 +147,7 @@ void rt_service_run(rt_device *device)
 void rt_service_turn(rt_device *device)
 {
     const rt_service *service = device->service;
-    if (atomic_load(&service->kicked) || atomic_load(&service->due_ns) <= rt_device_time(device))
+    if (service != NULL && (atomic_load(&service->kicked) || atomic_load(&service->due_ns) <= rt_device_time(device)))
         rt_service_run(device);
 }
 

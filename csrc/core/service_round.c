@@ -148,6 +148,8 @@ static bool end_channel(rt_channel *channel, bool *again_out)
         moved = true;
     }
     if (atomic_exchange(&channel->shut_wanted, false)) {
+        while (rt_service_receive(device) > 0) /* what was placed before the end is told before the end is */
+            continue;
         rt_links_shut(channel);
         moved = true;
     }

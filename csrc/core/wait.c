@@ -259,7 +259,7 @@ static int sleep_for_memory(rt_waiter *waiter, rt_look look, void *object, int64
     waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
     nap = nap < left_ns ? nap : left_ns;
     if (device->limits.virtual_time) {
-        rt_service_turn(device);
+        rt_devices_turn();
         return provider->clock->advance(device->pdevice, rt_device_time(device) + nap);
     }
     struct timespec time = {.tv_nsec = nap};

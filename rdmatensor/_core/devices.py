@@ -115,6 +115,8 @@ device_now_ns: Callable[[DeviceHandle], int] = lib.rt_device_now_ns
 device_progress: Callable[[DeviceHandle], int] = lib.rt_device_progress
 device_event_fd: Callable[[DeviceHandle], int] = lib.rt_device_event_fd
 device_arm: Callable[[DeviceHandle], int] = lib.rt_device_arm
+device_memory_fd: Callable[[DeviceHandle], int] = lib.rt_device_memory_fd
+device_arm_memory: Callable[[DeviceHandle], int] = lib.rt_device_arm_memory
 
 # ---- published names ----
 

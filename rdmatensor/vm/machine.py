@@ -26,8 +26,8 @@ __all__ = ["SHARES_MAX", "Machine", "MachineLost", "Spec", "command_line"]
 SHARES_MAX = 4
 """Folders of the host that a guest can mount. The devices are part of a snapshot, so there are always as many."""
 LINKS = ("monitor", "console", "control", "out", "err")
-BOOT_TIMEOUT = 240.0
-"""Seconds from power on to an agent that is ready, with everything imported; 40 to 80 s are usual."""
+BOOT_TIMEOUT = 480.0
+"""Seconds from power on to an agent that is ready, with everything imported: 40 to 80 s, minutes on a busy host."""
 RESTORE_TIMEOUT = 60.0
 END_TIMEOUT = 10.0
 

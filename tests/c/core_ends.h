@@ -27,6 +27,7 @@ typedef struct core_setup {
     uint32_t queues, qps, pollers, wait_policy;
     uint32_t rights;     /* of the far region; 0: both */
     bool short_messages; /* message_size_max is CORE_SMALLEST_MESSAGE where that can be asked for */
+    const char *promises; /* of sim, as arguments: "&orders_writes=0"; or NULL */
 } core_setup;
 
 typedef struct core_ends {
@@ -55,7 +56,8 @@ static inline rt_device *core_device(const core_setup *setup, const char *world,
 {
     char arguments[160] = "";
     if (core_is(setup, "sim"))
-        snprintf(arguments, sizeof arguments, "world=%s&seed=7%s", world, setup->short_messages ? "&message_size_max=4096" : "");
+        snprintf(arguments, sizeof arguments, "world=%s&seed=7%s%s", world, setup->short_messages ? "&message_size_max=4096" : "",
+                 setup->promises != NULL ? setup->promises : "");
     rt_device_options options = {.provider = setup->provider,
                                  .name = core_is(setup, "sim")     ? (near ? "near" : "far")
                                          : core_is(setup, "verbs") ? (near ? "fake0" : "fake1")

@@ -34,9 +34,9 @@ static void bytes_arrive_exactly_for_every_size_in_both_directions(void)
     {
         core_ends ends;
         bool large = strcmp(provider, "shm") == 0;
-        core_begin(&ends, &(core_setup){.provider = provider, .short_messages = true, .size = large ? 40 << 20 : 1 << 20});
+        core_begin(&ends, &(core_setup){.provider = provider, .short_messages = true, .size = large ? 72 << 20 : 1 << 20});
         uint64_t most = ends.message_size_max;
-        CHECK_INT(most, large ? 16 << 20 : CORE_SMALLEST_MESSAGE);
+        CHECK_INT(most, large ? 32 << 20 : CORE_SMALLEST_MESSAGE);
         uint64_t sizes[] = {0, 1, 3, 7, 8, 9, 64, 255, 4097, 65536, most - 1, most, most + 1, 2 * most, 2 * most + 12345};
         for (uint32_t index = 0; index < sizeof sizes / sizeof sizes[0]; index++) {
             check_size(&ends, RT_WRITE, sizes[index], index);
@@ -57,7 +57,7 @@ static void a_copy_of_many_messages_is_exact(void)
     {
         core_ends ends;
         if (strcmp(provider, "shm") == 0)
-            continue; /* its messages are 16 MiB */
+            continue; /* its messages are 32 MiB */
         begin_with(&ends, provider);
         uint64_t size = (1 << 20) - 1000;
         core_fill(ends.here, size, 5);

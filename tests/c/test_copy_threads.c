@@ -198,7 +198,45 @@ static void a_flag_word_comes_after_its_data(void)
     }
 }
 
+/* ---- what a copy that runs holds ---- */
+
+typedef struct repeater {
+    pthread_t thread;
+    core_ends *ends;
+    _Atomic bool stop;
+    int64_t status;
+} repeater;
+
+static void *repeat_main(void *argument)
+{
+    repeater *self = argument;
+    core_ends *ends = self->ends;
+    while (!atomic_load(&self->stop) && self->status == RT_OK)
+        self->status = rt_channel_copy(ends->channel, -1, RT_WRITE, ends->remote, 0, ends->local, 0, SPAN, RT_SLICE_NS);
+    return NULL;
+}
+
+/* Closing and freeing go by this count: a copy that ends in the call that began it is in it too, as long as it runs. */
+static void a_small_copy_that_runs_is_counted_in_its_region(void)
+{
+    core_ends ends;
+    core_begin(&ends, &(core_setup){.provider = "shm"});
+    repeater peer = {.ends = &ends};
+    CHECK_INT(pthread_create(&peer.thread, NULL, repeat_main, &peer), 0);
+    int64_t end = rt_clock_now_ns() + CORE_PATIENCE_NS;
+    bool seen = false;
+    while (!seen && rt_clock_now_ns() < end)
+        seen = atomic_load(&ends.local->operations) != 0;
+    atomic_store(&peer.stop, true);
+    pthread_join(peer.thread, NULL);
+    CHECK(seen);
+    CHECK_INT(peer.status, RT_OK);
+    CHECK_INT(atomic_load(&ends.local->operations), 0);
+    core_end(&ends);
+}
+
 static const check_test tests[] = {
+    CHECK_TEST(a_small_copy_that_runs_is_counted_in_its_region),
     CHECK_TEST(threads_on_qps_of_their_own_do_not_disturb_each_other),
     CHECK_TEST(threads_on_one_qp_take_turns),
     CHECK_TEST(every_waiting_policy_ends_every_operation),

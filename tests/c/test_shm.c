@@ -37,8 +37,29 @@ static void a_device_opens_by_its_name_only(void)
 
 static void a_write_is_there_when_post_returns_whatever_its_size_and_alignment(void)
 {
-    static const uint64_t sizes[] = {0, 1, 3, 7, 8, 9, 64, 255, 4096, 65537, (8 << 20) - 1, (8 << 20) + 77, 16 << 20};
-    const uint64_t size_max = (uint64_t)17 << 20;
+    /* Large ones twice: they go up and down in turn. */
+    static const uint64_t sizes[] = {0,
+                                     1,
+                                     3,
+                                     7,
+                                     8,
+                                     9,
+                                     64,
+                                     255,
+                                     4096,
+                                     65537,
+                                     256 << 10,
+                                     256 << 10,
+                                     300001,
+                                     300001,
+                                     1 << 20,
+                                     1 << 20,
+                                     (8 << 20) - 1,
+                                     (8 << 20) - 1,
+                                     (8 << 20) + 77,
+                                     (8 << 20) + 77,
+                                     32 << 20};
+    const uint64_t size_max = (uint64_t)33 << 20;
     end left, right;
     pair_open(&left, &right, size_max);
     fill(left.bytes, size_max, 1);

@@ -190,7 +190,8 @@ static void wrong_arguments_are_named(void)
     } cases[] = {
         {"colour=red", "'colour'"},
         {"colour=red",
-         "port, gid, traffic_class, service_level, ack_timeout, retry_count, rnr_retry, mtu, work_depth, completion_depth"},
+         "port, gid, traffic_class, service_level, ack_timeout, retry_count, rnr_retry, mtu, work_depth, completion_depth, "
+         "message_size_max"},
         {"ports=1", "'ports'"},
         {"=1", "''"},
         {"gid=1&gid=1", "twice"},
@@ -211,6 +212,8 @@ static void wrong_arguments_are_named(void)
         {"mtu=1000", "256, 512, 1024, 2048 or 4096"},
         {"work_depth=7", "from 8 to 4096"},
         {"completion_depth=63", "from 64 to"},
+        {"message_size_max=255", "from 256 to 1073741824"},
+        {"message_size_max=4294967296", "'4294967296'"},
         {"gid=3&nonsense", "'nonsense'"},
     };
     begin();
@@ -347,7 +350,8 @@ static void limits_come_from_the_device(void)
     CHECK(!device->limits.orders_bytes_within_a_write && !device->limits.completes_in_post &&
           !device->limits.wants_shared_memory);
     verbs->close(device);
-    CHECK_INT(device_open("fake0", "completion_depth=64&work_depth=100", &device, &detail), RT_OK);
+    CHECK_INT(device_open("fake0", "completion_depth=64&work_depth=100&message_size_max=4096", &device, &detail), RT_OK);
+    CHECK_INT(device->limits.message_size_max, 4096);
     verbs->close(device);
     here->attr.max_cqe = 20;
     CHECK_INT(device_open("fake0", "", &device, &detail), RT_E_INVALID);

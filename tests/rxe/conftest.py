@@ -17,14 +17,19 @@ if not os.environ.get("RDMATENSOR_RXE"):
 
 
 @pytest.fixture(scope="session")
-def prepared() -> None:
-    """Everything a run needs, so that no test waits for it."""
+def machine() -> None:
+    """What an emulated machine is made of is on this system, or the test is skipped with what is missing."""
     if os.environ.get("RDMATENSOR_VM"):
         pytest.skip("this is the emulated machine already")
     try:
         packages.ensure(print)
     except VmError as error:
         pytest.skip(str(error))
+
+
+@pytest.fixture(scope="session")
+def prepared(machine: None) -> None:
+    """The machine is made, so that no test waits for it."""
     done = subprocess.run(command("--", "true"), env=environment(), capture_output=True, timeout=PREPARE_TIMEOUT)
     assert done.returncode == 0, done.stderr.decode()
 

@@ -29,7 +29,7 @@ def runs(request: pytest.FixtureRequest) -> Iterator[dict[str, Run]]:
         suite for suite in SUITES if any(item.name == f"test_on_soft_roce[{suite}]" for item in request.session.items)
     ]
     if wanted != ["contract"] or not here.devices():
-        request.getfixturevalue("prepared")
+        request.getfixturevalue("machine")  # made by the first run, which shows how
     started = {suite: Run(*SUITES[suite]) for suite in wanted}
     yield started
     for run in started.values():

@@ -46,8 +46,8 @@ enum {
     SHM_SEND_SIZE_MAX = 512,
     SHM_INLINE_SIZE_MAX = 256,
 
-    /* A copy of 16 MiB takes 1 to 3 ms here: between items core looks after deadlines and signals. */
-    SHM_MESSAGE_SIZE_MAX = 16 << 20,
+    /* A copy of 32 MiB takes 2 to 6 ms here: between items core looks after deadlines and signals. */
+    SHM_MESSAGE_SIZE_MAX = 32 << 20,
 
     /* Requests sent to a peer and not answered. The kernel queues net.unix.max_dgram_qlen messages (10 by default) on a
      * socket of this kind, so a send never finds it full; further requests wait in the peer object. */
@@ -272,6 +272,8 @@ struct shm_link {
     shm_doorbell *doorbell;
     int memory_bell, queue_bell;
     uint32_t woken, rung, queue_rung; /* what the board said when this link last woke, rang, rang the queue */
+    uint64_t stream_size_min;         /* from this size copies go past the cache: post.c */
+    bool sweeps_down;                 /* the last large copy began with its end: post.c */
 
     /* failed send items: filled by the poster, emptied by who polls send_queue */
     _Atomic uint32_t failure_head, failure_tail;
@@ -389,6 +391,8 @@ void shm_peer_run(shm_peer *peer, rt_event *event_out);
 
 const char *shm_completion_name(uint32_t foreign_status);
 int shm_outcome_status(enum shm_outcome outcome);
+/* What shm_link.stream_size_min is on this machine. */
+uint64_t shm_stream_size_min(void);
 int shm_post(rt_plink *link, const rt_work *items, uint32_t count, rt_posted *posted_out);
 int shm_poll(rt_pdevice *device, uint32_t queue, rt_completion *completions_out, uint32_t capacity);
 /* Waits until no poll that began before this call is inside the queue; polls are short. */

@@ -116,7 +116,7 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
     uint32_t receives = request.cap.max_recv_wr;
     uint32_t segments = least(given.max_send_sge, VERBS_SEGMENTS_MAX);
     *limits_out = (rt_limits){
-        .message_size_max = least(port->attr.max_msg_sz, 1u << 30),
+        .message_size_max = least(port->attr.max_msg_sz, options->message_size_max),
         .region_size_max = attributes->max_mr_size,
         .region_count_max = count_of(attributes->max_mr),
         .link_count_max = link_count(port, &request, data_queues),
@@ -127,7 +127,7 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
         .read_depth = least(count_of(attributes->max_qp_init_rd_atom), 255),
         .segments_max = segments,
         .inline_size_max = given.max_inline_data,
-        .send_size_max = least(port->attr.max_msg_sz, 1u << 30),
+        .send_size_max = least(port->attr.max_msg_sz, VERBS_MESSAGE_MAX),
         .links_per_peer_default = 4,
         .queues_default = 4,
         .orders_writes = true,

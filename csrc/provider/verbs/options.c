@@ -29,6 +29,7 @@ static const option options[] = {
     OPTION(mtu, 256, 4096, 4096),
     OPTION(work_depth, 8, 4096, VERBS_WORK_DEPTH),
     OPTION(completion_depth, 64, 1 << 22, VERBS_COMPLETION_DEPTH),
+    OPTION(message_size_max, 256, VERBS_MESSAGE_MAX, VERBS_MESSAGE_MAX),
 };
 enum { OPTION_COUNT = sizeof options / sizeof options[0] };
 
@@ -39,7 +40,7 @@ static uint32_t *value_of(verbs_options *values, const option *which)
 
 static int unknown_key(const char *key, size_t size, rt_detail *detail)
 {
-    char known[200];
+    char known[240];
     size_t used = 0;
     for (size_t index = 0; index < OPTION_COUNT; index++)
         used += (size_t)snprintf(known + used, sizeof known - used, "%s%s", index == 0 ? "" : ", ", options[index].key);
@@ -47,18 +48,20 @@ static int unknown_key(const char *key, size_t size, rt_detail *detail)
                    known);
 }
 
-/* A decimal number without signs, spaces or more than 9 digits. */
+/* A decimal number without signs, spaces or more than 10 digits. */
 static bool parse_number(const char *text, size_t size, uint32_t *value_out)
 {
-    uint32_t value = 0;
-    if (size == 0 || size > 9)
+    uint64_t value = 0;
+    if (size == 0 || size > 10)
         return false;
     for (size_t index = 0; index < size; index++) {
         if (text[index] < '0' || text[index] > '9')
             return false;
-        value = value * 10 + (uint32_t)(text[index] - '0');
+        value = value * 10 + (uint64_t)(text[index] - '0');
     }
-    *value_out = value;
+    if (value > UINT32_MAX)
+        return false;
+    *value_out = (uint32_t)value;
     return true;
 }
 

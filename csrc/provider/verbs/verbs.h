@@ -122,6 +122,7 @@ typedef struct verbs_options {
     uint32_t mtu;              /* bytes; an upper bound on what the ports offer */
     uint32_t work_depth;       /* send-side items of one link */
     uint32_t completion_depth; /* entries of one completion queue */
+    uint32_t message_size_max; /* bytes of one work item, where the device takes more */
 } verbs_options;
 
 /* RT_E_INVALID for a key that is not known (naming those that are), a value out of bounds or a key given twice. */
@@ -192,6 +193,7 @@ enum {
     VERBS_POLL_BATCH = 32,
     VERBS_SEGMENTS_MAX = 4,         /* more cost room in every work request of every link */
     VERBS_LINKS_MAX = 1 << 16,      /* link indexes have 16 bits in a wr_id */
+    VERBS_MESSAGE_MAX = 1 << 30,    /* where the device takes larger ones: a length in an SGE has 32 bits */
     VERBS_WORK_DEPTH = 128,         /* by default; 64 KiB of send queue with the usual inline size */
     VERBS_RECEIVE_DEPTH = 32,       /* twice RT_RPC_RECEIVES: a power of two with room */
     VERBS_COMPLETION_DEPTH = 16384, /* by default; over 120 links of 128 items each, 1 MiB */
