@@ -139,21 +139,21 @@ struct rt_edge {
     /* device->lock */
     rt_edge_asking ask;
     _Atomic bool close_wanted; /* CLOSE_EDGE is to be sent when no other request is outstanding */
-    bool close_told;   /* … or was */
-    bool peer_knows;   /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
-    bool key_asked;    /* an ADD_KEY is outstanding */
-    rt_detail failure; /* of opening, until JOINED */
+    bool close_told;           /* … or was */
+    bool peer_knows;           /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
+    bool key_asked;            /* an ADD_KEY is outstanding */
+    rt_detail failure;         /* of opening, until JOINED */
 
     rt_turn turn;      /* guards all below */
     rt_detail trouble; /* the newest, in words */
     uint32_t borrowed; /* tensors read in place that are not released */
     rt_edge_sender tx;
     rt_edge_receiver rx;
-    rt_copy credit_copy; /* receiver: of every credit; its word lies at the start of `lines` */
-    int64_t credit_op;   /* … of the one that must end before the next is posted, or is not wholly posted itself */
-    _Atomic bool credit_owed;    /* the service goes on with it */
-    rt_edge_sent *sent;  /* by slot */
-    rt_edge_got *got;    /* by slot, of a dynamic edge */
+    rt_copy credit_copy;      /* receiver: of every credit; its word lies at the start of `lines` */
+    int64_t credit_op;        /* … of the one that must end before the next is posted, or is not wholly posted itself */
+    _Atomic bool credit_owed; /* the service goes on with it */
+    rt_edge_sent *sent;       /* by slot */
+    rt_edge_got *got;         /* by slot, of a dynamic edge */
     rt_edge_stage *stage;
     rt_region *source;                    /* cache: where the last tensor lay; referenced */
     rt_region *keys[RT_EDGE_KEYS_MAX];    /* sender, dynamic: announced regions, referenced … */

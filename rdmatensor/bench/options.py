@@ -19,6 +19,8 @@ SIZE_MAX = 64 << 30
 STEP = 4  # of a range without one
 BUDGET_S = 28.0  # what all rows together may measure when no duration is given
 ROUNDS = 5
+BOUNDS = {"depth": (1, 128), "qps": (1, 64), "cqs": (1, 64), "rounds": (2, 100)}
+DURATION = "seconds for each row, from 0.001 to 3600"
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,12 +49,10 @@ class Options:
         choose("--wait", self.wait, WAITS)
         choose("--ordering", self.ordering, ORDERINGS)
         choose("--direction", self.direction, DIRECTIONS)
-        between("--depth", self.depth, 1, 128)
-        between("--qps", self.qps, 1, 64)
-        between("--cqs", self.cqs, 1, 64)
-        between("--rounds", self.rounds, 2, 100)
+        for name, (least, most) in BOUNDS.items():
+            between(f"--{name}", getattr(self, name), least, most)
         if self.duration is not None and not 0.001 <= self.duration <= 3600:
-            raise refused("--duration", f"{self.duration:g}", "seconds for each row, from 0.001 to 3600")
+            raise refused("--duration", f"{self.duration:g}", DURATION)
         if not self.sizes:
             raise refused("--sizes", "nothing", "sizes such as 64,64Ki,64Mi")
 
@@ -76,6 +76,22 @@ def choose(option: str, value: str, right: tuple[str, ...]) -> None:
 def between(option: str, value: int, least: int, most: int) -> None:
     if not least <= value <= most:
         raise refused(option, value, f"a whole number from {least} to {most}")
+
+
+def whole(option: str, word: str, least: int, most: int) -> int:
+    """A whole number within its bounds."""
+    if not re.fullmatch(r"-?\d{1,9}", word.strip()):
+        raise refused(option, repr(word), f"a whole number from {least} to {most}")
+    between(option, int(word), least, most)
+    return int(word)
+
+
+def seconds(option: str, word: str) -> float:
+    """Seconds that a row measures."""
+    try:
+        return float(word)
+    except ValueError:
+        raise refused(option, repr(word), DURATION) from None
 
 
 def size_of(word: str) -> int:

@@ -26,23 +26,34 @@ PAYLOAD = 64 * 1024
 ARRIVED, TAKEN, LENGTH, BODY = 0, 64, 128, 192
 NAME = "bench-mail"
 ANSWER_S = 30.0
+TURN_S = 120.0
+"""How long a command waits while another is served."""
 IDLE_S = 0.5
 
 
 class Mailbox:
-    """One end of such a mailbox. Any thread may tell; one hears."""
+    """One end of such a mailbox. Any thread may tell; one hears.
 
-    def __init__(self, device: rt.Device, channel: rt.Channel) -> None:
+    The end that connected publishes its box; the one that listens, which may have several of these after each other,
+    tells in the first message where its own is.
+    """
+
+    def __init__(self, device: rt.Device, channel: rt.Channel, *, connected: bool) -> None:
         self.channel = channel
         self._device = device
         self._inbox = device.region(BODY + PAYLOAD, access=rt.Access.REMOTE_WRITE)
         self._outbox = device.region(BODY + PAYLOAD)
-        device.publish(NAME, self._inbox)
-        self._there = channel.lookup(NAME, timeout=ANSWER_S)
         self._words = self._outbox[:BODY].array(-1, np.uint64)
         self._body = self._outbox[BODY:].array()
         self._told = self._heard = 0
         self._lock = threading.Lock()
+        if connected:
+            device.publish(NAME, self._inbox)
+            self._there = channel.attach(bytes.fromhex(self._read(TURN_S)["mailbox"]))
+            self._took()
+        else:
+            self._there = channel.lookup(NAME, timeout=ANSWER_S)
+            self.tell({"mailbox": self._inbox.handle().hex()})
 
     def _write(self, at: int, size: int = 8) -> None:
         self.channel.memcpy(self._there[at : at + size], self._outbox[at : at + size])
@@ -66,13 +77,15 @@ class Mailbox:
 
     def hear(self, timeout: float) -> dict[str, Any]:
         """The next message; Gone when none came within `timeout` seconds, or none will."""
+        message = self._read(timeout)
+        self._took()
+        return message
+
+    def _read(self, timeout: float) -> dict[str, Any]:
         try:
             self.channel.wait_word(self._inbox[ARRIVED : ARRIVED + 8], self._heard + 1, timeout=timeout)
             size = min(int.from_bytes(self._inbox[LENGTH : LENGTH + 8].view(), "little"), PAYLOAD)
             message = json.loads(bytes(self._inbox[BODY : BODY + size].view()))
-            self._heard += 1
-            self._words[TAKEN // 8] = self._heard  # without the lock, whose holder may wait for just such a word
-            self._write(TAKEN)
         except rt.DeadlineExceeded:
             raise Gone(f"no answer in {timeout:g} s") from None
         except (rt.RdmaError, ValueError) as error:
@@ -81,18 +94,27 @@ class Mailbox:
             raise Gone("the other host does not speak this protocol")
         return message
 
+    def _took(self) -> None:
+        """Says that the message may be overwritten. Without the lock, whose holder may wait for just such a word."""
+        self._heard += 1
+        self._words[TAKEN // 8] = self._heard
+        try:
+            self._write(TAKEN)
+        except rt.RdmaError as error:
+            raise Gone(f"the other host: {error}") from None
+
     def close(self) -> None:
         """Ends the channel."""
         self.channel.close()
         with contextlib.suppress(rt.RdmaError):
-            self._device.unpublish(NAME)
+            self._device.unpublish(NAME)  # where it was published
 
 
 class Far:
     """The second ends of all modes, on the other host, as the command sees them."""
 
     def __init__(self, device: rt.Device, address: str) -> None:
-        self._mail = Mailbox(device, device.connect(address, timeout=ANSWER_S))
+        self._mail = Mailbox(device, device.connect(address, timeout=ANSWER_S), connected=True)
         self._waiting: dict[str, deque[dict[str, Any]]] = defaultdict(deque)
         self._mail.tell({"hello": rt.__version__})
         answer = self._mail.hear(ANSWER_S)
@@ -160,7 +182,7 @@ def serve(device: rt.Device, address: str, say: Callable[[str], None], *, once: 
             say(f"serving {channel.peer}")
             try:
                 Session(device, channel, bind).run()
-            except Gone as gone:
+            except (Gone, rt.RdmaError) as gone:
                 say(f"{channel.peer} is gone: {gone}")
             if once:
                 return
@@ -170,7 +192,7 @@ class Session:
     """What one command that connected has running here."""
 
     def __init__(self, device: rt.Device, channel: rt.Channel, bind: str) -> None:
-        self._mail = Mailbox(device, channel)
+        self._mail = Mailbox(device, channel, connected=False)
         self._bind = bind
         self._spot = Spot()
         self._ends: dict[str, Process] = {}

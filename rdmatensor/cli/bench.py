@@ -46,11 +46,11 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     say("--modes", default="", metavar="LIST", help=f"any of {', '.join(MODES)}; or ours, peers, limits, all")
     sizes = f"bytes, as in 64,64Ki,64Mi, or 64..64Mi*4 ({options.SIZES})"
     say("--sizes", default=options.SIZES, metavar="LIST", help=sizes)
-    say("--depth", type=number, default=8, metavar="N", help="tensors under way when bandwidth is measured (8)")
-    say("--qps", type=number, default=1, metavar="N", help="queue pairs of a channel (1)")
-    say("--cqs", type=number, default=1, metavar="N", help="completion queues of a device (1)")
-    say("--duration", type=seconds, metavar="S", help="seconds that each row measures (so that all fit in a minute)")
-    say("--rounds", type=number, default=options.ROUNDS, metavar="N", help="rounds of each row (5)")
+    say("--depth", default="8", metavar="N", help="tensors under way when bandwidth is measured (8)")
+    say("--qps", default="1", metavar="N", help="queue pairs of a channel (1)")
+    say("--cqs", default="1", metavar="N", help="completion queues of a device (1)")
+    say("--duration", metavar="S", help="seconds that each row measures (so that all fit in a minute)")
+    say("--rounds", default=str(options.ROUNDS), metavar="N", help="rounds of each row (5)")
     say("--direction", default="one-way", metavar="WAY", help="one-way or both (at the same time, for bandwidth)")
     say("--wait", default="adaptive", metavar="HOW", help=f"how a receiver waits: {', '.join(options.WAITS)}")
     say("--ordering", default="auto", metavar="HOW", help=f"how a flag is carried: {', '.join(options.ORDERINGS)}")
@@ -64,14 +64,6 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     ends.add_argument("--serve", nargs="?", const=f"0.0.0.0:{PORT}", metavar="HOST:PORT", help="be the other end")
     ends.add_argument("--connect", metavar="HOST:PORT", help="measure to the host where --serve runs")
     command.set_defaults(run=run_command)
-
-
-def number(word: str) -> int:
-    return int(word)
-
-
-def seconds(word: str) -> float:
-    return float(word)
 
 
 def modes_of(text: str) -> tuple[str, ...]:
@@ -98,21 +90,24 @@ def options_of(given: argparse.Namespace) -> options.Options:
     """What was asked for, checked."""
     if given.plot:
         plot.check(given.plot)
+    numbers = {
+        name: options.whole(f"--{name}", getattr(given, name), *bounds) for name, bounds in options.BOUNDS.items()
+    }
     return options.Options(
         provider=given.provider,
         device=given.device,
         modes=modes_of(given.modes),
         sizes=options.sizes_of(given.sizes),
-        depth=given.depth,
-        qps=given.qps,
-        cqs=given.cqs,
-        duration=given.duration,
+        depth=numbers["depth"],
+        qps=numbers["qps"],
+        cqs=numbers["cqs"],
+        duration=None if given.duration is None else options.seconds("--duration", given.duration),
         direction=given.direction,
         wait=given.wait,
         ordering=given.ordering,
         verify=given.verify,
         pin=options.cpus_of(given.pin) if given.pin else (),
-        rounds=given.rounds,
+        rounds=numbers["rounds"],
     )
 
 

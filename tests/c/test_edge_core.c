@@ -107,7 +107,10 @@ static void strided_tensors_arrive_contiguous_and_are_staged_only_where_they_mus
         options.dims = dims;
         edge_join(&ends, place, &options);
         core_fill(ends.core.here, ROWS * PITCH, 11);
-        rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)ends.core.here, .dtype = RT_DTYPE_FLOAT32, .rank = 2, .strided = 1};
+        rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)ends.core.here,
+                                 .dtype = RT_DTYPE_FLOAT32,
+                                 .rank = 2,
+                                 .strided = 1};
         memcpy(tensor.dims, dims, sizeof dims);
         tensor.strides[0] = PITCH;
         tensor.strides[1] = 4;
@@ -201,8 +204,9 @@ static void check_dynamic(edge_ends *ends, const dynamic_case *given, uint32_t s
 
 static void dynamic_tensors_arrive_eagerly_or_by_read(void)
 {
-    static const dynamic_case cases[] = {{0, true},    {1, true},      {64, false},     {511, true},   {512, false},  {513, true},
-                                         {513, false}, {100003, true}, {100003, false}, {65536, true}, {999999, false}};
+    static const dynamic_case cases[] = {{0, true},       {1, true},     {64, false},    {511, true},
+                                         {512, false},    {513, true},   {513, false},   {100003, true},
+                                         {100003, false}, {65536, true}, {999999, false}};
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
