@@ -3,9 +3,9 @@
     python benchmarks/check.py BASE [--starts 7] [--no-instructions]
 
 Times: two processes of each commit, started anew several times, since where a process's memory comes to lie makes
-differences that no number of rounds in one process averages out. Each start gives one value for each operation, the best of
-three. A difference counts when the medians differ by more than 5 % and no start of one commit lies within those of
-the other. Instructions: the core's hot path, run by hotpath.c under callgrind; there 1 % counts, since the same code
+differences that no number of rounds in one process averages out. Each start gives one value for each operation, the
+best of three. A difference counts when the medians differ by more than 5 % and no start of one commit lies within
+those of the other. Instructions: the core's hot path, run by hotpath.c under callgrind; there 1 % counts, since the same code
 gives the same number. Status 1 when something became slower.
 """
 
@@ -187,8 +187,8 @@ def hotpath(tree: Path) -> tuple[Path, list[str]]:
 def instructions(program: Path, kind: str) -> float:
     """Instructions of one operation, as callgrind counts them inside `hot`."""
     done = subprocess.run(
-        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no", "--toggle-collect=hot",
-         str(program), kind, str(HOT_COUNT)],
+        ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no",
+         "--toggle-collect=hot", str(program), kind, str(HOT_COUNT)],
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     match = re.search(r"Collected : (\d+)", done.stderr)

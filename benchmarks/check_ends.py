@@ -1,4 +1,4 @@
-"""One of the two processes of a commit that check.py compares: `check_ends.py first|second`, talking over its standard streams.
+"""One of the two processes of a commit that check.py compares, `check_ends.py first|second`, over standard streams.
 
 Uses what the package that PYTHONPATH names has in public, whichever commit that is: edges only where it has edges.
 """

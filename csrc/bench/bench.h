@@ -29,6 +29,9 @@ int rt_bench_floor_ping(rt_bench_floor *out, rt_bench_floor *in, const void *fro
 int rt_bench_floor_pong(rt_bench_floor *out, rt_bench_floor *in, const void *from, uint64_t size, uint64_t count,
                         int64_t timeout_ns);
 
+/* Copies `count` ranges of `size` bytes that lie side by side, with a release store after each. */
+void rt_bench_floor_many(void *to, const void *from, uint64_t size, uint64_t count, uint64_t *flag);
+
 /* ---- rpc: messages in private, bounded, registered buffers, cut into fragments with a header each ---- */
 
 typedef struct rt_bench_rpc rt_bench_rpc;

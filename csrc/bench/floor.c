@@ -77,3 +77,11 @@ int rt_bench_floor_pong(rt_bench_floor *out, rt_bench_floor *in, const void *fro
     }
     return RT_OK;
 }
+
+void rt_bench_floor_many(void *to, const void *from, uint64_t size, uint64_t count, uint64_t *flag)
+{
+    for (uint64_t index = 0; index < count; index++) {
+        memcpy((char *)to + index * size, (const char *)from + index * size, size);
+        rt_store_release_u64(flag, index + 1);
+    }
+}

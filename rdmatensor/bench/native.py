@@ -14,13 +14,22 @@ from rdmatensor.channel import Channel
 from rdmatensor.region import Region
 from rdmatensor.remote import Remote
 
-__all__ = ["FloorEnd", "Rpc", "rpc_bytes"]
+__all__ = ["FloorEnd", "Rpc", "floor_many", "rpc_bytes"]
 
 rpc_bytes = lib.rt_bench_rpc_bytes
 
 
 def pointer(array: NDArray[Any]) -> Any:
     return ffi.cast("void *", array.ctypes.data)
+
+
+def floor_many(to: int, source: int, size: int, count: int, flag: int) -> float:
+    """Seconds to copy `count` ranges that lie side by side, between addresses, with a release store after each."""
+    begin = time.perf_counter()
+    lib.rt_bench_floor_many(
+        ffi.cast("void *", to), ffi.cast("void *", source), size, count, ffi.cast("uint64_t *", flag)
+    )
+    return time.perf_counter() - begin
 
 
 class FloorEnd:

@@ -83,16 +83,23 @@ class Spot:
         self.close()
 
 
-def command_of(spot: Spot, mode: Mode, role: str) -> list[str]:
+def command_of(spot: Spot, mode: Mode, role: str, family: str) -> list[str]:
     """What starts a process of a mode."""
-    return [*mode.launcher(), sys.executable, "-m", "rdmatensor.bench.worker", spot.path, mode.name, role]
+    return [*mode.launcher(), sys.executable, "-m", "rdmatensor.bench.worker", spot.path, family, mode.name, role]
 
 
 class Process:
     """A process of this host. Its output goes to a file, of which the end is told when it fails."""
 
-    def __init__(self, spot: Spot, mode: Mode, role: str, started: subprocess.Popen[bytes] | None = None) -> None:
-        self._spot, self._mode, self._role = spot, mode, role
+    def __init__(
+        self,
+        spot: Spot,
+        mode: Mode,
+        role: str,
+        started: subprocess.Popen[bytes] | None = None,
+        family: str = "transfers",
+    ) -> None:
+        self._spot, self._mode, self._role, self._family = spot, mode, role, family
         self._log = Path(spot.folder) / f"{mode.name}-{'rank' if mode.launcher() else role}.log"
         self.process = started or self._start("rank" if mode.launcher() else role)
         self._lines: Lines | None = None
@@ -102,7 +109,7 @@ class Process:
         environment: Mapping[str, str] = {**os.environ, **self._mode.environment()}
         with open(self._log, "wb") as log:
             return subprocess.Popen(
-                command_of(self._spot, self._mode, role),
+                command_of(self._spot, self._mode, role, self._family),
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -161,10 +168,10 @@ class Pair:
         self.failure = ""
 
     @classmethod
-    def here(cls, spot: Spot, mode: Mode) -> Pair:
+    def here(cls, spot: Spot, mode: Mode, family: str = "transfers") -> Pair:
         """Starts both on this host."""
-        first = Process(spot, mode, "first")
-        second = Process(spot, mode, "second", first.process if mode.launcher() else None)
+        first = Process(spot, mode, "first", family=family)
+        second = Process(spot, mode, "second", first.process if mode.launcher() else None, family)
         return cls(mode, first, second)
 
     def ask(self, role: str, timeout: float, do: str, **arguments: Any) -> dict[str, Any]:

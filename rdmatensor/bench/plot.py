@@ -1,7 +1,12 @@
-"""The picture: latency and bandwidth against size, both on log axes, the limit drawn. matplotlib is optional."""
+"""The picture: latency and bandwidth against size, both on log axes, the limit drawn. matplotlib is optional.
+
+`python -m rdmatensor.bench.plot RESULT.json PICTURE.png` draws one that was measured elsewhere.
+"""
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -16,7 +21,8 @@ STYLES: dict[str, tuple[str, str]] = {
     "static": ("#332288", "o"), "dynamic": ("#88CCEE", "s"), "borrow": ("#44AA99", "^"), "copy": ("#117733", "v"),
     "memcpy": ("#6699CC", "D"), "rpc": ("#DDCC77", "P"), "mpi": ("#CC6677", "X"), "ucx": ("#AA4499", "<"),
     "nixl": ("#882255", ">"), "gloo": ("#AA4466", "p"), "grpc": ("#661100", "h"), "torch-rpc": ("#999933", "*"),
-    "mooncake": ("#888888", "d"), "rdmatensor": ("#332288", "o"),
+    "mooncake": ("#888888", "d"), "grpc-tcp": ("#BB5566", "H"), "memcpy-read": ("#004488", "8"),
+    "rdmatensor": ("#332288", "o"),
 }  # fmt: skip
 OTHER = ("#777777", ".")
 LIMIT = {"color": "#000000", "linestyle": "--", "linewidth": 1.2}
@@ -86,3 +92,19 @@ def tick(size: int) -> str:
         if size >= scale:
             return f"{size / scale:g}{unit}"
     return str(size)
+
+
+def main(result: str, picture: str) -> None:
+    """Draws a file that --json wrote."""
+    check(picture)
+    found = json.loads(Path(result).read_text())
+    draw(picture, found["results"], title_of(found["meta"]))
+
+
+def title_of(meta: dict[str, Any]) -> str:
+    """What a picture belongs to."""
+    return f"rdmatensor {meta['version']} {meta['commit']}, {meta['provider']}, {meta['machine']}"
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -33,10 +33,15 @@ def ratio(value: float | None, to: float | None) -> float | None:
     return value / to if value and to else None
 
 
+def group_of(row: Row) -> tuple[str, int]:
+    """What is compared with each other: one size, of one operation."""
+    return str(getattr(row, "collective", "")), row.bytes
+
+
 def relate(rows: list[Row]) -> None:
     """Fills in every row's ratios to the limit and to the best peer of its size, which was measured in the same run."""
-    for size in {row.bytes for row in rows}:
-        same = [row for row in rows if row.bytes == size]
+    for group in {group_of(row) for row in rows}:
+        same = [row for row in rows if group_of(row) == group]
         limit = limit_of(same)
         peers = [row for row in same if row.kind == "peer"]
         quick = min((row for row in peers if p50(row)), key=lambda row: p50(row) or 0, default=None)
@@ -107,18 +112,23 @@ def as_text(run: Run) -> str:
     """Everything for people."""
     options = run.options
     lines: list[str] = []
-    sizes = sorted({row.bytes for row in run.rows})
+    groups = list(dict.fromkeys(group_of(row) for row in run.rows))
     everything = table([HEAD, *(cells(row) for row in run.rows)])
     body = dict(zip((id(row) for row in run.rows), everything[1:], strict=True))
     lines.append(everything[0])
-    for size in sizes:
-        same = [row for row in run.rows if row.bytes == size]
+    for group in groups:
+        same = [row for row in run.rows if group_of(row) == group]
         apart = "" if all(row.interleaved for row in same) else ", one mode after the other: memory is short"
-        lines.append(f"{human(size)}, {max(row.depth for row in same)} under way for GB/s, {options.direction}{apart}")
+        operation, size = group
+        how = f"{max(row.depth for row in same)} under way for GB/s, {options.direction}"
+        lines.append(f"{operation}, {human(size)}" if operation else f"{human(size)}, {how}{apart}")
         lines += [f"  {body[id(row)]}" for row in same]
     lines[0] = "  " + lines[0]
     lines.append("")
-    lines += ["µs: half a round trip. GB/s: until the last tensor is there. CPU s/GB: sender + receiver."]
+    if any(operation for operation, _ in groups):
+        lines += ["µs: one operation. Bytes: the input of one of two ranks. GB/s: those bytes by that time."]
+    else:
+        lines += ["µs: half a round trip. GB/s: until the last tensor is there. CPU s/GB: sender + receiver."]
     lines += ["to limit, to best peer: latency / bandwidth as multiples of theirs, at this size in this run."]
     if any(row.samples < 1000 for row in run.rows):
         lines += ["*: fewer samples than the percentile needs; it is the largest of them."]
@@ -127,7 +137,8 @@ def as_text(run: Run) -> str:
     lines += missing_lines(run)
     for text in run.wrong:
         lines.append(f"WRONG BYTES: {text}")
-    lines += ["", *textwrap.wrap(f"What limits it: {limits(run.rows)}", 130, subsequent_indent="    ")]
+    if not any(operation for operation, _ in groups):
+        lines += ["", *textwrap.wrap(f"What limits it: {limits(run.rows)}", 130, subsequent_indent="    ")]
     return "\n".join(lines)
 
 

@@ -1,4 +1,4 @@
-"""A process of one mode: `python -m rdmatensor.bench.worker SOCKET MODE ROLE`, started by the command, not by hand.
+"""A process of one mode, `python -m rdmatensor.bench.worker SOCKET FAMILY MODE ROLE`: the command starts it.
 
 It answers one command after the other and does nothing in between. When the command is gone, it ends, whatever it is
 in the middle of. ROLE `rank` is for modes whose launcher starts both: then the rank says who is first.
@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from rdmatensor.bench import numbers
-from rdmatensor.bench.modes import MODES
+from rdmatensor.bench.collectives import COLLECTIVES
+from rdmatensor.bench.modes import MODES, Mode
 from rdmatensor.bench.modes.base import End, NotHere, Setup
 from rdmatensor.bench.wire import Gone, Lines
 
@@ -37,8 +38,8 @@ def cpu_seconds() -> float:
 class Worker:
     """Runs commands on one end of a mode. Every method `do_*` is a command and gives what is answered."""
 
-    def __init__(self, mode: str, role: str) -> None:
-        self.mode = MODES[mode]
+    def __init__(self, mode: Mode, role: str) -> None:
+        self.mode = mode
         self.role = role
         self.end: End | None = None
         self.halves: list[np.ndarray[Any, np.dtype[np.float64]]] = []
@@ -156,12 +157,13 @@ def end_with(lines: Lines) -> None:
     threading.Thread(target=watch, daemon=True).start()
 
 
-def main(path: str, mode: str, role: str) -> None:
+def main(path: str, family: str, name: str, role: str) -> None:
     """Serves commands until there are no more."""
     lines = Lines.to(path)
+    mode = (COLLECTIVES if family == "collectives" else MODES)[name]
     if role == "rank":
-        role = ("first", "second")[MODES[mode].rank()]
-    lines.tell({"mode": mode, "role": role, "pid": os.getpid()})
+        role = ("first", "second")[mode.rank()]
+    lines.tell({"mode": name, "role": role, "pid": os.getpid()})
     end_with(lines)
     worker = Worker(mode, role)
     try:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import rdmatensor as rt
 from rdmatensor.bench import compare, machine, options, plot, remote, report, run
-from rdmatensor.bench.modes import MODES
+from rdmatensor.bench.collectives import COLLECTIVES
+from rdmatensor.bench.collectives import measure as collective
+from rdmatensor.bench.modes import MODES, Mode
 from rdmatensor.bench.modes.base import Setup
 from rdmatensor.errors import InvalidArgument, ProviderUnavailable
 
@@ -25,6 +27,7 @@ examples:
   rdmatensor bench --modes static,grpc --sizes 64..64Mi     some modes, sizes in steps of 4 times
   rdmatensor bench --json now.json --plot now.png           for later, and to look at
   rdmatensor bench --compare then.json                      what got better or worse
+  rdmatensor bench collectives                              torch's backend of this library, Gloo, MPI
   rdmatensor bench --serve                                  there (RDMATENSOR_SECRET set at both ends) ...
   rdmatensor bench --connect there:7471                     ... and here
 """
@@ -41,6 +44,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     say = command.add_argument
+    say("what", nargs="?", default="transfers", metavar="WHAT", help="transfers (the default) or collectives")
     say("--provider", default="auto", metavar="NAME", help=f"one of {', '.join(options.PROVIDERS)} (auto: the best)")
     say("--device", default="", metavar="NAME", help="the provider's device (its first)")
     say("--modes", default="", metavar="LIST", help=f"any of {', '.join(MODES)}; or ours, peers, limits, all")
@@ -66,20 +70,20 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     command.set_defaults(run=run_command)
 
 
-def modes_of(text: str) -> tuple[str, ...]:
+def modes_of(text: str, known: Mapping[str, Mode] = MODES) -> tuple[str, ...]:
     """Names of modes in the order of tables, from names and groups; the standard ones of nothing."""
     if not text:
-        return tuple(name for name, mode in MODES.items() if mode.standard)
+        return tuple(name for name, mode in known.items() if mode.standard)
     found: set[str] = set()
     for word in (part.strip() for part in text.split(",")):
-        if word in MODES:
+        if word in known:
             found.add(word)
         elif word in GROUPS or word == "all":
-            found |= {name for name, mode in MODES.items() if mode.standard and word in ("all", kind_group(mode.kind))}
+            found |= {name for name, mode in known.items() if mode.standard and word in ("all", kind_group(mode.kind))}
         else:
-            right = f"any of {', '.join(MODES)}; or {', '.join(GROUPS)}, all"
+            right = f"any of {', '.join(known)}; or {', '.join(GROUPS)}, all"
             raise InvalidArgument("bench", f"--modes {word!r}", f"expected {right}")
-    return tuple(name for name in MODES if name in found)
+    return tuple(name for name in known if name in found)
 
 
 def kind_group(kind: str) -> str:
@@ -88,6 +92,9 @@ def kind_group(kind: str) -> str:
 
 def options_of(given: argparse.Namespace) -> options.Options:
     """What was asked for, checked."""
+    options.choose("WHAT", given.what, ("transfers", "collectives"))
+    if given.what == "collectives" and (given.serve or given.connect):
+        raise options.refused("collectives", "with --serve or --connect", "both ranks on this host")
     if given.plot:
         plot.check(given.plot)
     numbers = {
@@ -96,7 +103,7 @@ def options_of(given: argparse.Namespace) -> options.Options:
     return options.Options(
         provider=given.provider,
         device=given.device,
-        modes=modes_of(given.modes),
+        modes=modes_of(given.modes, COLLECTIVES if given.what == "collectives" else MODES),
         sizes=options.sizes_of(given.sizes),
         depth=numbers["depth"],
         qps=numbers["qps"],
@@ -148,7 +155,7 @@ def run_command(given: argparse.Namespace) -> int:
             print(f"{provider}://, since {why}", file=sys.stderr)
         progress = Progress()
         try:
-            found = measured(asked, device, given.connect, progress)
+            found = measured(asked, device, given, progress)
         finally:
             progress.end()
     report.relate(found.rows)
@@ -166,16 +173,16 @@ def write(given: argparse.Namespace, found: run.Run, meta: dict[str, object], be
     if given.csv:
         Path(given.csv).write_text(report.as_csv(found))
     if given.plot:
-        title = f"rdmatensor {meta['version']}, {meta['provider']}, {meta['machine']}"
-        plot.draw(given.plot, objects["results"], title)
+        plot.draw(given.plot, objects["results"], plot.title_of(meta))
     if before is not None:
         print(f"\n{compare.as_text(before, objects)}")
 
 
 def measured(
-    asked: options.Options, device: rt.Device, connect: str | None, progress: Callable[[str], None]
+    asked: options.Options, device: rt.Device, given: argparse.Namespace, progress: Callable[[str], None]
 ) -> run.Run:
     """A run within this host, or with the host that serves."""
+    connect = given.connect
     host = connect.rsplit(":", 1)[0] if connect else "127.0.0.1"
     setup = Setup(
         role="first",
@@ -190,6 +197,8 @@ def measured(
         ordering=asked.ordering,
         direction=asked.direction,
     )
+    if given.what == "collectives":
+        return collective.local(asked, setup, progress)
     if connect is None:
         return run.local(asked, setup, progress)
     if device.provider == "shm" and host not in LOOPBACK:

@@ -1,4 +1,4 @@
-"""borrow: a dynamic edge whose receiver reads the tensor where it lies at the sender. Moves no byte; within one host."""
+"""borrow: a dynamic edge whose receiver reads the tensor where it lies at the sender, on one host. Moves no byte."""
 
 from __future__ import annotations
 

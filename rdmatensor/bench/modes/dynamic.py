@@ -1,4 +1,4 @@
-"""dynamic: the receiver learns the shape with each tensor, from a record, and READs it. Small ones ride in the record."""
+"""dynamic: the receiver learns the shape with each tensor, from a record, and READs it. Small ones ride in it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the modes over tensor edges share: an edge each way, and a tensor that is bound once and sent again and again."""
+"""What the modes over tensor edges share: an edge each way, and a tensor that is bound once and sent again."""
 
 from __future__ import annotations
 

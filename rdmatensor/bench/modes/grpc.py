@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rdmatensor.bench import pattern
 from rdmatensor.bench.modes.base import DEADLINE_S, End, Mode, Setup
 
-__all__ = ["Grpc"]
+__all__ = ["Grpc", "GrpcTcp"]
 
 FRAME = 16 * 1024 * 1024 - 1  # the largest frame of HTTP/2
 
@@ -34,12 +34,23 @@ class Grpc(Mode):
         return GrpcEnd(setup)
 
 
+class GrpcTcp(Grpc):
+    """The same over TCP where a Unix socket would do: the paper's gRPC.TCP. On request."""
+
+    name = "grpc-tcp"
+    standard = False
+
+    def end(self, setup: Setup) -> GrpcEnd:
+        return GrpcEnd(setup, tcp=True)
+
+
 class GrpcEnd(End):
     """The first calls, the second serves. A round trip is one call with the tensor as request and as response."""
 
-    def __init__(self, setup: Setup) -> None:
+    def __init__(self, setup: Setup, *, tcp: bool = False) -> None:
         super().__init__(setup)
-        self.transport = "unix" if setup.one_host else "tcp"
+        self._tcp = tcp or not setup.one_host
+        self.transport = "tcp" if self._tcp else "unix"
         self.note = "unary calls, bytes in and out, no limit of message size, frames of 16 MiB"
         self._options = [
             ("grpc.max_send_message_length", -1),
@@ -82,7 +93,7 @@ class GrpcEnd(End):
         }
         self._server = grpc.server(futures.ThreadPoolExecutor(max_workers=2), options=self._options)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler("bench", handlers),))
-        if self.setup.one_host:
+        if not self._tcp:
             address = f"unix:{os.path.join(self.setup.folder, 'grpc')}"
             self._server.add_insecure_port(address)
         else:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from rdmatensor.bench.modes.base import Mode, Setup
+from rdmatensor.bench.modes.base import End, Mode, Setup
 from rdmatensor.bench.modes.posted import PostedEnd
 
 __all__ = ["Mpi"]
@@ -43,7 +43,7 @@ class Mpi(Mode):
     def rank(self) -> int:
         return int(os.environ["OMPI_COMM_WORLD_RANK"])
 
-    def end(self, setup: Setup) -> MpiEnd:
+    def end(self, setup: Setup) -> End:
         return MpiEnd(setup)
 
 

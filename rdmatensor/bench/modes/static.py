@@ -1,4 +1,4 @@
-"""static: the shape is known before, so a tensor is written straight into its receive buffer. The paper's RDMA.zerocp."""
+"""static: the shape is known, so a tensor is written straight into its receive buffer. The paper's RDMA.zerocp."""
 
 from __future__ import annotations
 
