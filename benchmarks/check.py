@@ -5,8 +5,8 @@
 Times: two processes of each commit, started anew several times, since where a process's memory comes to lie makes
 differences that no number of rounds in one process averages out. Each start gives one value for each operation, the
 best of three. A difference counts when the medians differ by more than 5 % and no start of one commit lies within
-those of the other. Instructions: the core's hot path, run by hotpath.c under callgrind; there 1 % counts, since the same code
-gives the same number. Status 1 when something became slower.
+those of the other. Instructions: the core's hot path, run by hotpath.c under callgrind; there 1 % counts, since the
+same code gives the same number. Status 1 when something became slower.
 """
 
 from __future__ import annotations
@@ -90,9 +90,7 @@ def tree_of(commit: str) -> Path:
         print(f"building {commit} ({sha[:12]})", flush=True)
         shutil.rmtree(tree, ignore_errors=True)
         tree.mkdir(parents=True)
-        packed = subprocess.run(
-            ["git", "archive", sha], cwd=measure.ROOT, stdout=subprocess.PIPE, check=True
-        ).stdout
+        packed = subprocess.run(["git", "archive", sha], cwd=measure.ROOT, stdout=subprocess.PIPE, check=True).stdout
         subprocess.run(["tar", "-x", "-C", str(tree)], input=packed, check=True)
         build(tree)
         (tree / ".built").touch()
