@@ -31,7 +31,7 @@ export PYTHON
 
 # ---- sources ----
 
-LIBRARY := $(foreach layer,base proto memory core collective provider provider/*,$(sort $(wildcard csrc/$(layer)/*.c)))
+LIBRARY := $(foreach layer,base proto memory core collective provider provider/* bench,$(sort $(wildcard csrc/$(layer)/*.c)))
 HEADERS := $(shell find csrc tests/c -name '*.h')
 C_TESTS := $(sort $(wildcard tests/c/test_*.c))
 FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))
@@ -45,7 +45,7 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz bench soak wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -221,13 +221,6 @@ format: $(VENV)/.lint
 
 # ---- measuring, packaging ----
 
-# Results lie in benchmarks/results/, each with its machine and commit. Gloo, which some rows stand beside, comes with torch.
-bench: build $(VENV)/.test $(VENV)/.torch
-	@mkdir -p benchmarks/results
-	@$(PYTEST) -q --benchmark-only --benchmark-json=benchmarks/results/calls.json benchmarks
-	@$(BIN)/python benchmarks/transfers.py --json transfers
-	@$(BIN)/python benchmarks/waiting.py --json waiting
-
 soak: build
 	@$(BIN)/python tests/soak.py $(SOAK_ARGS)
 
@@ -240,6 +233,7 @@ wheel: build
 	@ls -l dist
 
 include rxe.mk
+include benchmarks/bench.mk
 
 clean:
 	@rm -rf $(BUILD) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .cache

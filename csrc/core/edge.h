@@ -78,7 +78,7 @@ typedef struct rt_edge_sent {
     rt_edge_memory staging;           /* dynamic: where the tensor was copied to, until the release */
     uint64_t plain_address;           /* of the contiguous tensor that `copies` are of, in plain_region, or 0 */
     const rt_region *plain_region;
-    rt_copy *copies;                  /* RT_EDGE_COPIES × stripes, or more where a tensor is gathered from many places */
+    rt_copy *copies; /* RT_EDGE_COPIES × stripes, or more where a tensor is gathered from many places */
     uint32_t copies_max;
 } rt_edge_sent;
 enum { RT_EDGE_COPIES = 6 }; /* of one stripe: BEGUN, NOTE, two of payload, trailer, FLAG */
@@ -132,7 +132,7 @@ struct rt_edge {
     rt_link *links[RT_EDGE_STRIPES_MAX];
     uint16_t number;
     bool verify;
-    bool plain; /* a small tensor is a payload and a flag, and both are written when posted */
+    bool plain;          /* a small tensor is a payload and a flag, and both are written when posted */
     uint64_t eager_size; /* dynamic */
 
     rt_edge_memory slots; /* receiver. Dynamic sender: a block of registration 0 */

@@ -259,7 +259,8 @@ static bool post_plain(const sending *send, const rt_region *region, int64_t *re
     rt_edge_sent *sent = &edge->sent[slot];
     uint64_t address = send->tensor->address;
     if (sent->plain_address == address && sent->plain_region == region) {
-        memcpy(rt_edge_source_of(edge, slot, 0) + RT_EDGE_SOURCE_LINE + RT_EDGE_LINE_FLAG, &send->sequence, sizeof send->sequence);
+        memcpy(rt_edge_source_of(edge, slot, 0) + RT_EDGE_SOURCE_LINE + RT_EDGE_LINE_FLAG, &send->sequence,
+               sizeof send->sequence);
     } else {
         rt_edge_plan plan;
         rt_edge_plan_make(wiring, send->sequence, 0, 0, send->size, 0, &plan);
@@ -286,7 +287,8 @@ static bool post_plain(const sending *send, const rt_region *region, int64_t *re
 static int64_t post_static(const sending *send, const rt_region *region, uint64_t runs)
 {
     rt_edge *edge = send->edge;
-    bool joins = send->together != NULL && !edge->device->limits.completes_in_post && edge->wiring.layout.stripes == 1 && runs <= 1 && send->size <= UNTIMED_MAX;
+    bool joins = send->together != NULL && !edge->device->limits.completes_in_post && edge->wiring.layout.stripes == 1 &&
+                 runs <= 1 && send->size <= UNTIMED_MAX;
     const rt_edge_layout *layout = &edge->wiring.layout;
     rt_edge_sent *sent = &edge->sent[send->sequence % edge->tx.slots];
     rt_copy *copies = copies_for(sent, 2 * runs, layout->stripes); /* a run at a stripe's border counts twice */
@@ -307,9 +309,8 @@ static int64_t post_static(const sending *send, const rt_region *region, uint64_
         uint32_t parts = payload_copies(send, region, from, size, slot_offset + from, payload);
         uint32_t count = rt_edge_copies_of(edge, &plan, send->sequence, stripe, crc, payload, parts, copies);
         int64_t end_ns = size > UNTIMED_MAX || !edge->device->limits.completes_in_post ? send->end_ns : INT64_MAX;
-        int posted =
-            joins ? rt_edge_together_add(send->together, edge->links[0], copies, count, &sent->ops[0])
-                  : rt_edge_post_reserved(edge->links[stripe], ops[stripe], copies, count, end_ns, &sent->ops[stripe]);
+        int posted = joins ? rt_edge_together_add(send->together, edge->links[0], copies, count, &sent->ops[0])
+                           : rt_edge_post_reserved(edge->links[stripe], ops[stripe], copies, count, end_ns, &sent->ops[stripe]);
         status = posted != RT_OK ? posted : status; /* the channel is at its end */
         pending = pending || sent->ops[stripe] != 0;
         copies += RT_EDGE_COPIES + parts;

@@ -107,7 +107,10 @@ static void strided_tensors_arrive_contiguous_and_are_staged_only_where_they_mus
         options.dims = dims;
         edge_join(&ends, place, &options);
         core_fill(ends.core.here, ROWS * PITCH, 11);
-        rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)ends.core.here, .dtype = RT_DTYPE_FLOAT32, .rank = 2, .strided = 1};
+        rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)ends.core.here,
+                                 .dtype = RT_DTYPE_FLOAT32,
+                                 .rank = 2,
+                                 .strided = 1};
         memcpy(tensor.dims, dims, sizeof dims);
         tensor.strides[0] = PITCH;
         tensor.strides[1] = 4;
@@ -196,7 +199,8 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
         int32_t status = RT_OK;
         CHECK_INT(rt_edges_send_many(sends, 2 * edges, RT_SLICE_NS, &status), 2 * edges);
         CHECK_INT(status, RT_OK);
-        if (place->promises == NULL && strcmp(place->provider, "shm") != 0) /* where posting is copying there is no bell to save */
+        if (place->promises == NULL &&
+            strcmp(place->provider, "shm") != 0) /* where posting is copying there is no bell to save */
             CHECK(core_stats(ends.core.channel).doorbells - doorbells <= 2 * edges / 8 + 1);
         CHECK_INT(rt_edges_send_many(sends, 1, 1000, &status), 0); /* no credit is left */
         CHECK_INT(status, RT_E_AGAIN);
@@ -209,7 +213,8 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
             CHECK_INT(got, edges);
             for (uint32_t index = 0; index < edges; index++) {
                 CHECK_INT(arrivals[index].sequence, round + 1);
-                CHECK_BYTES((const void *)(uintptr_t)arrivals[index].address, ends.core.here + (round * edges + index) * SIZE, SIZE);
+                CHECK_BYTES((const void *)(uintptr_t)arrivals[index].address, ends.core.here + (round * edges + index) * SIZE,
+                            SIZE);
                 CHECK_INT(rt_edge_release(receivers[index], round + 1), RT_OK);
             }
         }
@@ -259,8 +264,9 @@ static void check_dynamic(edge_ends *ends, const dynamic_case *given, uint32_t s
 
 static void dynamic_tensors_arrive_eagerly_or_by_read(void)
 {
-    static const dynamic_case cases[] = {{0, true},    {1, true},      {64, false},     {511, true},   {512, false},  {513, true},
-                                         {513, false}, {100003, true}, {100003, false}, {65536, true}, {999999, false}};
+    static const dynamic_case cases[] = {{0, true},       {1, true},     {64, false},    {511, true},
+                                         {512, false},    {513, true},   {513, false},   {100003, true},
+                                         {100003, false}, {65536, true}, {999999, false}};
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
