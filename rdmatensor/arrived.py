@@ -72,9 +72,7 @@ class Arrived:
 
     def _in_slot(self) -> Tensor:
         edge, what = self._edge, self._what
-        memory = edge._slots_memory()
-        form = Form(what.address, self._dtype, self._shape, region=memory, offset=what.address - memory.address)
-        return Tensor(form, edge._live(), edge, what.sequence)
+        return Tensor(edge._form_of(what), edge._live(), edge, what.sequence)
 
     def _out_of_slot(self, out: Any) -> Any:
         edge, what = self._edge, self._what

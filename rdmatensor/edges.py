@@ -6,6 +6,8 @@ from collections.abc import Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from rdmatensor import _core
 from rdmatensor.errors import DeadlineExceeded, InvalidArgument
 from rdmatensor.recv_edge import RecvEdge
@@ -20,10 +22,11 @@ if TYPE_CHECKING:
 __all__ = ["recv_many", "send_many", "wait_any"]
 
 _NOT_YET = (_core.AGAIN, _core.INTERRUPTED)
-_packed = attrgetter("_packed")
-_pointer = attrgetter("_pointer")
-_nbytes = attrgetter("_nbytes")
-_form = attrgetter("_form")
+# Loops over thousands of edges run in C, attribute by attribute.
+_backlog, _edge, _handle, _pointer = map(attrgetter, ("_backlog", "_edge", "_handle", "_pointer"))
+_device, _dtype, _nbytes, _shape, _waiting = map(attrgetter, ("device", "_dtype", "_nbytes", "_shape", "_waiting"))
+_form, _packed, _ticket = map(attrgetter, ("_form", "_packed", "_ticket"))
+_address, _dtype_of, _shape_of = attrgetter("address"), attrgetter("dtype"), attrgetter("shape")
 
 
 def send_many(sends: Iterable[tuple[SendEdge, Any] | BoundSend], *, timeout: float | None = None) -> None:
@@ -36,27 +39,16 @@ def send_many(sends: Iterable[tuple[SendEdge, Any] | BoundSend], *, timeout: flo
     given = tuple(sends)
     if not given:
         return
-    bound: Any = given if set(map(type, given)) == {BoundSend} else tuple(map(_bind, given))
-    edges = [send._edge for send in bound]
-    for edge in edges:
-        if edge._handle is None or edge._backlog:
-            edge._start(lambda _ns: 0, timeout)
-    _send_packed(b"".join(map(_packed, bound)), bound, edges, timeout)
-
-
-def _bind(send: tuple[SendEdge, Any] | BoundSend) -> BoundSend:
-    if isinstance(send, BoundSend):
-        return send
-    if not isinstance(send, tuple) or len(send) != 2 or not isinstance(send[0], SendEdge):
-        raise TypeError(f"what is sent is a pair (edge, tensor) or what edge.bind(tensor) gave, not {send!r}")
-    return send[0].bind(send[1])
-
-
-def _send_packed(packed: bytes, bound: Sequence[BoundSend], edges: list[SendEdge], timeout: float | None) -> None:
+    batch = _packed_bound(given) or _packed_tensors(given) or _packed_bound(tuple(map(_bind, given)))
+    assert batch is not None
+    edges, packed, keep = batch
     device = edges[0].device
     limit = timeout_ns(timeout, device._timeout_ns)
-    count, done = len(bound), 0
-    before = {edge: edge._sequence_now() for edge in set(edges) if edge._asynchronous()}
+    for backlog in filter(None, map(_backlog, edges)):
+        backlog[-1]._edge._finish_sending(backlog[-1], limit)
+    count, done = len(given), 0
+    lasting = not device.limits.completes_in_post or min(map(_nbytes, edges)) < 0  # some go on after the call
+    before = {edge: edge._sequence_now() for edge in set(edges)} if lasting else {}
 
     def step(ns: int) -> int:
         nonlocal done
@@ -64,9 +56,11 @@ def _send_packed(packed: bytes, bound: Sequence[BoundSend], edges: list[SendEdge
         done += begun
         return _core.OK if done == count else status
 
-    status = _core.until(device._live(), step, limit)
+    status = step(min(limit, _core.SLICE_NS))
+    if status in _NOT_YET:
+        status = _core.until(device._live(), step, max(limit - _core.SLICE_NS, 0))
     if before:
-        _finish(before, bound[:done], limit)
+        _finish(before, zip(edges[:done], keep, strict=False), limit)
     if status == _core.AGAIN:
         why = f"no credit in {limit / 1e9:g} s; {done} of {count} were sent"
         raise DeadlineExceeded(f"send tensor {done} of many", repr(edges[done]), why, status="deadline")
@@ -74,13 +68,49 @@ def _send_packed(packed: bytes, bound: Sequence[BoundSend], edges: list[SendEdge
         raise edges[done]._refusal(status, f"send tensor {done} of many")
 
 
-def _finish(sequences: dict[SendEdge, int], sent: Sequence[BoundSend], limit: int) -> None:
+_Batch = tuple[tuple[SendEdge, ...], Any, Sequence[object]]  # edges, packed rt_edge_sending, and what must live
+
+
+def _packed_bound(given: tuple[Any, ...]) -> _Batch | None:
+    """Of what was bound before; None when there is something else."""
+    if set(map(type, given)) != {BoundSend}:
+        return None
+    return tuple(map(_edge, given)), b"".join(map(_packed, given)), given
+
+
+def _packed_tensors(given: tuple[Any, ...]) -> _Batch | None:
+    """Of tensors in regions for static edges; None when there is something else, or something does not fit."""
+    try:
+        edges, tensors = zip(*given, strict=True)
+        if set(map(type, edges)) != {SendEdge} or set(map(type, tensors)) != {Tensor}:
+            return None
+    except (TypeError, ValueError):
+        return None
+    forms, handles = tuple(map(_form, tensors)), tuple(map(_handle, edges))
+    fits = list(map(_shape, edges)) == list(map(_shape_of, forms)) and list(map(_dtype, edges)) == list(
+        map(_dtype_of, forms)
+    )
+    if not fits or None in handles or min(map(_ticket, tensors)) < 0:
+        return None
+    packed = np.zeros((len(given), 4), np.uint64)
+    for column, values in ((0, map(_pointer, edges)), (2, map(_address, forms)), (3, map(_nbytes, edges))):
+        packed[:, column] = np.fromiter(values, np.uint64, len(given))
+    return edges, packed, tuple(zip(tensors, handles, strict=True))
+
+
+def _bind(send: Any) -> BoundSend:
+    if isinstance(send, BoundSend):
+        return send
+    if not isinstance(send, tuple) or len(send) != 2 or not isinstance(send[0], SendEdge):
+        raise TypeError(f"what is sent is a pair (edge, tensor) or what edge.bind(tensor) gave, not {send!r}")
+    return send[0].bind(send[1])
+
+
+def _finish(sequences: dict[SendEdge, int], sent: Iterable[tuple[SendEdge, object]], limit: int) -> None:
     """Keeps what is still needed, and waits until what lies on static edges was written."""
-    for send in sent:
-        edge = send._edge
-        if edge in sequences:
-            sequences[edge] += 1
-            edge._keep(sequences[edge], send)
+    for edge, owner in sent:
+        sequences[edge] += 1
+        edge._keep(sequences[edge], owner)
     for edge in sequences:
         if edge._nbytes >= 0:
             edge.drain(limit / 1e9)
@@ -97,17 +127,58 @@ def recv_many(edges: Iterable[RecvEdge], *, timeout: float | None = None) -> lis
     if not given:
         return []
     device = _device_of(given)
-    deadline = _core.device_now_ns(device._live()) + timeout_ns(timeout, device._timeout_ns)
+    limit = timeout_ns(timeout, device._timeout_ns)
     received: list[Tensor] = []
     try:
-        for edge in given:
-            left = max(deadline - _core.device_now_ns(device._live()), 0)
-            received.append(edge.recv(left / 1e9))
+        if None in map(_shape, given) or any(map(_waiting, given)):
+            _receive_each(given, limit, received)
+        else:
+            _receive_static(given, limit, received)
     except BaseException:
         for edge, tensor in zip(reversed(given[: len(received)]), reversed(received), strict=True):
             edge._put_back(tensor)
         raise
     return received
+
+
+def _receive_each(given: tuple[RecvEdge, ...], limit: int, received: list[Tensor]) -> None:
+    device = given[0].device
+    deadline = _core.device_now_ns(device._live()) + limit
+    for edge in given:
+        received.append(edge.recv(max(deadline - _core.device_now_ns(device._live()), 0) / 1e9))
+
+
+def _receive_static(given: tuple[RecvEdge, ...], limit: int, received: list[Tensor]) -> None:
+    handles, pointers = _handles_of(given)
+
+    def step(ns: int) -> int:
+        first = len(received)
+        sequences, status = _core.edges_receive_many(handles, pointers, first, ns)
+        came = given[first : first + len(sequences)]
+        received.extend(
+            [
+                Tensor((edge._forms or edge._learn())[number % edge._slots], edge._handle, edge, number)
+                for edge, number in zip(came, sequences, strict=True)
+            ]
+        )
+        return status
+
+    status = step(min(limit, _core.SLICE_NS))
+    if status in _NOT_YET:
+        status = _core.until(given[0].device._live(), step, max(limit - _core.SLICE_NS, 0))
+    if status == _core.AGAIN:
+        why = f"nothing came in {limit / 1e9:g} s; {len(received)} of {len(given)} came"
+        raise DeadlineExceeded("receive many", repr(given[len(received)]), why, status="deadline")
+    if status < 0:
+        raise given[len(received)]._refusal(status, "receive many")
+
+
+def _handles_of(edges: Sequence[RecvEdge]) -> tuple[list[Any], bytes]:
+    """The handles, which keep the C objects alive, and their pointers."""
+    handles = list(map(_handle, edges))
+    if None in handles:
+        edges[handles.index(None)]._live()
+    return handles, np.fromiter(map(_pointer, edges), np.uint64, len(edges)).tobytes()
 
 
 def wait_any(edges: Sequence[RecvEdge], *, timeout: float | None = None) -> list[RecvEdge]:
@@ -118,13 +189,13 @@ def wait_any(edges: Sequence[RecvEdge], *, timeout: float | None = None) -> list
         raise InvalidArgument("wait for edges", why="there are none")
     device = _device_of(edges)
     limit = timeout_ns(timeout, device._timeout_ns)
-    if any(edge._waiting for edge in edges):
+    if any(map(_waiting, edges)):
         return [edge for edge in edges if edge.ready()]
-    handles = [edge._handle or edge._live() for edge in edges]
+    handles, pointers = _handles_of(edges)
     found: list[int] = []
 
     def step(ns: int) -> int:
-        got = _core.edges_wait_any(handles, ns)
+        got = _core.edges_wait_any(handles, pointers, ns)
         if isinstance(got, int):
             return got
         found.extend(got)
@@ -140,10 +211,10 @@ def wait_any(edges: Sequence[RecvEdge], *, timeout: float | None = None) -> list
 
 
 def _device_of(edges: Sequence[Any]) -> Device:
-    for edge in edges:
-        if not isinstance(edge, RecvEdge):
-            raise TypeError(f"a RecvEdge receives, not a {type(edge).__name__}")
-        if edge.device is not edges[0].device:
-            raise InvalidArgument("wait for edges", repr(edge), "edges of several devices cannot be waited for at once")
+    if set(map(type, edges)) != {RecvEdge}:
+        strange = next(edge for edge in edges if type(edge) is not RecvEdge)
+        raise TypeError(f"a RecvEdge receives, not a {type(strange).__name__}")
+    if len(set(map(_device, edges))) > 1:
+        raise InvalidArgument("wait for edges", repr(edges[0]), "edges of several devices cannot be waited for at once")
     device: Device = edges[0].device
     return device

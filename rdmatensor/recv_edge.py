@@ -12,6 +12,7 @@ from rdmatensor.arrived import Arrived, fill
 from rdmatensor.edge import Edge
 from rdmatensor.edge_memory import SlotsMemory
 from rdmatensor.errors import CorruptError, DeadlineExceeded, InvalidArgument, RdmaError
+from rdmatensor.layout import Shape, dtype_of_code
 from rdmatensor.tensor import Form, Tensor
 from rdmatensor.timeouts import timeout_ns
 
@@ -28,6 +29,7 @@ _receive_static = _core.edge_receive_static
 _release = _core.edge_release
 _ready = _core.edge_ready
 _SLICE_NS = _core.SLICE_NS
+_FORMS_MAX = 256
 _NOT_YET = (_core.AGAIN, _core.INTERRUPTED)
 
 
@@ -39,7 +41,7 @@ class RecvEdge(Edge):
     threads may use it.
     """
 
-    __slots__ = ("_forms", "_limbo", "_memory", "_region", "_slots", "_waiting")
+    __slots__ = ("_eager", "_forms", "_limbo", "_memory", "_pointer", "_region", "_slots", "_waiting")
 
     def __init__(self, device: Device, handle: EdgeHandle, terms: EdgeTerms, region: Region | None) -> None:
         super().__init__(device, handle, terms)
@@ -48,6 +50,8 @@ class RecvEdge(Edge):
         self._forms: tuple[Form, ...] = ()  # of the slots of a static edge, once the layout is agreed
         self._waiting: deque[Arrived | Tensor] = deque()  # taken from the core, and not handed out yet
         self._memory: Region | None = None  # in which the slots lie
+        self._eager: dict[tuple[int, int, Shape], Form] = {}  # of tensors that rode in records
+        self._pointer = _core.edge_pointer(handle)
         self._limbo: list[object] = []  # what a READ that failed may still write to
 
     def ready(self) -> bool:
@@ -182,7 +186,12 @@ class RecvEdge(Edge):
         """The way of dynamic edges, of `out`, and of what could not be handed out before."""
         with self._lock:
             if not self._waiting:
-                self._take(timeout, ns)
+                got = _core.edge_receive(self._live(), ns)
+                if isinstance(got, int):
+                    got = self._come(got, timeout)
+                if got.address and out is None:
+                    return Tensor(self._form_of(got), self._handle, self, got.sequence)
+                self._waiting.append(Arrived(self, got))
             first = self._waiting[0]
             try:
                 result = self._fill(out, first) if isinstance(first, Tensor) else first.hand_out(timeout, out, borrow)
@@ -200,7 +209,8 @@ class RecvEdge(Edge):
         tensor.release()
         return out
 
-    def _take(self, timeout: float | None, ns: int) -> None:
+    def _come(self, status: int, timeout: float | None) -> _core.Arrival:
+        """Waits for a tensor that was not there yet."""
         found: list[_core.Arrival] = []
 
         def step(ns: int) -> int:
@@ -210,7 +220,18 @@ class RecvEdge(Edge):
             found.append(got)
             return _core.OK
 
-        status = step(ns)
-        if status:
-            self._insist(step, status, timeout)
-        self._waiting.append(Arrived(self, found[0]))
+        self._insist(step, status, timeout)
+        return found[0]
+
+    def _form_of(self, got: _core.Arrival) -> Form:
+        """What lies in a slot; remembered, since tensors of an edge are much alike."""
+        key = got.address, got.dtype, got.shape
+        form = self._eager.get(key)
+        if form is None:
+            memory = self._slots_memory()
+            form = Form(
+                got.address, dtype_of_code(got.dtype), got.shape, region=memory, offset=got.address - memory.address
+            )
+            if len(self._eager) < _FORMS_MAX:
+                self._eager[key] = form
+        return form

@@ -30,6 +30,7 @@ _tensor_at = _core.edge_tensor_at
 _SLICE_NS = _core.SLICE_NS
 _NOT_YET = (_core.AGAIN, _core.INTERRUPTED)
 _TEMPLATES_MAX = 64  # shapes of a dynamic edge that are remembered
+_LARGE = 1 << 16  # bytes of tensors that are let go of as soon as it is known that they may
 _pack = struct.Struct("=QQQQ").pack
 
 
@@ -42,7 +43,7 @@ class SendEdge(Edge):
     it: their tensors follow one another.
     """
 
-    __slots__ = ("_backlog", "_kept", "_nbytes", "_pointer", "_templates", "channel")
+    __slots__ = ("_backlog", "_kept", "_nbytes", "_pointer", "_slots", "_templates", "channel")
 
     def __init__(self, channel: Channel, handle: EdgeHandle, terms: EdgeTerms) -> None:
         super().__init__(channel.device, handle, terms)
@@ -52,7 +53,8 @@ class SendEdge(Edge):
             self._nbytes = nbytes_of(self._shape, self._dtype)
         self._kept: deque[tuple[int, object]] = deque()  # sent, and still needed: by the receiver or the provider
         self._backlog: deque[Sending] = deque()  # begun by send_async, and not all of it done
-        self._templates: dict[tuple[DType, Shape, Shape | None], EdgeTensor] = {}
+        self._slots = _core.edge_info(handle).slots
+        self._templates: dict[tuple[int, Shape, Shape | None], tuple[EdgeTensor, int]] = {}  # and their bytes
         self._pointer = _core.edge_pointer(handle)
 
     def send(self, tensor: Any, timeout: float | None = None) -> None:
@@ -77,10 +79,14 @@ class SendEdge(Edge):
                 again = partial(_send, self._live(), address, self._nbytes)
                 self._finish(result, again, owner, timeout)
             return
-        begin, owner = self._prepare(address, dtype, shape, strides, owner)
-        result = self._start(begin, timeout)
-        if result:
-            self._finish(result, begin, owner, timeout)
+        made, nbytes = self._struct(address, dtype, shape, strides)
+        if self._backlog:
+            self._finish_sending(self._backlog[-1], timeout_ns(timeout, self.device._timeout_ns))
+        result = _send_tensor(self._live(), made, ns)
+        if result > 0 and self._nbytes < 0:
+            self._sent(result, owner, nbytes)
+        elif result:
+            self._finish(result, partial(_send_tensor, self._live(), made), (owner, made), timeout)
 
     def send_async(self, tensor: Any, timeout: float | None = None) -> Sending:
         """Begins to send a tensor and returns without waiting, even for the receiver. Poll, wait for or await what it
@@ -97,10 +103,10 @@ class SendEdge(Edge):
         handle = self._live()
         if self._nbytes >= 0 and strides is None and self._fits(dtype, shape):
             packed = _pack(self._pointer, 0, address, self._nbytes)
-            return BoundSend(self, _send, (handle, address, self._nbytes), owner, packed)
-        made = self._struct(address, dtype, shape, strides)
+            return BoundSend(self, _send, (handle, address, self._nbytes), owner, packed, self._nbytes)
+        made, nbytes = self._struct(address, dtype, shape, strides)
         packed = _pack(self._pointer, _core.edge_tensor_pointer(made), 0, 0)
-        return BoundSend(self, _send_tensor, (handle, made), owner, packed)
+        return BoundSend(self, _send_tensor, (handle, made), owner, packed, nbytes)
 
     def drain(self, timeout: float | None = None) -> None:
         """Blocks until nothing that was sent is needed any more: written where the edge is static, received where it
@@ -145,16 +151,16 @@ class SendEdge(Edge):
     def _fits(self, dtype: DType, shape: Shape) -> bool:
         return dtype is self._dtype and shape == self._shape
 
-    def _struct(self, address: int, dtype: DType, shape: Shape, strides: Shape | None) -> EdgeTensor:
-        """The tensor as C takes it; checked, unless one like it was before."""
-        key = dtype, shape, strides
-        template = self._templates.get(key)
-        if template is None:
+    def _struct(self, address: int, dtype: DType, shape: Shape, strides: Shape | None) -> tuple[EdgeTensor, int]:
+        """The tensor as C takes it, and its bytes; checked, unless one like it was before."""
+        known = self._templates.get((dtype.code, shape, strides))
+        if known is None:
             self._check(dtype, shape)
-            template = _core.edge_tensor(address, dtype.code, as_shape(shape, dtype), strides)
+            sizes = as_shape(shape, dtype)
+            known = _core.edge_tensor(address, dtype.code, sizes, strides), nbytes_of(sizes, dtype)
             if len(self._templates) < _TEMPLATES_MAX:
-                self._templates[dtype, tuple(shape), strides] = template
-        return _tensor_at(template, address)
+                self._templates[dtype.code, tuple(shape), strides] = known
+        return _tensor_at(known[0], address), known[1]
 
     def _check(self, dtype: DType, shape: Shape) -> None:
         what = f"send a {dtype} tensor of shape {tuple(shape)}"
@@ -170,7 +176,7 @@ class SendEdge(Edge):
         handle = self._live()
         if self._nbytes >= 0 and strides is None and self._fits(dtype, shape):
             return partial(_send, handle, address, self._nbytes), owner
-        made = self._struct(address, dtype, shape, strides)
+        made, _ = self._struct(address, dtype, shape, strides)
         return partial(_send_tensor, handle, made), (owner, made)
 
     def _start(self, begin: Callable[[int], int], timeout: float | None) -> int:
@@ -219,9 +225,14 @@ class SendEdge(Edge):
     def _send_refusal(self, status: int) -> RdmaError:
         return self._refusal(status, "send a tensor")
 
-    def _asynchronous(self) -> bool:
-        """Whether a send may go on after the call: then its tensor is kept."""
-        return self._nbytes < 0 or not self.device.limits.completes_in_post
+    def _sent(self, sequence: int, owner: object, nbytes: int) -> None:
+        """A dynamic tensor is on its way: it is kept until the receiver has it."""
+        kept = self._kept
+        kept.append((sequence, owner))
+        if nbytes >= _LARGE:
+            self._sweep()
+        elif kept[0][0] <= sequence - self._slots:  # was released, or this one could not have been sent
+            kept.popleft()
 
     def _sequence_now(self) -> int:
         return _core.edge_stats(self._live())["sequence"]

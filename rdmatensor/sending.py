@@ -84,20 +84,25 @@ class BoundSend:
     The fastest way to repeat a send. It keeps the tensor alive until it is dropped.
     """
 
-    __slots__ = ("__weakref__", "_begin", "_edge", "_owner", "_packed", "_run", "_struct")
+    __slots__ = ("__weakref__", "_begin", "_edge", "_nbytes", "_owner", "_packed", "_run")
 
-    def __init__(self, edge: SendEdge, begin: Any, arguments: tuple[Any, ...], owner: object, packed: bytes) -> None:
+    def __init__(
+        self, edge: SendEdge, begin: Any, arguments: tuple[Any, ...], owner: object, packed: bytes, nbytes: int
+    ) -> None:
         self._edge = edge
         self._begin = partial(begin, *arguments)
         self._run = partial(begin, *arguments, edge._slice_ns)
         self._owner = owner
+        self._nbytes = nbytes
         self._packed = packed  # as rt_edge_sending; what it points to is in `_run`
 
     def __call__(self, timeout: float | None = None) -> None:
         """Sends it, as `SendEdge.send` does."""
         edge = self._edge
         result = self._run() if timeout is None and not edge._backlog else edge._start(self._begin, timeout)
-        if result:
+        if result > 0 and edge._nbytes < 0:
+            edge._sent(result, self._owner, self._nbytes)
+        elif result:
             edge._finish(result, self._begin, self._owner, timeout)
 
     def start(self, timeout: float | None = None) -> Sending:

@@ -149,6 +149,7 @@ from rdmatensor._core.edges import (
     edge_tensor_pointer,
     edge_wait_released,
     edge_wait_sent,
+    edges_receive_many,
     edges_send_many,
     edges_wait_any,
 )
@@ -288,6 +289,7 @@ __all__ = [
     "edge_tensor_pointer",
     "edge_wait_released",
     "edge_wait_sent",
+    "edges_receive_many",
     "edges_send_many",
     "edges_wait_any",
     "failure",

@@ -164,7 +164,8 @@ def edge_slots_region(edge: EdgeHandle) -> RegionHandle | None:
 # ---- tensors ----
 
 _tensor_type = ffi.typeof("rt_edge_tensor *")
-_new = ffi.new
+_new, _from_buffer = ffi.new, ffi.from_buffer
+_edges_type = ffi.typeof("rt_edge *[]")
 
 
 def edge_tensor(address: int, dtype: int, shape: tuple[int, ...], strides: tuple[int, ...] | None) -> EdgeTensor:
@@ -212,13 +213,16 @@ def channel_ordering(channel: ChannelHandle) -> str:
     return text_of(text)
 
 
+_arrival_type = ffi.typeof("rt_edge_arrival *")
+
+
 def edge_receive(edge: EdgeHandle, timeout_ns: int) -> int | Arrival:
     """The next tensor of a dynamic edge, or a negative status."""
-    out = _new("rt_edge_arrival *")
+    out = _new(_arrival_type)
     status: int = lib.rt_edge_receive(edge, timeout_ns, out)
-    if status != OK:
+    if status:
         return status
-    return Arrival(out.sequence, out.address, out.dtype, tuple(out.dims[0 : out.rank]), out.size)
+    return Arrival(out.sequence, out.address, out.dtype, tuple(ffi.unpack(out.dims, out.rank)), out.size)
 
 
 def edge_fetch(edge: EdgeHandle, sequence: int, region: RegionHandle | None, offset: int, timeout_ns: int) -> int:
@@ -239,19 +243,30 @@ def edge_borrowed(edge: EdgeHandle, sequence: int) -> RemoteHandle:
     return cast(RemoteHandle, ffi.gc(lib.rt_edge_borrowed(edge, sequence), lib.rt_remote_drop))
 
 
-def edges_wait_any(edges: Sequence[EdgeHandle], timeout_ns: int) -> int | list[int]:
-    """The indices of those that are ready, or a negative status."""
+def edges_wait_any(edges: Sequence[EdgeHandle], pointers: bytes, timeout_ns: int) -> int | list[int]:
+    """The indices of those that are ready, or a negative status. `pointers` are those of the handles."""
     count = len(edges)
     ready = _new("uint32_t[]", count)
-    found = lib.rt_edges_wait_any(_new("rt_edge *[]", edges), count, timeout_ns, ready, count)
-    return cast(int, found) if found < 0 else list(ready[0:found])
+    found = lib.rt_edges_wait_any(_from_buffer(_edges_type, pointers), count, timeout_ns, ready, count)
+    return cast(int, found) if found < 0 else ffi.unpack(ready, found)
 
 
-def edges_send_many(packed: bytes, first: int, count: int, timeout_ns: int) -> tuple[int, int]:
+def edges_receive_many(
+    edges: Sequence[EdgeHandle], pointers: bytes, first: int, timeout_ns: int
+) -> tuple[list[int], int]:
+    """The sequences received of static edges from the `first` on, and the status of the one that did not come."""
+    count = len(edges) - first
+    sequences, status = _new("int64_t[]", count), _new("int32_t *")
+    array = _from_buffer(_edges_type, pointers) + first
+    came = lib.rt_edges_receive_many(array, count, timeout_ns, sequences, status)
+    return ffi.unpack(sequences, came), status[0]
+
+
+def edges_send_many(packed: Any, first: int, count: int, timeout_ns: int) -> tuple[int, int]:
     """Sends `count` of the packed rt_edge_sending from the `first` on. How many were begun, and the status of the one
     that could not be.
     """
     status = _new("int32_t *")
-    sends = ffi.cast("rt_edge_sending *", ffi.from_buffer(packed)) + first
+    sends = _from_buffer("rt_edge_sending[]", packed) + first
     begun = lib.rt_edges_send_many(sends, count, timeout_ns, status)
     return begun, status[0]

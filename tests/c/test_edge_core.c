@@ -172,7 +172,7 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
     enum { COUNT = 24, SIZE = 64 };
     static rt_edge *receivers[COUNT], *senders[COUNT];
     static rt_edge_sending sends[2 * COUNT];
-    static rt_edge_arrival arrivals[COUNT];
+    static int64_t sequences[COUNT];
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
@@ -207,7 +207,7 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
         for (uint32_t round = 0; round < 2; round++) {
             uint64_t got = 0;
             for (int tries = 0; got < edges && tries < 400; tries++) {
-                got += (uint64_t)rt_edges_receive_many(receivers + got, edges - got, RT_SLICE_NS, arrivals + got, &status);
+                got += (uint64_t)rt_edges_receive_many(receivers + got, edges - got, RT_SLICE_NS, sequences + got, &status);
                 rt_device_progress(ends.core.near);
             }
             CHECK_INT(got, edges);

@@ -13,8 +13,8 @@ README = Path(__file__).resolve().parents[2] / "README.md"
 EXAMPLES = re.findall(r"^```python\n(.*?)^```", README.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-def test_the_readme_has_an_example() -> None:
-    assert len(EXAMPLES) == 1
+def test_the_readme_has_its_examples() -> None:
+    assert len(EXAMPLES) == 2
 
 
 @pytest.mark.parametrize("code", EXAMPLES, ids=[f"example {number}" for number in range(1, len(EXAMPLES) + 1)])
