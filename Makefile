@@ -31,7 +31,7 @@ export PYTHON
 
 # ---- sources ----
 
-LIBRARY := $(foreach layer,base proto memory core provider provider/* bench,$(sort $(wildcard csrc/$(layer)/*.c)))
+LIBRARY := $(foreach layer,base proto memory core collective provider provider/* bench,$(sort $(wildcard csrc/$(layer)/*.c)))
 HEADERS := $(shell find csrc tests/c -name '*.h')
 C_TESTS := $(sort $(wildcard tests/c/test_*.c))
 FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))

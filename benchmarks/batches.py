@@ -93,14 +93,26 @@ class Batches:
         return rows
 
     def arena(self) -> list[dict[str, Any]]:
-        """Allocating and freeing a block."""
+        """Allocating and giving back a block, from Python and in C."""
         allocate = self.source.allocate
 
-        def pair() -> None:
+        def freed() -> None:
             allocate(4096).free()
 
-        seconds = measure.interleaved({"pair": lambda: measure.per_call(pair, 20_000)}, 9)["pair"]
-        return [{"mode": "allocate and free", "provider": self.device.provider, "bytes": 4096, "us": seconds * 1e6}]
+        def collected() -> None:
+            allocate(4096)
+
+        in_c = measure.arena_library()
+        medians = measure.interleaved(
+            {
+                "allocate and free()": lambda: measure.per_call(freed, 20_000),
+                "allocate and collect": lambda: measure.per_call(collected, 20_000),
+                "allocate and free in C, one size": lambda: in_c.arena_one_size(100_000),
+                "allocate and free in C, random sizes among 1024 blocks": lambda: in_c.arena_random(100_000),
+            },
+            9,
+        )
+        return [{"mode": mode, "provider": self.device.provider, "us": 1e6 * time} for mode, time in medians.items()]
 
     def growth(self, count: int) -> list[dict[str, Any]]:
         """Resident memory before and after many transfers of every kind."""
@@ -137,7 +149,7 @@ def show(rows: list[dict[str, Any]]) -> str:
         elif row["mode"] == "growth":
             lines.append(f"resident memory grew by {row['grown_bytes']} bytes over {row['transfers']} transfers")
         else:
-            lines.append(f"{row['mode']}: {row['us']:.2f} us a pair")
+            lines.append(f"{row['mode']}: {row['us']:.3f} us a pair")
     return "\n".join(lines)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import statistics
@@ -56,6 +57,38 @@ def per_call(call: Callable[[], object], count: int) -> float:
     for _ in repeat:
         call()
     return (time.perf_counter() - begin) / count
+
+
+def _compiled(name: str, *more: Path) -> ctypes.CDLL:
+    """benchmarks/<name>.c as a library, with further sources. Compiled anew when one of them is newer."""
+    path = ROOT / "build" / f"lib{name}.so"
+    sources = [Path(__file__).with_name(f"{name}.c"), *more]
+    if not path.exists() or path.stat().st_mtime < max(source.stat().st_mtime for source in sources):
+        path.parent.mkdir(exist_ok=True)
+        command = [
+            "cc",
+            "-O3",
+            "-std=gnu11",
+            "-D_GNU_SOURCE",
+            f"-I{ROOT / 'csrc'}",
+            "-fPIC",
+            "-shared",
+            "-o",
+            path,
+            *sources,
+        ]
+        subprocess.run(command, check=True)
+    return ctypes.CDLL(str(path))
+
+
+def arena_library() -> ctypes.CDLL:
+    """The compiled arena.c, with the arena itself in it."""
+    library = _compiled("arena", ROOT / "csrc" / "core" / "arena.c")
+    for name in ("arena_one_size", "arena_random"):
+        function = getattr(library, name)
+        function.restype = ctypes.c_double
+        function.argtypes = [ctypes.c_uint32]
+    return library
 
 
 class Peer:

@@ -47,6 +47,11 @@ def test_allocate_and_free(benchmark: Any, ends: tuple[rt.Channel, rt.Region, rt
     benchmark(lambda: region.allocate(4096).free())
 
 
+def test_allocate_and_collect(benchmark: Any, ends: tuple[rt.Channel, rt.Region, rt.Remote]) -> None:
+    _, region, _ = ends
+    benchmark(region.allocate, 4096)
+
+
 def test_wait_for_a_word_that_is_there(benchmark: Any, ends: tuple[rt.Channel, rt.Region, rt.Remote]) -> None:
     channel, region, _ = ends
     benchmark(channel.wait_word, region[0:8], 0)

@@ -176,7 +176,7 @@ int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t 
 
 /* ---- listener ---- */
 /* `address` is "host:port"; port 0 lets the system choose. The secret may be empty on loopback: then only processes of
- * this user are let in. */
+ * this user are let in. RT_E_AGAIN, RT_E_INTERRUPTED: a name is not resolved yet, call again; as in rt_channel_connect. */
 int rt_listener_open(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size,
                      rt_listener **listener_out, rt_detail *detail);
 void rt_listener_close(rt_listener *listener);
@@ -187,7 +187,8 @@ int rt_listener_accept(rt_listener *listener, int64_t timeout_ns, rt_channel **c
 int rt_listener_refusal(rt_listener *listener, rt_detail *detail);
 
 /* ---- channel ---- */
-/* Begins to connect; the channel is CONNECTING. */
+/* Begins to connect; the channel is CONNECTING. Sleeps up to a slice while a name is resolved, and then returns RT_E_AGAIN (or
+ * RT_E_INTERRUPTED): call again with the same address. */
 int rt_channel_connect(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size,
                        rt_channel **channel_out, rt_detail *detail);
 /* Waits until the channel is READY. RT_E_AGAIN at the end of the slice; any other failure is final, with its detail. */
@@ -203,6 +204,8 @@ uint32_t rt_channel_qps(const rt_channel *channel);
 uint32_t rt_channel_queue_of(const rt_channel *channel, uint32_t qp);
 /* "host pid device" of the other end. */
 const char *rt_channel_peer(const rt_channel *channel);
+/* The id of the device at the other end, as its rt_device_id gives it. The channel is READY. */
+void rt_channel_peer_id(const rt_channel *channel, uint8_t id_out[16]);
 void rt_channel_get_stats(rt_channel *channel, rt_channel_stats *stats_out);
 int64_t rt_channel_dump(rt_channel *channel, char *text_out, size_t capacity);
 
@@ -364,6 +367,10 @@ int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t
 int rt_edge_receive(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out);
 /* As above for a static edge, without an arrival: the sequence, or a negative status. */
 int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns);
+/* The next tensor of each of many edges, in order, within one slice. Returns how many there are; the first that is not there has
+ * *status_out. */
+int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, rt_edge_arrival *arrivals_out,
+                              int32_t *status_out);
 /* READs a tensor that lies at the sender into a region (or, with NULL, to an address that the provider can write to without
  * registration) and waits. RT_E_AGAIN at the end of the slice: call again with the same arguments. After RT_OK the sender is told
  * that it may have its tensor back: the sequence is released. */

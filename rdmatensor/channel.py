@@ -15,6 +15,7 @@ from rdmatensor.errors import DeadlineExceeded, InvalidArgument, RdmaError
 from rdmatensor.fork import forked, refuse_fork
 from rdmatensor.pairs import Local, Pair, as_pair, describe, pack
 from rdmatensor.prepared import PreparedCopy
+from rdmatensor.refusals import copy_refusal
 from rdmatensor.remote import Attachment, Remote, RemoteSpan
 from rdmatensor.rpc import name_bytes, when_free
 from rdmatensor.send_edge import SendEdge
@@ -66,6 +67,7 @@ class Channel:
         "_slice_ns",
         "device",
         "peer",
+        "peer_id",
         "qps",
     )
 
@@ -73,6 +75,8 @@ class Channel:
         self.device = device
         self.peer: str = _core.channel_peer(handle)
         """The other end: host, process and device."""
+        self.peer_id: bytes = _core.channel_peer_id(handle)
+        """The other device's `Device.id`."""
         self.qps: int = _core.channel_qps(handle)
         self._handle: ChannelHandle | None = handle
         self._closed = False
@@ -474,31 +478,7 @@ class Channel:
     # ---- why not ----
 
     def _copy_refusal(self, status: int, keep: tuple[object, ...], where: str = "") -> RdmaError:
-        """Why C refused to begin a copy: it gives a status, and the words are found here, where the arguments are
-        known.
-        """
-        ends = [part for part in keep if isinstance(part, (Span, RemoteSpan))]
-        if len(ends) != 2 or self.state != "ready":
-            return self._refusal(status, where + describe(keep))
-        target, source = ends
-        remote, local = (target, source) if isinstance(target, RemoteSpan) else (source, target)
-        assert isinstance(remote, RemoteSpan) and not isinstance(local, RemoteSpan)
-        why = ""
-        if status == _core.ACCESS:
-            needed = "REMOTE_WRITE" if remote is target else "REMOTE_READ"
-            why = f"the peer gave {remote.access!r}, and this needs Access.{needed} where the region is made"
-        elif status == _core.CLOSED:
-            why = f"{local!r} was closed"
-        elif status == _core.INVALID:
-            if remote.channel is not self:
-                why = f"the remote range was attached through {remote.channel!r}: attach it through this one as well"
-            else:
-                why = f"the local region belongs to {local.region.device!r}: use one of {self.device!r}"
-        elif status == _core.OVERLAP:
-            why = "both ends share bytes of the same memory"
-        elif status == _core.BOUNDS:
-            why = f"{local!r} or {remote!r} reaches outside"
-        return _core.failure(status, where + describe(keep), repr(self), why)
+        return copy_refusal(self, status, keep, where)
 
     def _refusal(self, status: int, what: str, why: str = "") -> RdmaError:
         handle = self._handle

@@ -1,6 +1,7 @@
 """The only place that reads the environment.
 
 RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
+RDMATENSOR_TORCH_URL the device that process groups open, as in "verbs://mlx5_0"; else shm:// on one host, verbs:// between
 RDMATENSOR_VM_CACHE  where `rdmatensor vm` keeps what it has made; else $XDG_CACHE_HOME/rdmatensor/vm
 XDG_CACHE_HOME       where what was compiled for the installed torch is kept, in rdmatensor/torch; else ~/.cache
 CXX                  the C++ compiler for it; else c++, g++ or clang++
@@ -13,7 +14,7 @@ from pathlib import Path
 
 from rdmatensor.errors import InvalidArgument
 
-__all__ = ["SECRET_SIZE_MAX", "compiler", "default_secret", "secret_bytes", "torch_cache", "vm_cache"]
+__all__ = ["SECRET_SIZE_MAX", "compiler", "default_secret", "secret_bytes", "torch_cache", "torch_url", "vm_cache"]
 
 SECRET_SIZE_MAX = 256
 
@@ -33,6 +34,11 @@ def secret_bytes(secret: str | bytes | None, fallback: bytes) -> bytes:
     if not 0 < len(given) <= SECRET_SIZE_MAX:
         raise InvalidArgument("use a secret", why=f"it has {len(given)} bytes; it needs 1 to {SECRET_SIZE_MAX}")
     return given
+
+
+def torch_url() -> str:
+    """The device that process groups open, or empty."""
+    return os.environ.get("RDMATENSOR_TORCH_URL", "")
 
 
 def vm_cache() -> Path:

@@ -41,6 +41,8 @@ __all__ = ["AUTO_ORDER", "Device", "open_devices"]
 EAGER_DEFAULT = 4096
 """Bytes up to which tensors of a dynamic edge ride in their record."""
 
+_RECORD_ROOM = 320  # of a work item, for the record behind eager bytes and its flag
+
 AUTO_ORDER = ("verbs", "shm")
 """What auto:// tries, in this order."""
 
@@ -180,7 +182,7 @@ class Device:
         """
         known = secret_bytes(secret, self._secret)
         host_and_port(address)
-        listener = Listener(self, _core.listener_open(self._live(), address, known), known)
+        listener = Listener(self, _core.listener_open(self._live(), address, known, self._timeout_ns), known)
         self._listeners.add(listener)
         return listener
 
@@ -197,10 +199,12 @@ class Device:
             ticket = Ticket.parse(bytes(address))
             address, known = ticket.address, ticket.secret if secret is None else known
         host_and_port(address)
-        handle = _core.channel_connect(self._live(), address, known)
+        begun = _core.device_now_ns(self._live())
+        handle = _core.channel_connect(self._live(), address, known, limit)
+        left = max(limit + begun - _core.device_now_ns(self._live()), 0)
         why = f"no answer in {limit / 1e9:g} s"
         try:
-            _core.channel_wait_ready(self._live(), handle, limit, lambda: self.closed, address, why)
+            _core.channel_wait_ready(self._live(), handle, left, lambda: self.closed, address, why)
         except BaseException:
             _core.channel_close(handle)
             raise
@@ -227,7 +231,7 @@ class Device:
         ordering: str | None = None,
         stripes: int = 1,
         alignment: int = 64,
-        eager: int = EAGER_DEFAULT,
+        eager: int | None = None,
         check_loop: bool = False,
     ) -> RecvEdge:
         """The receiving end of a tensor edge, which one sender with a channel to this device opens by its name
@@ -236,7 +240,8 @@ class Device:
         With a `shape` it is static: tensors of that shape and `dtype` (default float32) are written straight into one
         of `slots` receive buffers, 1 to 128, which lie in `region` (it needs Access.REMOTE_WRITE) or in memory of the
         device's own. Without, it is dynamic: every tensor says what it is, as far as `rank` and `dtype` leave it open;
-        those of up to `eager` bytes (at most 65536) ride in their record, larger ones are READ into `region` or into
+        those of up to `eager` bytes (at most 65536; None takes 4096, or what the
+        provider's work items hold) ride in their record, larger ones are READ into `region` or into
         memory of the device's own. `flow="loop"` (static) needs no release: the caller promises that a slot is not
         written before it was used, and `check_loop` looks. `verify="crc32c"` checks every tensor from end to end.
         `ordering` asks for "tail", "chained" or "immediate" by name. `stripes` is how many QPs share a tensor.
@@ -266,13 +271,18 @@ class Device:
             slots=slots,
             loop_check=check_loop,
             alignment=alignment,
-            eager=0 if shape is not None else eager,
+            eager=self._eager(shape is None, eager),
         )
         inside = None if region is None or shape is None else region._handle
         edge = RecvEdge(self, _core.edge_create(self._live(), terms, inside, repr(name)), terms, region)
         self._edges.add(edge)
         warn_of_trust(edge)
         return edge
+
+    def _eager(self, dynamic: bool, given: int | None) -> int:
+        if not dynamic:
+            return 0
+        return min(EAGER_DEFAULT, max(self.limits.message_size_max - _RECORD_ROOM, 0)) if given is None else given
 
     # ---- address distribution ----
 

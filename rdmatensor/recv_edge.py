@@ -51,7 +51,7 @@ class RecvEdge(Edge):
         self._limbo: list[object] = []  # what a READ that failed may still write to
 
     def ready(self) -> bool:
-        """Whether `recv` would return or raise at once. Never blocks."""
+        """Whether a tensor is there, or the end: `recv` would not wait. Never blocks."""
         return bool(self._waiting or _ready(self._live()))
 
     def recv(self, timeout: float | None = None, *, out: Any = None, borrow: bool = False) -> Any:

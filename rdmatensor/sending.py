@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rdmatensor import _core
-from rdmatensor.errors import RdmaError
+from rdmatensor.errors import DeadlineExceeded, RdmaError
 from rdmatensor.timeouts import timeout_ns
 
 if TYPE_CHECKING:
@@ -67,8 +67,9 @@ class Sending:
         if not self.done():
             from rdmatensor import aio
 
-            yield from aio.until(self._edge.device, self.done, self._deadline, memory=True).__await__()
-            self.wait(0)
+            if not (yield from aio.until(self._edge.device, self.done, self._deadline, memory=True).__await__()):
+                why = f"not done after {self._limit_ns / 1e9:g} s; wait again, or leave it to the edge"
+                raise DeadlineExceeded("send a tensor", repr(self._edge), why, status="deadline")
         if self._error is not None:
             raise self._error
 

@@ -59,6 +59,25 @@ class ChannelStats:
 
 
 @dataclass(frozen=True, slots=True)
+class TeamStats:
+    """Counters of a team. Bytes are payload."""
+
+    collectives: int
+    sends: int
+    receives: int
+    bytes_sent: int
+    bytes_received: int
+    staged_bytes: int
+    """Copied into this member's registered memory on the way out."""
+    reduced_in_place_bytes: int
+    """Reduced straight out of a peer's memory."""
+    unexpected: int
+    """Messages that came before their receive and were kept meanwhile."""
+    unexpected_bytes: int
+    sleeps: int
+
+
+@dataclass(frozen=True, slots=True)
 class AllocationStats:
     """Counters of what a region served to a framework's allocator."""
 

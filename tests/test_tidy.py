@@ -84,7 +84,7 @@ PURE_BASE = {"base/status.h", "base/bytes.h", "base/list.h"}
 
 
 def layer_of(path: str) -> str:
-    """base, proto, memory, core, seam (provider.h, registry.c, absent.c), interface, or provider/NAME."""
+    """base, proto, memory, core, collective, seam (provider.h, registry.c, absent.c), interface, or provider/NAME."""
     parts = path.removeprefix("csrc/").split("/")
     if parts[0] == "provider":
         return "seam" if len(parts) == 2 else f"provider/{parts[1]}"
@@ -99,7 +99,8 @@ def may_include(layer: str, header: str) -> bool:
         "memory": ("memory/", "base/"),
         "seam": ("provider/provider.h", "base/"),
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
-        "interface": ("base/status.h",),
+        "collective": ("collective/", "core/core.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
+        "interface": ("base/status.h", "rdmatensor.h"),
         "bench": ("bench/", "rdmatensor.h", "base/"),
         "python": ("python/",),
     }
@@ -354,6 +355,8 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (c_layering, "csrc/proto/frame.c", "#  include <stdlib.h>"),
     (c_layering, "csrc/memory/pages.c", '#include "core/core.h"'),
     (c_layering, "csrc/core/link.c", '#include "provider/shm/shm.h"'),
+    (c_layering, "csrc/core/link.c", '#include "collective/collective.h"'),
+    (c_layering, "csrc/collective/lane.c", '#include "core/copy.h"'),
     (c_layering, "csrc/core/link.c", "#include <infiniband/verbs.h>"),
     (c_layering, "csrc/provider/shm/post.c", '#include "proto/limits.h"'),
     (c_layering, "csrc/provider/shm/post.c", '#include "provider/sim/sim.h"'),

@@ -221,6 +221,11 @@ uint32_t rt_channel_queue_of(const rt_channel *channel, uint32_t qp)
     return qp < channel->link_count ? channel->links[qp].queue->index : UINT32_MAX;
 }
 
+void rt_channel_peer_id(const rt_channel *channel, uint8_t id_out[16])
+{
+    memcpy(id_out, channel->peer_id, RT_DEVICE_ID_SIZE);
+}
+
 const char *rt_channel_peer(const rt_channel *channel)
 {
     return channel->peer;

@@ -54,6 +54,10 @@ struct rt_queue {
     int kick_fd; /* eventfd: ends a leader's sleep; stays readable while links are starved where posting is copying */
     pthread_t poller;
     bool has_poller;
+    struct rt_poller *several;     /* of the first queue of a poller that serves several: poller.c, as the next three */
+    int poller_event;              /* likewise: what wakes that poller; open as long as kick_fd */
+    int poller_fd;                 /* the same, in every queue that it serves */
+    _Atomic uint32_t poller_wants; /* it found the turn taken: who leaves it wakes the poller */
 };
 
 struct rt_device {
@@ -289,6 +293,10 @@ static inline uint64_t rt_token(const rt_link *link, uint32_t low)
  * RT_E_AGAIN: not yet. Another status: the link failed, `op` has the status, and the caller fails the channel after it left the turn. HOT. */
 int rt_link_post(rt_link *link, rt_op *op, uint64_t budget);
 
+/* Posts several small operations with one doorbell, at most RT_POST_BATCH. Those that did not go wholly have their cursors before
+ * their ends; nothing of a later one goes before them. Link turn held; no operation is starved. RT_OK, or the link failed as above. HOT. */
+int rt_link_post_together(rt_link *link, rt_op *const *ops, uint32_t count);
+
 /* Posts what can be posted of the link's starved operations, about `budget` bytes. Link turn held. Returns how many items
  * moved, or the status of a failed link as above. HOT. */
 int64_t rt_link_pump(rt_link *link, uint64_t budget);
@@ -355,6 +363,7 @@ struct rt_channel {
     rt_detail refusal;        /* written once, before RT_DOUBT_OPEN */
     int64_t doubt_end_ns;     /* when a peer that said nothing counts as alive */
     bool counted_lost;
+    int64_t settling_ns;           /* until when it waits for completions before it shuts the links, or 0 */
     int64_t ending_ns;             /* when the service first waited for its flush, or 0 */
     uint32_t queues_passed;        /* queues that nobody who could hold a pointer to a link polls any more: service_round.c */
     _Atomic uint32_t word_waiters; /* threads in rt_channel_wait_word, and for the dump … */
@@ -380,6 +389,10 @@ enum rt_doubt { RT_DOUBT_NONE = 0, RT_DOUBT_WRITING, RT_DOUBT_OPEN };
 
 /* An operation of the channel was refused: fails it with this detail, or as dead, as soon as either is sure. No link's turn held. */
 void rt_channel_doubt(rt_channel *channel, const rt_detail *refusal);
+/* How long the completions of a channel that failed may take to come by themselves. */
+#define RT_SETTLE_NS (200 * RT_NS_PER_MS)
+/* Whether the links of a failed channel may be shut: nothing more is to be learned from their completions. device->lock held. */
+bool rt_channel_settled(rt_channel *channel);
 /* Whether the channel has a refusal that stands: its peer is not known to be dead. */
 bool rt_channel_refused(const rt_channel *channel);
 /* Ends the doubt of a peer that said nothing for long enough. device->lock held. */

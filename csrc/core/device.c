@@ -171,7 +171,7 @@ static int allocate(rt_device *device, rt_detail *detail)
         rt_queue *queue = &device->queues[index];
         queue->device = device;
         queue->index = index;
-        queue->kick_fd = -1;
+        queue->kick_fd = queue->poller_event = -1;
         rt_list_init(&queue->links);
     }
     return RT_OK;
@@ -215,8 +215,10 @@ static void close_descriptor(int *descriptor)
 
 static void close_descriptors(rt_device *device)
 {
-    for (uint32_t index = 0; device->queues != NULL && index <= device->queue_count; index++)
+    for (uint32_t index = 0; device->queues != NULL && index <= device->queue_count; index++) {
         close_descriptor(&device->queues[index].kick_fd);
+        close_descriptor(&device->queues[index].poller_event);
+    }
     close_descriptor(&device->loop_event_fd);
     close_descriptor(&device->loop_fd);
 }

@@ -5,7 +5,10 @@
  * So a refusal does not fail the channel at once. Its operation, and those that fail after it on the same link, are held until it
  * is sure what it means: the control connection ends without a goodbye, and the peer is lost; or the peer says a word, which the
  * dead do not, and the refusal stands. A peer of ours does, since its link failed too. One that is silent (another
- * implementation, a stopped process) is taken for alive after RT_DOUBT_NS. Simulated peers die all at once: no doubt there. */
+ * implementation, a stopped process) is taken for alive after RT_DOUBT_NS. Simulated peers die all at once: no doubt there.
+ *
+ * The peer's word may also come before the completion that it is about. Shutting a link turns what has not completed into
+ * flushes, so a channel that fails by its peer's word lets its completions come first. */
 #include "core/copy.h"
 
 #define RT_DOUBT_NS (500 * RT_NS_PER_MS)
@@ -33,6 +36,18 @@ void rt_channel_doubt(rt_channel *channel, const rt_detail *refusal)
         rt_service_kick(channel->device); /* it sees to the deadline */
     else
         rt_links_fail_starved(channel, RT_E_FLUSHED); /* it failed before something was held */
+}
+
+bool rt_channel_settled(rt_channel *channel)
+{
+    const rt_device *device = channel->device;
+    int32_t status = channel->failure.status;
+    bool by_peer = (status == RT_E_PEER_LOST || status == RT_E_PEER_CLOSED) && !atomic_load(&channel->died);
+    if (!by_peer || device->limits.virtual_time || rt_links_quiet(channel))
+        return true;
+    if (channel->settling_ns == 0)
+        channel->settling_ns = rt_device_time(device) + RT_SETTLE_NS;
+    return rt_device_time(device) >= channel->settling_ns;
 }
 
 int64_t rt_doubt_deadline(const rt_channel *channel)

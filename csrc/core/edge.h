@@ -5,7 +5,8 @@
  *   edge_memory.c   registered memory of edges                              edge_source.c   where a tensor lies; staging; strides
  *   edge_setup.c    the sender's and receiver's set-up messages             edge_receive.c  flags become tensors; release and credit
  *   edge_admit.c    the receiver's answers                                  edge_fetch.c    records: READ, borrow
- *   edge_wait.c     waiting for one edge or many                            edge_receives.c RECVs for immediates
+ *   edge_wire.c     an answer becomes an edge; its end                      edge_receives.c RECVs for immediates
+ *   edge_post.c     operations, alone and with one doorbell                 edge_stage.c, edge_dynamic.c, edge_many.c: kinds of sends
  *
  * Locks: edge->turn guards what its comment says; taken after device->lock, before a link's turn. Whoever holds it never takes
  * device->lock and never sleeps. The control plane (device->lock held) joins and ends edges. */
@@ -222,7 +223,26 @@ bool rt_edge_span(const rt_edge_tensor *tensor, uint64_t item_size, uint64_t *ad
 /* Fills contiguous strides where there are none; RT_E_INVALID with the detail for what is not the edge's. */
 int rt_edge_check_tensor(const rt_edge *edge, const rt_edge_tensor *tensor, uint64_t *size_out, rt_detail *detail);
 
+/* ---- edge_post.c ---- */
+
+/* Takes an operation of each of the links, or of none: RT_E_BUSY, after a look for some that have ended. */
+int rt_edge_reserve(rt_link *const *links, uint32_t count, rt_op **ops_out);
+/* Posts copies as an operation that was reserved. */
+int rt_edge_post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
+
+/* Operations of one link that will share a doorbell. */
+typedef struct rt_edge_together {
+    rt_link *link;
+    uint32_t count, copies;
+    rt_op *ops[RT_POST_BATCH];
+} rt_edge_together;
+/* Adds copies as an operation with a number; posts what was gathered before when it must. RT_E_BUSY: no operation is free. */
+int rt_edge_together_add(rt_edge_together *together, rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
+void rt_edge_together_flush(rt_edge_together *together);
+
 /* ---- edge_send.c, edge_stage.c ---- */
+/* One of many sends; as rt_edge_send. */
+int64_t rt_edge_send_one(const rt_edge_sending *one, int64_t end_ns, rt_edge_together *together);
 /* Posts copies as one operation of a link: RT_OK, and *number_out is 0 when it is finished. RT_E_BUSY: no operation is free. */
 int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
 /* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. */

@@ -256,6 +256,7 @@ void rt_edge_get_info(const rt_edge *edge, rt_edge_info *info_out)
     memset(info_out, 0, sizeof *info_out);
     info_out->slots_address = edge->sender ? 0 : (uint64_t)(uintptr_t)edge->slots.address;
     info_out->slots = edge->terms.slots;
+    info_out->trusting = edge->trusting; /* known by what this end was asked for */
     snprintf(info_out->ordering, sizeof info_out->ordering, "%s", edge->ordering);
     if (!rt_edge_joined(edge))
         return;
@@ -269,7 +270,6 @@ void rt_edge_get_info(const rt_edge *edge, rt_edge_info *info_out)
     info_out->mode = wiring->mode;
     info_out->verify = edge->verify;
     info_out->loop_check = wiring->loop_check;
-    info_out->trusting = edge->trusting;
     const char *name = rt_edge_mode_name(wiring->mode);
     if (strncmp(edge->ordering, name, strlen(name)) != 0)
         snprintf(info_out->ordering, sizeof info_out->ordering, "%s: the other end asked for it", name);

@@ -1,11 +1,24 @@
 /* poller.c: threads that poll data queues, so that operations end without anyone waiting for them. Thread i serves the queues
- * i, i + n, i + 2n … of n threads; it looks for a while after the last completion and then sleeps on one queue at a time. */
+ * i, i + n, i + 2n … of n threads; it looks for a while after the last completion and then sleeps on all its queues at once.
+ *
+ * A sleeping poller holds the turns of its queues, as any leader does. Where somebody else has one, it leaves a wish: who leaves
+ * that turn wakes it. */
+#include <errno.h>
+#include <poll.h>
 #include <sched.h>
 #include <signal.h>
+#include <stdlib.h>
+#include <sys/eventfd.h>
 
 #include "core/copy.h"
 
 enum { RT_POLLER_LOOKS = 2000, RT_POLLER_NAP_MS = 100 };
+
+/* What a poller of several queues sleeps on: its own event, then an event and a kick descriptor for each queue. */
+typedef struct rt_poller {
+    uint32_t count;
+    struct pollfd fds[];
+} rt_poller;
 
 static bool serve_once(rt_device *device, uint32_t first)
 {
@@ -15,10 +28,69 @@ static bool serve_once(rt_device *device, uint32_t first)
     return moved;
 }
 
+/* Takes the turn of a queue, or leaves a wish with who has it: one of the two is sure. Pairs with rt_queue_leave. */
+static bool take_or_wish(rt_queue *queue)
+{
+    if (rt_turn_try(&queue->turn))
+        return true;
+    atomic_store(&queue->poller_wants, 1);
+    if (!rt_turn_try(&queue->turn))
+        return false;
+    atomic_store(&queue->poller_wants, 0);
+    return true;
+}
+
+/* Whether a look after arming found something. Queue turn held. */
+static bool arm(rt_queue *queue, struct pollfd *fds)
+{
+    rt_device *device = queue->device;
+    int status = device->provider->arm(device->pdevice, queue->index);
+    fds[0] = (struct pollfd){.fd = device->provider->event_fd(device->pdevice, queue->index), .events = POLLIN};
+    fds[1] = (struct pollfd){.fd = queue->kick_fd, .events = POLLIN};
+    return status == RT_OK && rt_queue_step_held(queue) > 0;
+}
+
+static void wake_up(rt_queue *queue, const struct pollfd *fds)
+{
+    if (fds[0].revents != 0)
+        queue->device->provider->event_clear(queue->device->pdevice, queue->index);
+    if (fds[1].revents != 0)
+        rt_queue_unkick(queue);
+    rt_queue_step_held(queue);
+    rt_queue_leave(queue);
+    rt_queue_tell(queue);
+}
+
+static void sleep_on_all(rt_device *device, uint32_t first, rt_poller *self)
+{
+    bool moved = false;
+    struct pollfd *fds = self->fds + 1;
+    for (uint32_t index = first; index < device->queue_count; index += device->pollers, fds += 2) {
+        fds[0].fd = fds[1].fd = -1;
+        if (take_or_wish(&device->queues[index]))
+            moved |= arm(&device->queues[index], fds);
+    }
+    bool stays = moved || atomic_load(&device->stopping);
+    poll(self->fds, self->count, stays ? 0 : RT_POLLER_NAP_MS);
+    if (self->fds[0].revents != 0)
+        rt_event_drain(self->fds[0].fd);
+    fds = self->fds + 1;
+    for (uint32_t index = first; index < device->queue_count; index += device->pollers, fds += 2)
+        if (fds[1].fd >= 0) /* the turn was taken */
+            wake_up(&device->queues[index], fds);
+}
+
+static void sleep_on_one(rt_queue *queue, uint32_t seen, int64_t nap_ns)
+{
+    if (rt_queue_sleep(queue, seen, nap_ns) < RT_E_INTERRUPTED) /* one that cannot be slept on is lost */
+        rt_futex_sleep(&queue->epoch, atomic_load(&queue->epoch), RT_NS_PER_MS, false);
+}
+
 static void *poller_main(void *argument)
 {
     rt_queue *first = argument;
     rt_device *device = first->device;
+    rt_poller *several = first->several;
     bool alone = first->index + device->pollers >= device->queue_count;
     uint32_t idle = 0;
     while (!atomic_load_explicit(&device->stopping, memory_order_acquire)) {
@@ -32,11 +104,32 @@ static void *poller_main(void *argument)
             rt_pause();
         else if (idle <= RT_POLLER_LOOKS)
             sched_yield();
-        else if (rt_queue_sleep(first, seen, (alone ? RT_POLLER_NAP_MS : 1) * RT_NS_PER_MS) < RT_E_INTERRUPTED)
-            /* One of several queues is slept on briefly, the only one for long; one that cannot be slept on is lost. */
-            rt_futex_sleep(&first->epoch, atomic_load(&first->epoch), RT_NS_PER_MS, false);
+        else if (several != NULL)
+            sleep_on_all(device, first->index, several);
+        else
+            sleep_on_one(first, seen, (alone ? RT_POLLER_NAP_MS : 1) * RT_NS_PER_MS); /* several in virtual time: briefly */
     }
     return NULL;
+}
+
+/* What the poller of several queues sleeps on. Returns 0 or an errno; rt_pollers_stop frees it, all but the event. */
+static int prepare(rt_device *device, rt_queue *first)
+{
+    uint32_t queues = (device->queue_count - first->index + device->pollers - 1) / device->pollers;
+    if (queues == 1 || device->limits.virtual_time)
+        return 0;
+    first->poller_event = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (first->poller_event < 0)
+        return errno;
+    rt_poller *made = calloc(1, sizeof *made + (1 + 2 * (size_t)queues) * sizeof made->fds[0]);
+    if (made == NULL)
+        return ENOMEM;
+    made->count = 1 + 2 * queues;
+    made->fds[0] = (struct pollfd){.fd = first->poller_event, .events = POLLIN};
+    first->several = made;
+    for (uint32_t index = first->index; index < device->queue_count; index += device->pollers)
+        device->queues[index].poller_fd = first->poller_event;
+    return 0;
 }
 
 int rt_pollers_start(rt_device *device, rt_detail *detail)
@@ -49,7 +142,9 @@ int rt_pollers_start(rt_device *device, rt_detail *detail)
     int error = 0;
     for (uint32_t index = 0; error == 0 && index < count; index++) {
         rt_queue *queue = &device->queues[index];
-        error = pthread_create(&queue->poller, NULL, poller_main, queue);
+        error = prepare(device, queue);
+        if (error == 0)
+            error = pthread_create(&queue->poller, NULL, poller_main, queue);
         queue->has_poller = error == 0;
     }
     pthread_sigmask(SIG_SETMASK, &before, NULL);
@@ -64,10 +159,14 @@ void rt_pollers_stop(rt_device *device)
     atomic_store(&device->stopping, true);
     for (uint32_t index = 0; index < device->queue_count; index++) {
         rt_queue *queue = &device->queues[index];
-        if (!queue->has_poller)
-            continue;
-        rt_queue_kick(queue);
-        pthread_join(queue->poller, NULL);
-        queue->has_poller = false;
+        if (queue->has_poller) {
+            rt_queue_kick(queue);
+            if (queue->several != NULL)
+                rt_event_signal(queue->poller_event);
+            pthread_join(queue->poller, NULL);
+            queue->has_poller = false;
+        }
+        free(queue->several);
+        queue->several = NULL;
     }
 }

@@ -147,6 +147,12 @@ static bool end_channel(rt_channel *channel, bool *again_out)
         rt_control_end(channel, &channel->failure);
         moved = true;
     }
+    for (uint32_t index = 0; index < channel->link_count && !channel->links_gone; index++)
+        rt_queue_step(channel->links[index].queue);
+    if (atomic_load(&channel->shut_wanted) && !rt_channel_settled(channel)) {
+        *again_out = true;
+        return moved;
+    }
     if (atomic_exchange(&channel->shut_wanted, false)) {
         while (rt_service_receive(device) > 0) /* what was placed before the end is told before the end is */
             continue;

@@ -20,8 +20,8 @@ enum {
     RT_SOCKET_BACKLOG = 128,  /* connections that the kernel keeps for a listener; one more is asked to try again by TCP */
 };
 
-/* TCP behind the seam's table; the device is not used. `listen` and `connect` resolve names, which may take as long as the
- * resolver takes: call them without locks. connect begins only; see rt_socket_connected. */
+/* TCP behind the seam's table; the device is not used. `listen` and `connect` sleep up to a slice where a name is resolved: call
+ * them without locks, and again after RT_E_AGAIN and RT_E_INTERRUPTED. connect begins only; see rt_socket_connected. */
 extern const rt_stream_ops rt_socket_ops;
 
 /* For a listener or stream of rt_socket_ops: the descriptor to sleep on. */
@@ -50,9 +50,18 @@ int rt_socket_error(const void *stream);
 /* Whether bytes (or the end) can be read, without reading them. */
 bool rt_socket_readable(const void *stream);
 
+/* ---- stream_resolve.c ---- */
+
+enum { RT_HOST_SIZE = 256, RT_PORT_SIZE = 6 };
+
+/* getaddrinfo for a slice: RT_OK with what it returned, RT_E_AGAIN and RT_E_INTERRUPTED: call again, RT_E_NO_MEMORY. */
+int rt_name_resolve(const char *host, const char *port, const struct addrinfo *hints, int *result_out,
+                    struct addrinfo **addresses_out);
+
 /* ---- stream_address.c ---- */
 
-/* "host:port" or "[v6]:port" to addresses that the caller frees with freeaddrinfo. RT_E_INVALID, RT_E_NOT_FOUND. */
+/* "host:port" or "[v6]:port" to addresses that the caller frees with freeaddrinfo. RT_E_INVALID, RT_E_NOT_FOUND; RT_E_AGAIN,
+ * RT_E_INTERRUPTED: a name is not resolved yet, call again. Sleeps up to a slice: never under a lock. */
 int rt_address_resolve(const char *text, bool passive, struct addrinfo **addresses_out, rt_detail *detail);
 void rt_address_text(const struct sockaddr *address, char *text_out, size_t capacity);
 bool rt_address_loopback(const struct sockaddr *address);

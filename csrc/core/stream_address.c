@@ -1,4 +1,4 @@
-/* stream_address.c: "host:port" to socket addresses and back. Resolving may block: never under a lock. */
+/* stream_address.c: "host:port" to socket addresses and back. Names are resolved in stream_resolve.c. */
 #include <arpa/inet.h>
 #include <errno.h>
 #include <netinet/in.h>
@@ -7,8 +7,6 @@
 #include <string.h>
 
 #include "core/stream.h"
-
-enum { RT_HOST_SIZE = 256, RT_PORT_SIZE = 6 };
 
 static int malformed(const char *text, const char *why, rt_detail *detail)
 {
@@ -58,7 +56,11 @@ int rt_address_resolve(const char *text, bool passive, struct addrinfo **address
         .ai_socktype = SOCK_STREAM,
         .ai_protocol = IPPROTO_TCP,
     };
-    int result = getaddrinfo(host, port, &hints, addresses_out);
+    int result = 0;
+    status = rt_name_resolve(host, port, &hints, &result, addresses_out);
+    if (status != RT_OK)
+        return rt_fail(detail, status, 0, "cannot resolve '%s': %s", host,
+                       status == RT_E_NO_MEMORY ? "no memory or no thread for it" : "no name server has answered yet");
     if (result == EAI_MEMORY)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "cannot resolve '%s': out of memory", host);
     if (result == EAI_SYSTEM)

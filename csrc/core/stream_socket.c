@@ -1,4 +1,4 @@
-/* stream_socket.c: rt_stream_ops over TCP. Nothing blocks but name resolution; a connection goes through the addresses of a
+/* stream_socket.c: rt_stream_ops over TCP. Nothing blocks, but for a slice where a name is resolved; a connection goes through the addresses of a
  * name one after the other. Who may talk to whom is decided in control.c and listener.c.
  *
  * A child made by fork closes its copies of all these descriptors: otherwise it would keep connections of a parent that

@@ -65,6 +65,9 @@ void rt_queue_kick(rt_queue *queue)
 void rt_queue_leave(rt_queue *queue)
 {
     rt_turn_leave(&queue->turn);
+    /* Pairs with take_or_wish in poller.c: either it got the turn, or we find its wish. */
+    if (atomic_load(&queue->poller_wants) != 0 && atomic_exchange(&queue->poller_wants, 0) != 0)
+        rt_event_signal(queue->poller_fd);
     /* Pairs with rt_device_arm: either it found the turn free, or we find its wish. */
     while (atomic_load(&queue->loop_wants) != 0 && rt_turn_try(&queue->turn)) {
         if (atomic_exchange(&queue->loop_wants, 0) != 0 &&
@@ -143,8 +146,8 @@ int rt_queue_sleep(rt_queue *queue, uint32_t seen, int64_t timeout_ns)
 
 /* ---- operations ---- */
 
-/* A channel that fails waits no longer than this for the completions of an operation, which say how that ended. */
-#define RT_SETTLE_NS (50 * RT_NS_PER_MS)
+/* After its completions have settled, how long an operation of a failed channel is waited for: the flush of its link. */
+#define RT_FLUSH_PATIENCE_NS (50 * RT_NS_PER_MS)
 
 /* How an operation ended, or will end when its flush has come, now that its channel is down. */
 static int ended_with(rt_link *link, const rt_op *op)
@@ -161,7 +164,7 @@ static int settle(rt_link *link, const rt_op *op)
 {
     rt_queue *queue = link->queue;
     const rt_device *device = queue->device;
-    int64_t end_ns = rt_device_time(device) + RT_SETTLE_NS;
+    int64_t end_ns = rt_device_time(device) + RT_SETTLE_NS + RT_FLUSH_PATIENCE_NS;
     bool failed = rt_channel_state(link->channel) == RT_CHANNEL_FAILED && !device->limits.virtual_time;
     while (failed && rt_device_time(device) < end_ns) {
         uint32_t seen = atomic_load_explicit(&queue->epoch, memory_order_acquire);

@@ -22,7 +22,6 @@ from rdmatensor._core.base import (
     PreparedHandle,
     RegionHandle,
     RemoteHandle,
-    call,
     check,
     failure,
     owned,
@@ -40,10 +39,17 @@ CHANNEL_STATES = ("connecting", "ready", "closed", "failed")  # by rt_channel_st
 # ---- listener ----
 
 
-def listener_open(device: DeviceHandle, address: str, secret: bytes) -> ListenerHandle:
-    out = ffi.new("rt_listener **")
-    call(lib.rt_listener_open, device, address.encode(), secret, len(secret), out, what="listen", on=address)
-    return cast(ListenerHandle, owned(out[0], lib.rt_listener_close, device))
+def _at(begin: Callable[..., int], kind: str, device: Any, address: str, secret: bytes, ns: int, what: str) -> Any:
+    """What opens at an address. Its name may have to be resolved first, for which C asks to be called again."""
+    detail, out, text = ffi.new("rt_detail *"), ffi.new(kind), address.encode()
+    status = until(device, lambda _ns: begin(device, text, secret, len(secret), out, detail), ns)
+    check(detail, DEADLINE if status == AGAIN else status, what, address)
+    return out[0]
+
+
+def listener_open(device: DeviceHandle, address: str, secret: bytes, timeout_ns: int) -> ListenerHandle:
+    opened = _at(lib.rt_listener_open, "rt_listener **", device, address, secret, timeout_ns, "listen")
+    return cast(ListenerHandle, owned(opened, lib.rt_listener_close, device))
 
 
 def listener_address(listener: ListenerHandle) -> str:
@@ -72,11 +78,10 @@ def listener_refusal(listener: ListenerHandle) -> str | None:
 # ---- channel ----
 
 
-def channel_connect(device: DeviceHandle, address: str, secret: bytes) -> ChannelHandle:
+def channel_connect(device: DeviceHandle, address: str, secret: bytes, timeout_ns: int) -> ChannelHandle:
     """Begins to connect."""
-    out = ffi.new("rt_channel **")
-    call(lib.rt_channel_connect, device, address.encode(), secret, len(secret), out, what="connect", on=address)
-    return cast(ChannelHandle, owned(out[0], lib.rt_channel_drop, device))
+    begun = _at(lib.rt_channel_connect, "rt_channel **", device, address, secret, timeout_ns, "connect")
+    return cast(ChannelHandle, owned(begun, lib.rt_channel_drop, device))
 
 
 def channel_wait_ready(
@@ -103,6 +108,12 @@ def channel_failure(channel: ChannelHandle) -> tuple[int, str]:
 
 def channel_peer(channel: ChannelHandle) -> str:
     return text_of(lib.rt_channel_peer(channel))
+
+
+def channel_peer_id(channel: ChannelHandle) -> bytes:
+    out = ffi.new("uint8_t[16]")
+    lib.rt_channel_peer_id(channel, out)
+    return bytes(out)
 
 
 def channel_stats(channel: ChannelHandle) -> ChannelStats:

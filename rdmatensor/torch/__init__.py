@@ -1,11 +1,18 @@
-"""What needs torch: its tensors over memory of a region, and its CPU allocations served from one.
+"""What needs torch: the torch.distributed backend, its tensors over memory of a region, and its CPU allocations from one.
 
-`as_tensor(tensor)` sees an rdmatensor.Tensor as a tensor of torch. `with region.allocating():` and
-`allocate_in(region)` let ordinary operators make their results in registered memory. torch tensors on the CPU can be
-sent as they are. Not imported by `import rdmatensor`.
+    import rdmatensor.torch
+    torch.distributed.init_process_group("rdmatensor")
+
+Importing it registers the backend; where the package is installed torch does so itself. `as_tensor(tensor)` sees an
+rdmatensor.Tensor as a tensor of torch. `with region.allocating():` and `allocate_in(region)` let ordinary operators
+make their results in registered memory. torch tensors on the CPU can be sent as they are. Not imported by
+`import rdmatensor`.
 """
 
 from rdmatensor.torch.allocator import Allocation, allocate_in, allocating
+from rdmatensor.torch.backend import monitored_barrier, register, stats
 from rdmatensor.torch.tensors import as_tensor
 
-__all__ = ["Allocation", "allocate_in", "allocating", "as_tensor"]
+__all__ = ["Allocation", "allocate_in", "allocating", "as_tensor", "monitored_barrier", "register", "stats"]
+
+register()

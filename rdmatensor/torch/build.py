@@ -8,44 +8,75 @@ from __future__ import annotations
 
 import fcntl
 import hashlib
+import importlib.util
 import os
 import platform
 import shutil
 import subprocess
+import sys
+import sysconfig
 import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import ModuleType
 
 import torch
 
 from rdmatensor.config import compiler, torch_cache
 from rdmatensor.errors import DeadlineExceeded, RdmaError, Unsupported
 
-__all__ = ["built"]
+__all__ = ["built", "module"]
 
 FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden")
 BUILD_TIMEOUT = 300.0
-"""Seconds; a build takes two."""
+"""Seconds; a build takes two, that of a module 20."""
 _NAP = 0.02
 
 
-def built(source: Path, timeout: float = BUILD_TIMEOUT) -> Path:
+def built(
+    source: Path,
+    timeout: float = BUILD_TIMEOUT,
+    *,
+    flags: tuple[str, ...] = (),
+    seen: tuple[Path, ...] = (),
+    libraries: tuple[str, ...] = ("c10",),
+) -> Path:
     """The shared library made of a C++ source, compiled if this torch has not seen it yet.
 
-    Unsupported without a compiler; RdmaError with what the compiler said when it fails; DeadlineExceeded.
+    `flags` are further ones, `seen` the headers that the source includes, which make its name as it does, `libraries`
+    those of torch to link. Unsupported without a compiler; RdmaError with what the compiler said when it fails;
+    DeadlineExceeded.
     """
-    command = _command()
+    command = [*_command(), *flags]
+    last = [f"-l{name}" for name in libraries]
     directory = _directory()
-    library = directory / f"{source.stem}-{_key(source, command)}.so"
+    library = directory / f"{source.stem}-{_key((source, *seen), [*command, *last])}.so"
     if library.exists():
         return library
     deadline = time.monotonic() + timeout
     with _locked(library.with_suffix(".lock"), deadline, timeout):
         if not library.exists():
-            _compile(command, source, library, deadline, timeout)
+            _compile([*command, str(source)], last, library, deadline, timeout)
     return library
+
+
+def module(name: str, source: Path, seen: tuple[Path, ...]) -> ModuleType:
+    """The Python module made of a C++ source, which finds its name in RDMATENSOR_MODULE. As `built`; loaded once."""
+    known = sys.modules.get(name)
+    if known is not None:
+        return known
+    python = sysconfig.get_paths()["include"]
+    api = Path(torch.__file__).parent / "include" / "torch" / "csrc" / "api" / "include"
+    flags = (f"-I{source.parent}", "-isystem", str(api), "-isystem", python, f"-DRDMATENSOR_MODULE={name}")
+    path = built(source, flags=flags, seen=seen, libraries=("torch_python", "torch_cpu", "torch", "c10"))
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None and spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    sys.modules[name] = made
+    return made
 
 
 def _on() -> str:
@@ -68,9 +99,9 @@ def _command() -> list[str]:
     return [found, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *where]
 
 
-def _key(source: Path, command: list[str]) -> str:
+def _key(sources: tuple[Path, ...], command: list[str]) -> str:
     version = torch.version.git_version or ""
-    parts = [source.read_text(encoding="utf-8"), torch.__version__, version, platform.machine(), *command]
+    parts = [*(source.read_text(encoding="utf-8") for source in sources), torch.__version__, version, platform.machine(), *command]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 
@@ -108,13 +139,13 @@ def _locked(path: Path, deadline: float, timeout: float) -> Iterator[None]:
         yield
 
 
-def _compile(command: list[str], source: Path, library: Path, deadline: float, timeout: float) -> None:
+def _compile(command: list[str], last: list[str], library: Path, deadline: float, timeout: float) -> None:
     what = "compile what fits this torch"
     with tempfile.TemporaryDirectory(dir=library.parent) as scratch:
         made = Path(scratch) / library.name
         try:
             done = subprocess.run(
-                [*command, str(source), "-o", str(made), "-lc10"],
+                [*command, "-o", str(made), *last],
                 capture_output=True,
                 text=True,
                 timeout=max(deadline - time.monotonic(), 0.1),

@@ -115,6 +115,27 @@ static void a_refusal_keeps_its_name_when_the_goodbye_comes_first(void)
     core_end(&ends);
 }
 
+static void a_refusal_on_its_way_is_not_flushed_because_of_the_goodbye(void)
+{
+    core_ends ends;
+    core_begin(&ends, &(core_setup){.provider = "verbs", .qps = 1, .queues = 1});
+    faked.fake_set_engine(FAKE_ENGINE_MANUAL);
+    int64_t number = core_start(&ends, 0, RT_WRITE, 0, 0, 100);
+    pthread_mutex_lock(&ends.near->lock); /* its service looks when we say so */
+    rt_channel_close(ends.accepted);
+    while (rt_channel_state(ends.channel) == RT_CHANNEL_READY)
+        rt_service_run(ends.near);
+    rt_service_run(ends.near);
+    faked.fake_complete(1, IBV_WC_REM_ACCESS_ERR, 0x5a);
+    faked.fake_set_engine(FAKE_ENGINE_POLL);
+    while (rt_op_wait(ends.channel, number, 0) == RT_E_AGAIN)
+        CHECK(rt_queue_step(&ends.near->queues[0]) >= 0);
+    pthread_mutex_unlock(&ends.near->lock);
+    CHECK_INT(core_finish(ends.channel, number, &ends.detail), RT_E_REMOTE_ACCESS);
+    CHECK_HAS(ends.detail.text, "IBV_WC_REM_ACCESS_ERR (vendor error 0x5a)");
+    core_end(&ends);
+}
+
 static void a_refusal_by_a_peer_that_says_nothing_stands_within_a_second(void)
 {
     core_ends ends;
@@ -145,6 +166,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_peer_whose_death_is_known_before_its_refusal_is_lost),
     CHECK_TEST(a_refusal_stands_when_the_peer_says_goodbye),
     CHECK_TEST(a_refusal_keeps_its_name_when_the_goodbye_comes_first),
+    CHECK_TEST(a_refusal_on_its_way_is_not_flushed_because_of_the_goodbye),
     CHECK_TEST(a_refusal_by_a_peer_that_says_nothing_stands_within_a_second),
     CHECK_TEST(an_operation_in_doubt_can_be_abandoned_and_its_channel_closed),
 #endif

@@ -37,34 +37,14 @@ static void a_device_opens_by_its_name_only(void)
 
 static void a_write_is_there_when_post_returns_whatever_its_size_and_alignment(void)
 {
-    /* Large ones twice: they go up and down in turn. */
-    static const uint64_t sizes[] = {0,
-                                     1,
-                                     3,
-                                     7,
-                                     8,
-                                     9,
-                                     64,
-                                     255,
-                                     4096,
-                                     65537,
-                                     256 << 10,
-                                     256 << 10,
-                                     300001,
-                                     300001,
-                                     1 << 20,
-                                     1 << 20,
-                                     (8 << 20) - 1,
-                                     (8 << 20) - 1,
-                                     (8 << 20) + 77,
-                                     (8 << 20) + 77,
-                                     32 << 20};
+    static const uint64_t sizes[] = {0, 1, 3, 7, 8, 9, 64, 255, 4096, 65537, 300001, 1 << 20, (8 << 20) + 77, 32 << 20};
+    const size_t count = sizeof sizes / sizeof sizes[0];
     const uint64_t size_max = (uint64_t)33 << 20;
     end left, right;
     pair_open(&left, &right, size_max);
     fill(left.bytes, size_max, 1);
-    for (size_t index = 0; index < sizeof sizes / sizeof sizes[0]; index++) {
-        uint64_t size = sizes[index], from = 5 * index, to = 3 * index + 1;
+    for (size_t index = 0; index < 2 * count; index++) { /* each twice: large ones go up and down in turn */
+        uint64_t size = sizes[index / 2], from = 5 * index, to = 3 * index + 1;
         memset(right.bytes, 0xee, to + size + 64);
         POST_DONE(&left, RT_WORK_WRITE, from, size, to);
         CHECK_BYTES(right.bytes + to, left.bytes + from, size);

@@ -91,6 +91,10 @@ def address(party: Party) -> str:
 def tidy(party: Party) -> None:
     """Undoes what a test did."""
     device, kept = party.device, party.kept
+    kept.pop("held", None)
+    for thing in kept.values():
+        if isinstance(thing, rt.Edge):
+            thing.close()
     for name, thing in kept.items():
         if isinstance(thing, rt.Region):
             with contextlib.suppress(rt.NameNotFound):
@@ -100,8 +104,18 @@ def tidy(party: Party) -> None:
             thing.close()
     for thing in kept.values():
         if isinstance(thing, rt.Region):
-            thing.close()
+            close_when_free(thing)
     kept.clear()
+
+
+def close_when_free(region: rt.Region) -> None:
+    """Closes a region that a closed channel may still be letting go of."""
+    for _ in range(100_000):
+        try:
+            return region.close()
+        except rt.RegionBusy:
+            region.device.progress()
+    return region.close()
 
 
 class Ends:
@@ -113,6 +127,8 @@ class Ends:
         self.there = fabric.there
         self.channel = fabric.connect()
         self._regions: list[rt.Region] = []
+        self.edges: list[rt.Edge] = []
+        """Made here by a test, to be closed after it."""
         self._names = 0
 
     @property
@@ -149,7 +165,9 @@ class Ends:
         return self.there.call(function, *args)
 
     def tidy(self) -> None:
+        for edge in self.edges:
+            edge.close()
         self.channel.close()
         for region in self._regions:
-            region.close()
+            close_when_free(region)
         self.there.call(tidy)

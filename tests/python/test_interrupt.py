@@ -15,6 +15,14 @@ BOUND_S = 0.1
 SLACK_S = 0.15  # for a machine that is busy with other things
 
 
+@pytest.fixture(autouse=True)
+def ctrl_c() -> Iterator[None]:
+    """Python's own handler: a shell that runs the tests in the background starts them with SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 @pytest.fixture
 def device() -> Iterator[rt.Device]:
     with rt.Device("shm://") as opened:

@@ -7,7 +7,6 @@
 
 #include <assert.h>
 #include <string.h>
-#include <unistd.h>
 #if defined(__x86_64__)
 #include <emmintrin.h>
 #endif
@@ -21,22 +20,10 @@
  *     memcpy, read           2.8     4.1     3.3      3.6              5.7                 4.2
  *     non-temporal, read     6.8     7.8     6.2      5.6              6.0                 6.3
  * memcpy turns to non-temporal stores at three quarters of the cache it believes in (192 MiB there), which items of 16 MiB
- * never reach; so we turn at a quarter of the last cache, where both ends fill half of it and non-temporal stores win even when
- * nobody reads. Below, a peer that reads at once would be served better by them too, one that does not would be served worse.
- * Where the cache is said to be larger (a Xeon under KVM: 480 MiB, of which others use most), memcpy is ahead up to 16 MiB and
- * behind at 64 MiB, so that items of the largest size are always copied so. */
-uint64_t shm_stream_size_min(void)
-{
-    const uint64_t least = (uint64_t)8 << 20, most = SHM_MESSAGE_SIZE_MAX;
-#ifdef _SC_LEVEL3_CACHE_SIZE
-    long cache = sysconf(_SC_LEVEL3_CACHE_SIZE);
-    uint64_t quarter = cache > 0 ? (uint64_t)cache / 4 : 0; /* 0: the system cannot tell */
-    return quarter < least ? least : quarter < most ? quarter : most;
-#else
-    (void)most;
-    return least;
-#endif
-}
+ * never reach; so we turn at a quarter of the last cache (open.c), where both ends fill half of it and non-temporal stores win
+ * even when nobody reads. Below, a peer that reads at once would be served better by them too, one that does not would be served
+ * worse. Where the cache is said to be larger (a Xeon under KVM: 480 MiB, of which others use most), memcpy is ahead up to 16 MiB
+ * and behind at 64 MiB, so that items of the largest size are always copied so. */
 
 static const struct {
     const char *name;

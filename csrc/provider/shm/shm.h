@@ -159,7 +159,8 @@ struct shm_device {
     shm_board *board;
     shm_doorbell *doorbell;
     shm_bell memory_bell;
-    uint32_t queue_count; /* with the service queue */
+    uint64_t stream_size_min; /* from this size copies go past the cache */
+    uint32_t queue_count;     /* with the service queue */
     shm_queue queues[SHM_QUEUES_MAX];
     _Atomic(shm_link *) links[SHM_LINKS_MAX];
     _Atomic uint32_t link_high; /* no link at or above it */
@@ -272,7 +273,7 @@ struct shm_link {
     shm_doorbell *doorbell;
     int memory_bell, queue_bell;
     uint32_t woken, rung, queue_rung; /* what the board said when this link last woke, rang, rang the queue */
-    uint64_t stream_size_min;         /* from this size copies go past the cache: post.c */
+    uint64_t stream_size_min;         /* the device's */
     bool sweeps_down;                 /* the last large copy began with its end: post.c */
 
     /* failed send items: filled by the poster, emptied by who polls send_queue */
@@ -391,8 +392,6 @@ void shm_peer_run(shm_peer *peer, rt_event *event_out);
 
 const char *shm_completion_name(uint32_t foreign_status);
 int shm_outcome_status(enum shm_outcome outcome);
-/* What shm_link.stream_size_min is on this machine. */
-uint64_t shm_stream_size_min(void);
 int shm_post(rt_plink *link, const rt_work *items, uint32_t count, rt_posted *posted_out);
 int shm_poll(rt_pdevice *device, uint32_t queue, rt_completion *completions_out, uint32_t capacity);
 /* Waits until no poll that began before this call is inside the queue; polls are short. */

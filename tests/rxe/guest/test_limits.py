@@ -39,7 +39,7 @@ def moves(fabric: VerbsFabric, channel: rt.Channel, sizes: list[int]) -> rt.Chan
     assert fabric.there.call(digest_of, f"memory of {total}") == digest(filled(total, 2))
     channel.memcpy_many([(back[cut], remote[cut]) for cut in cuts])
     assert digest(back[:].view()) == digest(filled(total, 2))
-    return channel.stats()
+    return channel.stats
 
 
 @pytest.mark.parametrize("most", [256, 4096, 5000])

@@ -1,0 +1,303 @@
+/* collective.c: barrier, reduce, reduce-scatter, gather and broadcast, as programs that every member runs alike.
+ *
+ * Small ones take one step: everybody sends everything to everybody. Large ones go in chunks: each member reduces its block of a
+ * chunk straight out of what the others sent, in the order of ranks, so that the result has the same bits whoever computed it
+ * and however often. A step of one chunk is put behind that of the next one, so that nobody waits for the other's copy.
+ * No member waits for more than its peers have sent two steps ago: with four slots to a lane that cannot stop. */
+#include "collective/run.h"
+
+#include <string.h>
+
+enum { SMALL_SIZE_MAX = 32768 }; /* bytes that are reduced in one step, divided by the members that each has to hear */
+
+typedef struct rt_block {
+    uint64_t from, count; /* elements */
+} rt_block;
+
+/* What one step of a reduction covers, and which block of it a member reduces. */
+typedef struct rt_step {
+    uint64_t from, count, share;
+} rt_step;
+
+static rt_step step_of(const rt_run *run, uint64_t count, uint64_t index)
+{
+    uint64_t share = run->team->options.chunk / rt_dtype_size(run->call->dtype), span = share * run->team->size;
+    uint64_t from = index * span, left = count - from;
+    if (left >= span)
+        return (rt_step){from, span, share};
+    return (rt_step){from, left, (left + run->team->size - 1) / run->team->size};
+}
+
+static rt_block block_of(rt_step step, uint32_t rank)
+{
+    uint64_t begin = step.share * rank < step.count ? step.share * rank : step.count;
+    uint64_t end = begin + step.share < step.count ? begin + step.share : step.count;
+    return (rt_block){step.from + begin, end - begin};
+}
+
+/* Sends peers the same bytes, or each its own. */
+static int send_to(rt_run *run, uint32_t step, const void *bytes, uint64_t size)
+{
+    return size == 0 ? RT_OK : rt_run_send(run, (run->team->rank + step) % run->team->size, bytes, size);
+}
+
+/* target = own and what all peers sent, in the order of ranks. */
+static int reduce_from_all(rt_run *run, const void *own, void *target, uint64_t count)
+{
+    rt_team *team = run->team;
+    const void *sources[RT_TEAM_SIZE_MAX];
+    uint64_t size = count * rt_dtype_size(run->call->dtype);
+    if (count == 0)
+        return RT_OK;
+    for (uint32_t rank = 0; rank < team->size; rank++) {
+        const uint8_t *payload = own;
+        int status = rank == team->rank ? RT_OK : rt_run_receive(run, rank, size, &payload);
+        if (status != RT_OK)
+            return status;
+        sources[rank] = payload;
+    }
+    int status = rt_team_reduce_blocks(run->call, target, sources, team->size, count);
+    for (uint32_t rank = 0; rank < team->size && status == RT_OK; rank++)
+        if (rank != team->rank)
+            rt_lane_take(rt_run_lane(run, rank));
+    team->stats.reduced_in_place_bytes += team->maps ? size * (team->size - 1) : 0;
+    return status;
+}
+
+static int receive_into(rt_run *run, uint32_t peer, void *target, uint64_t size)
+{
+    const uint8_t *payload;
+    if (size == 0)
+        return RT_OK;
+    int status = rt_run_receive(run, peer, size, &payload);
+    if (status != RT_OK)
+        return status;
+    memcpy(target, payload, size);
+    rt_lane_take(rt_run_lane(run, peer));
+    return RT_OK;
+}
+
+/* ---- reduce: to all, or to a root ---- */
+
+static int reduce_small(rt_run *run, const void *input, void *output, uint64_t count)
+{
+    const rt_team *team = run->team;
+    int32_t root = run->call->root;
+    uint64_t size = count * rt_dtype_size(run->call->dtype);
+    if (root >= 0 && root != (int32_t)team->rank)
+        return rt_run_send(run, (uint32_t)root, input, size);
+    for (uint32_t step = 1; step < team->size && root < 0; step++) {
+        int status = send_to(run, step, input, size);
+        if (status != RT_OK)
+            return status;
+    }
+    return reduce_from_all(run, input, output, count);
+}
+
+/* Reduces the own block of a step and hands it to who wants it. */
+static int reduce_block(rt_run *run, rt_step step, const uint8_t *input, uint8_t *output)
+{
+    const rt_team *team = run->team;
+    int32_t root = run->call->root;
+    uint64_t item = rt_dtype_size(run->call->dtype);
+    rt_block own = block_of(step, team->rank);
+    if (root >= 0 && root != (int32_t)team->rank) { /* into the message itself: the own output is not touched */
+        rt_message *message;
+        if (own.count == 0)
+            return RT_OK;
+        int status = rt_run_room(run, (uint32_t)root, &message);
+        if (status == RT_OK)
+            status = reduce_from_all(run, input + own.from * item, rt_message_payload(message), own.count);
+        return status != RT_OK ? status : rt_run_push(run, (uint32_t)root, message, own.count * item);
+    }
+    int status = reduce_from_all(run, input + own.from * item, output + own.from * item, own.count);
+    for (uint32_t next = 1; next < team->size && root < 0 && status == RT_OK; next++)
+        status = send_to(run, next, output + own.from * item, own.count * item);
+    return status;
+}
+
+static int collect_blocks(rt_run *run, rt_step step, uint8_t *output)
+{
+    uint64_t item = rt_dtype_size(run->call->dtype);
+    int status = RT_OK;
+    for (uint32_t next = 1; next < run->team->size && status == RT_OK; next++) {
+        uint32_t peer = (run->team->rank + next) % run->team->size;
+        rt_block block = block_of(step, peer);
+        status = receive_into(run, peer, output + block.from * item, block.count * item);
+    }
+    return status;
+}
+
+static int reduce_large(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count)
+{
+    const rt_team *team = run->team;
+    uint64_t item = rt_dtype_size(run->call->dtype), span = team->options.chunk / item * team->size;
+    uint64_t steps = (count + span - 1) / span;
+    bool wants = run->call->root < 0 || run->call->root == (int32_t)team->rank;
+    int status = RT_OK;
+    for (uint64_t index = 0; index < steps + 2 && status == RT_OK; index++) {
+        for (uint32_t next = 1; next < team->size && index < steps && status == RT_OK; next++) {
+            rt_block block = block_of(step_of(run, count, index), (team->rank + next) % team->size);
+            status = send_to(run, next, input + block.from * item, block.count * item);
+        }
+        if (status == RT_OK && index >= 1 && index <= steps)
+            status = reduce_block(run, step_of(run, count, index - 1), input, output);
+        if (status == RT_OK && index >= 2 && wants)
+            status = collect_blocks(run, step_of(run, count, index - 2), output);
+    }
+    return status;
+}
+
+int rt_team_reduce(rt_team *team, const rt_team_call *call, const void *input, void *output, uint64_t count)
+{
+    rt_run run;
+    uint64_t size = count * rt_dtype_size(call->dtype);
+    int status = rt_run_begin(&run, team, call, RT_WHAT_REDUCE, size);
+    if (status != RT_OK)
+        return status;
+    if (team->size == 1) {
+        memmove(output, input, size);
+        return rt_run_end(&run, RT_OK);
+    }
+    uint64_t small = SMALL_SIZE_MAX / (team->size - 1);
+    small = small < team->options.chunk ? small : team->options.chunk;
+    if (count == 0)
+        status = RT_OK;
+    else if (size <= small)
+        status = reduce_small(&run, input, output, count);
+    else
+        status = reduce_large(&run, input, output, count);
+    return rt_run_end(&run, status);
+}
+
+/* ---- reduce-scatter and gather ---- */
+
+static int scatter_steps(rt_run *run, const void *const *inputs, uint8_t *output, uint64_t count)
+{
+    const rt_team *team = run->team;
+    uint64_t item = rt_dtype_size(run->call->dtype), share = team->options.chunk / item, steps = (count + share - 1) / share;
+    int status = RT_OK;
+    for (uint64_t index = 0; index < steps + 1 && status == RT_OK; index++) {
+        uint64_t from = index * share, some = index < steps ? (count - from < share ? count - from : share) : 0;
+        for (uint32_t next = 1; next < team->size && status == RT_OK; next++) {
+            uint32_t peer = (team->rank + next) % team->size;
+            status = send_to(run, next, (const uint8_t *)inputs[peer] + from * item, some * item);
+        }
+        if (index == 0 || status != RT_OK)
+            continue;
+        from -= share;
+        some = count - from < share ? count - from : share;
+        status = reduce_from_all(run, (const uint8_t *)inputs[team->rank] + from * item, output + from * item, some);
+    }
+    return status;
+}
+
+int rt_team_reduce_scatter(rt_team *team, const rt_team_call *call, const void *const *inputs, void *output, uint64_t count)
+{
+    rt_run run;
+    int status = rt_run_begin(&run, team, call, RT_WHAT_REDUCE_SCATTER, count * rt_dtype_size(call->dtype));
+    if (status != RT_OK)
+        return status;
+    if (team->size == 1)
+        memmove(output, inputs[0], count * rt_dtype_size(call->dtype));
+    else
+        status = scatter_steps(&run, inputs, output, count);
+    return rt_run_end(&run, status);
+}
+
+static int gather_steps(rt_run *run, const uint8_t *input, void *const *outputs, uint64_t size)
+{
+    const rt_team *team = run->team;
+    uint64_t chunk = team->options.chunk, steps = (size + chunk - 1) / chunk;
+    int status = RT_OK;
+    for (uint64_t index = 0; index < steps + 1 && status == RT_OK; index++) {
+        uint64_t from = index * chunk, some = index < steps ? (size - from < chunk ? size - from : chunk) : 0;
+        for (uint32_t next = 1; next < team->size && status == RT_OK; next++)
+            status = send_to(run, next, input + from, some);
+        if (index == 0)
+            continue;
+        from -= chunk;
+        some = size - from < chunk ? size - from : chunk;
+        for (uint32_t next = 1; next < team->size && status == RT_OK; next++) {
+            uint32_t peer = (team->rank + next) % team->size;
+            status = receive_into(run, peer, (uint8_t *)outputs[peer] + from, some);
+        }
+    }
+    return status;
+}
+
+int rt_team_gather_all(rt_team *team, const rt_team_call *call, const void *input, void *const *outputs, uint64_t size)
+{
+    rt_run run;
+    int status = rt_run_begin(&run, team, call, RT_WHAT_GATHER_ALL, size);
+    if (status != RT_OK)
+        return status;
+    if (outputs[team->rank] != input)
+        memmove(outputs[team->rank], input, size);
+    return rt_run_end(&run, gather_steps(&run, input, outputs, size));
+}
+
+/* ---- broadcast and barrier ---- */
+
+/* One chunk after the other down a chain that begins at the root: each member copies it out and hands it on. */
+static int broadcast_chain(rt_run *run, uint8_t *bytes, uint64_t size)
+{
+    const rt_team *team = run->team;
+    uint32_t place = (team->rank + team->size - (uint32_t)run->call->root) % team->size;
+    uint32_t before = (team->rank + team->size - 1) % team->size;
+    int status = RT_OK;
+    for (uint64_t from = 0; from < size && status == RT_OK; from += team->options.chunk) {
+        uint64_t some = size - from < team->options.chunk ? size - from : team->options.chunk;
+        if (place > 0)
+            status = receive_into(run, before, bytes + from, some);
+        if (place + 1 < team->size && status == RT_OK)
+            status = send_to(run, 1, bytes + from, some);
+    }
+    return status;
+}
+
+static int broadcast_star(rt_run *run, uint8_t *bytes, uint64_t size)
+{
+    int status = RT_OK;
+    if (run->call->root != (int32_t)run->team->rank)
+        return receive_into(run, (uint32_t)run->call->root, bytes, size);
+    for (uint32_t next = 1; next < run->team->size && status == RT_OK; next++)
+        status = send_to(run, next, bytes, size);
+    return status;
+}
+
+int rt_team_broadcast(rt_team *team, const rt_team_call *call, void *bytes, uint64_t size)
+{
+    rt_run run;
+    if (call->root < 0)
+        return rt_fail(call->detail, RT_E_INVALID, 0, "a broadcast needs a root");
+    int status = rt_run_begin(&run, team, call, RT_WHAT_BROADCAST, size);
+    if (status != RT_OK)
+        return status;
+    status = size <= team->options.chunk ? broadcast_star(&run, bytes, size) : broadcast_chain(&run, bytes, size);
+    return rt_run_end(&run, status);
+}
+
+/* Hears from everybody, so that it can say who is missing. */
+static int barrier(rt_run *run)
+{
+    const rt_team *team = run->team;
+    int status = RT_OK;
+    for (uint32_t next = 1; next < team->size && status == RT_OK; next++)
+        status = rt_run_send(run, (team->rank + next) % team->size, "", 0);
+    for (uint32_t next = 1; next < team->size && status == RT_OK; next++) {
+        uint32_t peer = (team->rank + next) % team->size;
+        const uint8_t *payload;
+        status = rt_run_receive(run, peer, 0, &payload);
+        if (status == RT_OK)
+            rt_lane_take(rt_run_lane(run, peer));
+    }
+    return status;
+}
+
+int rt_team_barrier(rt_team *team, const rt_team_call *call)
+{
+    rt_run run;
+    int status = rt_run_begin(&run, team, call, RT_WHAT_BARRIER, 0);
+    return status != RT_OK ? status : rt_run_end(&run, barrier(&run));
+}

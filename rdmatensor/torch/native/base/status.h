@@ -1,0 +1,1 @@
+../../../../csrc/base/status.h

@@ -1,0 +1,1 @@
+../../../csrc/rdmatensor.h

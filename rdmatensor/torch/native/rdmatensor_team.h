@@ -1,0 +1,1 @@
+../../../csrc/rdmatensor_team.h
