@@ -212,9 +212,11 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
             }
             CHECK_INT(got, edges);
             for (uint32_t index = 0; index < edges; index++) {
-                CHECK_INT(arrivals[index].sequence, round + 1);
-                CHECK_BYTES((const void *)(uintptr_t)arrivals[index].address, ends.core.here + (round * edges + index) * SIZE,
-                            SIZE);
+                rt_edge_info info;
+                rt_edge_get_info(receivers[index], &info);
+                CHECK_INT(sequences[index], round + 1);
+                uint64_t slot = info.slots_address + (round + 1) % info.slots * info.slot_stride;
+                CHECK_BYTES((const void *)(uintptr_t)slot, ends.core.here + (round * edges + index) * SIZE, SIZE);
                 CHECK_INT(rt_edge_release(receivers[index], round + 1), RT_OK);
             }
         }
