@@ -31,7 +31,7 @@ export PYTHON
 
 # ---- sources ----
 
-LIBRARY := $(foreach layer,base proto memory core collective provider provider/*,$(sort $(wildcard csrc/$(layer)/*.c)))
+LIBRARY := $(foreach layer,base proto memory core collective provider provider/* bench,$(sort $(wildcard csrc/$(layer)/*.c)))
 HEADERS := $(shell find csrc tests/c -name '*.h')
 C_TESTS := $(sort $(wildcard tests/c/test_*.c))
 FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))
@@ -45,7 +45,7 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz bench soak wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -150,6 +150,11 @@ test: build $(VENV)/.test $(VENV)/.torch rxe-ready
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
 	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
 
+# All tests of the torch backend, and those that PyTorch ships, over Gloo beside: takes half an hour.
+torch-tests: build $(VENV)/.test $(VENV)/.torch
+	@RT_TORCH_ALL=1 $(PYTEST) -rs tests/torch
+	@$(BIN)/python tests/torch/report.py
+
 # The extension under AddressSanitizer, and a copy of the package around it. Leaks are looked for in the C tests only.
 $(BUILD)/asan/python/.built: $(PYTHON_BUILD) $(wildcard rdmatensor/*.py rdmatensor/*/*.py) $(VENV)/.build
 	@echo "== building rdmatensor._native under AddressSanitizer"
@@ -216,13 +221,6 @@ format: $(VENV)/.lint
 
 # ---- measuring, packaging ----
 
-# Results lie in benchmarks/results/, each with its machine and commit. Gloo, which some rows stand beside, comes with torch.
-bench: build $(VENV)/.test $(VENV)/.torch
-	@mkdir -p benchmarks/results
-	@$(PYTEST) -q --benchmark-only --benchmark-json=benchmarks/results/calls.json benchmarks
-	@$(BIN)/python benchmarks/transfers.py --json transfers
-	@$(BIN)/python benchmarks/waiting.py --json waiting
-
 soak: build
 	@$(BIN)/python tests/soak.py $(SOAK_ARGS)
 
@@ -235,6 +233,7 @@ wheel: build
 	@ls -l dist
 
 include rxe.mk
+include benchmarks/bench.mk
 
 clean:
 	@rm -rf $(BUILD) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .cache

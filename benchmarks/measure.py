@@ -5,53 +5,25 @@ from __future__ import annotations
 import ctypes
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from rdmatensor.bench import machine
+
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
-
-
-def _git(*words: str) -> str:
-    done = subprocess.run(["git", "-C", str(ROOT), *words], capture_output=True, text=True, check=False)
-    return done.stdout.strip()
-
-
-def _processor() -> str:
-    for line in Path("/proc/cpuinfo").read_text().splitlines():
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.machine()
-
-
-def meta() -> dict[str, Any]:
-    """The machine, the commit and the versions that a result belongs to."""
-    import rdmatensor
-
-    changed = _git("status", "--porcelain", "-uno", "--", "csrc", "rdmatensor")
-    return {
-        "commit": _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else ""),
-        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "version": rdmatensor.__version__,
-        "python": platform.python_version(),
-        "kernel": platform.release(),
-        "processor": _processor(),
-        "cores": os.cpu_count(),
-    }
 
 
 def write(name: str, results: list[dict[str, Any]]) -> Path:
     """Writes benchmarks/results/<name>.json and returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"meta": meta(), "results": results}, indent=1) + "\n")
+    path.write_text(json.dumps({"meta": machine.meta("shm", ""), "results": results}, indent=1) + "\n")
     return path
 
 
@@ -107,16 +79,6 @@ def _compiled(name: str, *more: Path) -> ctypes.CDLL:
         ]
         subprocess.run(command, check=True)
     return ctypes.CDLL(str(path))
-
-
-def floor_library() -> ctypes.CDLL:
-    """The compiled floor.c."""
-    library = _compiled("floor")
-    for name in ("floor_copies", "floor_many"):
-        function = getattr(library, name)
-        function.restype = ctypes.c_int64
-        function.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint64, ctypes.c_void_p, ctypes.c_uint64]
-    return library
 
 
 def arena_library() -> ctypes.CDLL:

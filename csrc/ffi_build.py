@@ -13,7 +13,13 @@ from cffi import FFI
 
 MODULE = "rdmatensor._native"
 ROOT = Path(__file__).resolve().parent.parent
-HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h", "csrc/rdmatensor_team.h", "csrc/python/dlpack.h")
+HEADERS = (
+    "csrc/base/status.h",
+    "csrc/rdmatensor.h",
+    "csrc/rdmatensor_team.h",
+    "csrc/bench/bench.h",
+    "csrc/python/dlpack.h",
+)
 SOURCES = (
     "csrc/base/*.c",
     "csrc/proto/*.c",
@@ -22,6 +28,7 @@ SOURCES = (
     "csrc/collective/*.c",
     "csrc/provider/*.c",
     "csrc/provider/*/*.c",
+    "csrc/bench/*.c",
 )
 PYTHON_SOURCES = ("csrc/python/*.c",)  # know Python, so they are compiled here and not into the archive
 OPENING, CLOSING = "/* <cffi> */", "/* </cffi> */"
@@ -54,7 +61,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "rdmatensor.h"\n#include "rdmatensor_team.h"\n#include "python/dlpack.h"\n',
+    '#include "rdmatensor.h"\n#include "rdmatensor_team.h"\n#include "bench/bench.h"\n#include "python/dlpack.h"\n',
     sources=sources(PYTHON_SOURCES if archive else (*SOURCES, *PYTHON_SOURCES)),
     extra_objects=[archive] if archive else [],
     include_dirs=["csrc"],

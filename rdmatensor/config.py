@@ -1,7 +1,7 @@
 """The only place that reads the environment.
 
 RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
-RDMATENSOR_TORCH_URL the device that process groups open, as in "verbs://mlx5_0"; else shm:// on one host, verbs:// between
+RDMATENSOR_TORCH_URL the device of process groups, as in "verbs://mlx5_0"; else shm:// on one host, verbs:// between
 RDMATENSOR_VM_CACHE  where `rdmatensor vm` keeps what it has made; else $XDG_CACHE_HOME/rdmatensor/vm
 XDG_CACHE_HOME       where what was compiled for the installed torch is kept, in rdmatensor/torch; else ~/.cache
 CXX                  the C++ compiler for it; else c++, g++ or clang++

@@ -101,6 +101,7 @@ def may_include(layer: str, header: str) -> bool:
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
         "collective": ("collective/", "core/core.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
         "interface": ("base/status.h", "rdmatensor.h"),
+        "bench": ("bench/", "rdmatensor.h", "base/"),
         "python": ("python/",),
     }
     if layer.startswith("provider/"):
@@ -242,30 +243,32 @@ def belongs(name: str, package: str) -> bool:
     return name == package or name.startswith(f"{package}.")
 
 
+TORCH = ("rdmatensor/torch/", "rdmatensor/bench/modes/", "rdmatensor/bench/collectives/")
 DOOR_UP = "rdmatensor/frameworks.py"  # loads rdmatensor.torch when it is first asked for
 SEAM_MODULES = {Path(path).stem for path in tree("rdmatensor/_core/*.py")}
 
 
 def python_layering(path: str, text: str) -> list[str]:
     wrong = []
-    edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/__main__.py"))
+    edge = path.startswith(("rdmatensor/cli/", "rdmatensor/torch/", "rdmatensor/bench/", "rdmatensor/__main__.py"))
+    native = path == "rdmatensor/bench/native.py"  # csrc/bench, which is no part of the library's interface
     for name in imports(path, text):
         seam = path.startswith("rdmatensor/_core/")
-        if belongs(name, "rdmatensor._native") and not seam:
+        if belongs(name, "rdmatensor._native") and not seam and not native:
             wrong.append(f"only _core may import {name}")
         if name.startswith("rdmatensor._core.") and name.split(".")[2] in SEAM_MODULES and not seam:
             wrong.append(f"{name} is inside the seam: use what _core itself names")
         if belongs(name, "cffi") and path.startswith("rdmatensor/"):
             wrong.append("cffi objects never leave _core, which has them from _native")
-        if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith("rdmatensor/torch/"):
-            wrong.append("torch is imported in rdmatensor/torch only")
-        if edge and belongs(name, "rdmatensor._core"):
-            wrong.append("cli and torch use the public classes, not _core")
+        if belongs(name, "torch") and path.startswith("rdmatensor/") and not path.startswith(TORCH):
+            wrong.append("torch is imported in rdmatensor/torch only, and where it is measured as a peer")
+        if edge and belongs(name, "rdmatensor._core") and not native:
+            wrong.append("cli, bench and torch use the public classes, not _core")
         if (
             not edge
             and path.startswith("rdmatensor/")
             and not (path == DOOR_UP and belongs(name, "rdmatensor.torch"))
-            and (belongs(name, "rdmatensor.cli") or belongs(name, "rdmatensor.torch"))
+            and any(belongs(name, above) for above in ("rdmatensor.cli", "rdmatensor.bench", "rdmatensor.torch"))
         ):
             wrong.append(f"{name} stands above this file")
     return sorted(set(wrong))
@@ -379,6 +382,10 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (limits_are_derived, "csrc/proto/limits.h", "enum {\n    /* ---- a section ---- */\n    RT_MANY_MAX = 3,\n};\n"),
     (limits_are_derived, "csrc/proto/limits.h", "    /* why */\n    RT_ONE_MAX = 3,\n\n    RT_TWO_MAX = 4,\n"),
     (python_layering, "rdmatensor/device.py", "from rdmatensor import _native"),
+    (python_layering, "rdmatensor/device.py", "from rdmatensor.bench import run"),
+    (python_layering, "rdmatensor/bench/run.py", "from rdmatensor import _core"),
+    (python_layering, "rdmatensor/bench/run.py", "import torch"),
+    (c_layering, "csrc/core/link.c", '#include "bench/bench.h"'),
     (python_layering, "rdmatensor/device.py", "from . import _native"),
     (python_layering, "rdmatensor/device.py", "from ._native import ffi"),
     (python_layering, "rdmatensor/device.py", "import importlib\nimportlib.import_module('rdmatensor._native')"),

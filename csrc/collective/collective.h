@@ -73,10 +73,10 @@ typedef struct rt_lane {
     uint8_t *out;          /* slots, in the own region */
     const uint64_t *acked; /* how many the peer has taken: written by it */
     uint64_t sent;
-    uint64_t heads, tails;                       /* offsets of the words that head and ack WRITEs are made from */
-    uint64_t remote_arrived, remote_acked;       /* offsets of our words at the peer */
-    uint64_t remote_in;                          /* offset of its copy of our slots, where it cannot map ours */
-    int64_t operations[3 * RT_TEAM_SLOTS_MAX];   /* of the WRITEs that may go on: payload, head, ack; 0: none */
+    uint64_t heads, tails;                     /* offsets of the words that head and ack WRITEs are made from */
+    uint64_t remote_arrived, remote_acked;     /* offsets of our words at the peer */
+    uint64_t remote_in;                        /* offset of its copy of our slots, where it cannot map ours */
+    int64_t operations[3 * RT_TEAM_SLOTS_MAX]; /* of the WRITEs that may go on: payload, head, ack; 0: none */
     /* inwards */
     const uint8_t *in;       /* the peer's slots, mapped or copied here */
     const uint64_t *arrived; /* how many the peer has sent: written by it */
@@ -87,13 +87,13 @@ typedef struct rt_lane {
 typedef struct rt_peer {
     rt_channel *channel;
     rt_remote *remote;
-    const uint8_t *mapped; /* its region, or NULL */
+    const uint8_t *mapped;  /* its region, or NULL */
     const uint64_t *notice; /* nonzero: it gave up, or left; its text lies before */
     rt_lane lanes[RT_LANE_KINDS];
-    rt_list queue;    /* transfer.c: sends not announced yet, in order; team->lock, as all below */
-    rt_list offered;  /* sends that wait for a receive */
-    rt_list flowing;  /* sends whose bytes are being sent */
-    rt_list controls; /* of rt_control_note.node: ACCEPT and REFUSE to be sent */
+    rt_list queue;     /* transfer.c: sends not announced yet, in order; team->lock, as all below */
+    rt_list offered;   /* sends that wait for a receive */
+    rt_list flowing;   /* sends whose bytes are being sent */
+    rt_list controls;  /* of rt_control_note.node: ACCEPT and REFUSE to be sent */
     rt_detail refused; /* an eager send did not fit its receive: the next transfer with this peer says so */
 } rt_peer;
 
@@ -102,10 +102,10 @@ struct rt_team {
     rt_region *region;
     rt_team_options options;
     uint32_t rank, size;
-    bool maps;        /* the peers' slots are read where they lie */
-    uint64_t stride;  /* from slot to slot */
-    rt_peer *peers;   /* by rank; the own entry is empty */
-    uint64_t calls;   /* collective calls begun */
+    bool maps;              /* the peers' slots are read where they lie */
+    uint64_t stride;        /* from slot to slot */
+    rt_peer *peers;         /* by rank; the own entry is empty */
+    uint64_t calls;         /* collective calls begun */
     _Atomic int32_t broken; /* status of `failure`, set after it */
     rt_detail failure;
     pthread_mutex_t failing; /* guards writing `failure` */
@@ -138,8 +138,8 @@ typedef struct rt_team_waiter {
     rt_team *team;
     int64_t end_ns;
     int (*interrupted)(void);
-    int32_t needed;  /* the peer that is waited for, or -1 */
-    bool transfers;  /* waits for a send or receive: a notice of a failed collective call does not concern it */
+    int32_t needed; /* the peer that is waited for, or -1 */
+    bool transfers; /* waits for a send or receive: a notice of a failed collective call does not concern it */
     uint32_t looks;
     bool announced;
     uint32_t epoch;

@@ -14,32 +14,32 @@ enum { BLOCK = 4096 }; /* bytes of the intermediate result of three or more sour
 
 typedef void (*kernel)(void *target, const void *left, const void *right, uint64_t count);
 
-#define KERNEL(name, type, value)                                                                      \
-    static void name(void *target_bytes, const void *left_bytes, const void *right_bytes, uint64_t count) \
-    {                                                                                                  \
-        type *target = target_bytes;                                                                   \
-        const type *left = left_bytes, *right = right_bytes;                                           \
-        EACH_ON_ITS_OWN                                                                                \
-        for (uint64_t index = 0; index < count; index++) {                                             \
-            type a = left[index], b = right[index];                                                    \
-            target[index] = (type)(value);                                                             \
-        }                                                                                              \
+#define KERNEL(name, type, value)                                                                                                \
+    static void name(void *target_bytes, const void *left_bytes, const void *right_bytes, uint64_t count)                        \
+    {                                                                                                                            \
+        type *target = target_bytes;                                                                                             \
+        const type *left = left_bytes, *right = right_bytes;                                                                     \
+        EACH_ON_ITS_OWN                                                                                                          \
+        for (uint64_t index = 0; index < count; index++) {                                                                       \
+            type a = left[index], b = right[index];                                                                              \
+            target[index] = (type)(value);                                                                                       \
+        }                                                                                                                        \
     }
 
-#define ARITHMETIC(suffix, type)              \
-    KERNEL(sum_##suffix, type, a + b)         \
-    KERNEL(product_##suffix, type, a *b)      \
-    KERNEL(min_##suffix, type, b < a ? b : a) \
+#define ARITHMETIC(suffix, type)                                                                                                 \
+    KERNEL(sum_##suffix, type, a + b)                                                                                            \
+    KERNEL(product_##suffix, type, a *b)                                                                                         \
+    KERNEL(min_##suffix, type, b < a ? b : a)                                                                                    \
     KERNEL(max_##suffix, type, a < b ? b : a)
 
 /* Unsigned where a sum or product may wrap. */
-#define WHOLE(suffix, type, wraps)                                    \
-    KERNEL(sum_##suffix, type, (wraps)a + (wraps)b)                   \
-    KERNEL(product_##suffix, type, (wraps)((wraps)a * 1u) * (wraps)b) \
-    KERNEL(min_##suffix, type, b < a ? b : a)                         \
-    KERNEL(max_##suffix, type, a < b ? b : a)                         \
-    KERNEL(and_##suffix, type, a &b)                                  \
-    KERNEL(or_##suffix, type, a | b)                                  \
+#define WHOLE(suffix, type, wraps)                                                                                               \
+    KERNEL(sum_##suffix, type, (wraps)a + (wraps)b)                                                                              \
+    KERNEL(product_##suffix, type, (wraps)((wraps)a * 1u) * (wraps)b)                                                            \
+    KERNEL(min_##suffix, type, b < a ? b : a)                                                                                    \
+    KERNEL(max_##suffix, type, a < b ? b : a)                                                                                    \
+    KERNEL(and_##suffix, type, a &b)                                                                                             \
+    KERNEL(or_##suffix, type, a | b)                                                                                             \
     KERNEL(xor_##suffix, type, a ^ b)
 
 ARITHMETIC(f32, float)
@@ -68,13 +68,23 @@ static inline uint16_t narrow(float value)
 
 KERNEL(sum_bf16, uint16_t, narrow(widen(a) + widen(b)))
 
-#define FLOATS(suffix) {sum_##suffix, product_##suffix, min_##suffix, max_##suffix, NULL, NULL, NULL}
-#define WHOLES(suffix) {sum_##suffix, product_##suffix, min_##suffix, max_##suffix, and_##suffix, or_##suffix, xor_##suffix}
+#define FLOATS(suffix)                                                                                                           \
+    {                                                                                                                            \
+        sum_##suffix, product_##suffix, min_##suffix, max_##suffix, NULL, NULL, NULL                                             \
+    }
+#define WHOLES(suffix)                                                                                                           \
+    {                                                                                                                            \
+        sum_##suffix, product_##suffix, min_##suffix, max_##suffix, and_##suffix, or_##suffix, xor_##suffix                      \
+    }
 
 /* Minimum and maximum of numbers that may be none are left to the call's function, which knows what it wants of them. */
 static const kernel kernels[RT_DTYPE_COUNT][RT_TEAM_XOR + 1] = {
-    [RT_DTYPE_UINT8] = WHOLES(u8),   [RT_DTYPE_INT8] = WHOLES(i8),    [RT_DTYPE_INT32] = WHOLES(i32),
-    [RT_DTYPE_INT64] = WHOLES(i64),  [RT_DTYPE_FLOAT32] = FLOATS(f32), [RT_DTYPE_FLOAT64] = FLOATS(f64),
+    [RT_DTYPE_UINT8] = WHOLES(u8),
+    [RT_DTYPE_INT8] = WHOLES(i8),
+    [RT_DTYPE_INT32] = WHOLES(i32),
+    [RT_DTYPE_INT64] = WHOLES(i64),
+    [RT_DTYPE_FLOAT32] = FLOATS(f32),
+    [RT_DTYPE_FLOAT64] = FLOATS(f64),
     [RT_DTYPE_BFLOAT16] = {sum_bf16, NULL, NULL, NULL, NULL, NULL, NULL},
 };
 

@@ -71,8 +71,8 @@ int rt_run_check(rt_run *run, const rt_lane *lane)
     char ours[160], theirs[160];
     describe(ours, sizeof ours, &expected);
     describe(theirs, sizeof theirs, message);
-    return rt_fail(run->call->detail, RT_E_PROTOCOL, 0, "the members do not agree: rank %u called %s; rank %u called %s", lane->peer,
-                   theirs, run->team->rank, ours);
+    return rt_fail(run->call->detail, RT_E_PROTOCOL, 0, "the members do not agree: rank %u called %s; rank %u called %s",
+                   lane->peer, theirs, run->team->rank, ours);
 }
 
 /* Who has not come: those without a message of this call where everybody hears of everybody, else the one waited for. */

@@ -126,7 +126,8 @@ static void lane_open(rt_team *team, uint32_t rank, uint32_t kind)
     lane->remote_arrived = rt_team_flags_at(team->rank, kind);
     lane->remote_acked = rt_team_flags_at(team->rank, kind) + RT_TEAM_LINE;
     lane->remote_in = rt_team_inbox_at(options, team->rank, kind);
-    lane->in = team->maps ? peer->mapped + rt_team_slots_at(options, team->rank, kind) : base + rt_team_inbox_at(options, rank, kind);
+    lane->in =
+        team->maps ? peer->mapped + rt_team_slots_at(options, team->rank, kind) : base + rt_team_inbox_at(options, rank, kind);
 }
 
 int rt_team_join(rt_team *team, uint32_t rank, rt_channel *channel, rt_remote *remote, rt_detail *detail)
@@ -135,9 +136,10 @@ int rt_team_join(rt_team *team, uint32_t rank, rt_channel *channel, rt_remote *r
         return rt_fail(detail, RT_E_INVALID, 0, "rank %u cannot join rank %u of %u", rank, team->rank, team->size);
     uint64_t needed = rt_team_region_size(&team->options, team->maps);
     if (rt_remote_size(remote) < needed)
-        return rt_fail(detail, RT_E_PROTOCOL, 0, "rank %u has a region of %llu bytes for this team, not %llu: the members "
-                       "disagree on its size, chunk or slots", rank, (unsigned long long)rt_remote_size(remote),
-                       (unsigned long long)needed);
+        return rt_fail(detail, RT_E_PROTOCOL, 0,
+                       "rank %u has a region of %llu bytes for this team, not %llu: the members "
+                       "disagree on its size, chunk or slots",
+                       rank, (unsigned long long)rt_remote_size(remote), (unsigned long long)needed);
     rt_peer *peer = &team->peers[rank];
     if (team->maps) {
         peer->mapped = (const uint8_t *)(uintptr_t)rt_remote_address(remote);
@@ -312,21 +314,9 @@ void rt_team_get_stats(rt_team *team, rt_team_stats *stats_out)
 const rt_team_api *rt_team_get_api(void)
 {
     static const rt_team_api api = {
-        RT_TEAM_API_VERSION,
-        rt_team_get_stats,
-        rt_team_failure,
-        rt_team_abort,
-        rt_team_barrier,
-        rt_team_reduce,
-        rt_team_reduce_scatter,
-        rt_team_gather_all,
-        rt_team_broadcast,
-        rt_team_exchange,
-        rt_team_send,
-        rt_team_receive,
-        rt_team_transfer_wait,
-        rt_team_transfer_drop,
-        rt_team_progress,
+        RT_TEAM_API_VERSION, rt_team_get_stats,      rt_team_failure,       rt_team_abort,         rt_team_barrier,
+        rt_team_reduce,      rt_team_reduce_scatter, rt_team_gather_all,    rt_team_broadcast,     rt_team_exchange,
+        rt_team_send,        rt_team_receive,        rt_team_transfer_wait, rt_team_transfer_drop, rt_team_progress,
     };
     return &api;
 }

@@ -36,8 +36,8 @@ static void misfit(rt_team *team, rt_team_transfer *receive, uint32_t peer, cons
 {
     rt_detail why;
     rt_fail(&why, RT_E_INVALID, 0,
-            "rank %u sent %llu bytes of %s with tag %llu, and rank %u receives %llu bytes of %s: shapes and dtypes must agree", peer,
-            (unsigned long long)message->total, rt_dtype_name(message->dtype), (unsigned long long)message->tag, team->rank,
+            "rank %u sent %llu bytes of %s with tag %llu, and rank %u receives %llu bytes of %s: shapes and dtypes must agree",
+            peer, (unsigned long long)message->total, rt_dtype_name(message->dtype), (unsigned long long)message->tag, team->rank,
             (unsigned long long)receive->size, rt_dtype_name(receive->dtype));
     rt_message refusal = *message;
     refusal.kind = RT_MESSAGE_REFUSE;
@@ -133,7 +133,10 @@ static int take_accept(rt_team *team, uint32_t peer, const rt_message *message)
 {
     rt_team_transfer *send = find_number(&team->peers[peer].offered, peer, message->number);
     if (send == NULL) { /* given up here: the receive must learn of it */
-        rt_message refusal = {.kind = RT_MESSAGE_REFUSE, .what = RT_MESSAGE_ACCEPT, .number = message->number, .partner = message->partner};
+        rt_message refusal = {.kind = RT_MESSAGE_REFUSE,
+                              .what = RT_MESSAGE_ACCEPT,
+                              .number = message->number,
+                              .partner = message->partner};
         answer(team, peer, &refusal);
         return RT_OK;
     }
@@ -153,9 +156,11 @@ static int take_refusal(rt_team *team, uint32_t peer, const rt_message *message)
             rt_transfer_finish(receive, RT_E_PEER_CLOSED, &why);
         return RT_OK;
     }
-    rt_fail(&why, RT_E_INVALID, 0, "rank %u sent %llu bytes of %s with tag %llu, and rank %u receives %llu bytes or another dtype: "
-            "shapes and dtypes must agree", team->rank, (unsigned long long)message->total, rt_dtype_name(message->dtype),
-            (unsigned long long)message->tag, peer, (unsigned long long)message->partner);
+    rt_fail(&why, RT_E_INVALID, 0,
+            "rank %u sent %llu bytes of %s with tag %llu, and rank %u receives %llu bytes or another dtype: "
+            "shapes and dtypes must agree",
+            team->rank, (unsigned long long)message->total, rt_dtype_name(message->dtype), (unsigned long long)message->tag, peer,
+            (unsigned long long)message->partner);
     rt_team_transfer *send = find_number(&team->peers[peer].offered, peer, message->number);
     if (send != NULL)
         rt_transfer_finish(send, RT_E_INVALID, &why);

@@ -17,6 +17,15 @@ int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
 
 /* RT_E_AGAIN, or how it ended: then the number is void, as one that finds nothing is. Of one holder of the number at a time. */
 int rt_op_collect(rt_channel *channel, int64_t number);
+/* Gives an operation that was taken its number before it begins: its holder may look at it from here on. */
+int64_t rt_op_hold(rt_link *link, rt_op *op);
+/* Makes an operation, pinned and with a number, of copies that were given to the provider already. Link turn held; one is free. */
+int64_t rt_op_adopt(rt_link *link, const rt_copy *copies, uint32_t count);
+/* Sees to it that such an operation goes on to its end. Returns the status of a link that failed. Link turn held. */
+int rt_op_settle(rt_link *link, int64_t number);
+/* Begins several small operations whose cursors are set and whose numbers are held, with the link's turn held, with one doorbell, and
+ * leaves the turn. A number that finds nothing afterwards is of one that is over, and well. */
+int rt_ops_begin(rt_link *link, rt_op *const *ops, uint32_t count);
 /* Whether all of it is with the provider: it needs nobody to move it on. */
 bool rt_op_posted(rt_channel *channel, int64_t number);
 /* Nobody will ask how it ends; it goes on to its end all the same. */

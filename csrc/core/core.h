@@ -293,6 +293,16 @@ static inline uint64_t rt_token(const rt_link *link, uint32_t low)
  * RT_E_AGAIN: not yet. Another status: the link failed, `op` has the status, and the caller fails the channel after it left the turn. HOT. */
 int rt_link_post(rt_link *link, rt_op *op, uint64_t budget);
 
+/* Where posting is copying: WRITEs a few copies that are smaller than a message, as an operation only when they could not be finished at
+ * once: *number_out is 0, or its number, to be settled by rt_op_settle. False: something is in the way, begin an operation. Link turn
+ * held. HOT. */
+enum { RT_SMALL_COPIES_MAX = 4 };
+bool rt_link_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
+
+/* Posts several small operations with one doorbell, at most RT_POST_BATCH. Those that did not go wholly have their cursors before
+ * their ends; nothing of a later one goes before them. Link turn held; no operation is starved. RT_OK, or the link failed as above. HOT. */
+int rt_link_post_together(rt_link *link, rt_op *const *ops, uint32_t count);
+
 /* Posts what can be posted of the link's starved operations, about `budget` bytes. Link turn held. Returns how many items
  * moved, or the status of a failed link as above. HOT. */
 int64_t rt_link_pump(rt_link *link, uint64_t budget);

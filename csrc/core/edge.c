@@ -68,22 +68,6 @@ void rt_edge_unreference(rt_edge *edge)
         edge_free(edge);
 }
 
-int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
-{
-    int status = RT_OK;
-    for (uint32_t index = 0; index < count; index++) {
-        if (ops[index] == 0)
-            continue;
-        int ended = rt_op_collect(channel, ops[index]);
-        if (ended != RT_E_AGAIN)
-            ops[index] = 0;
-        status = status == RT_OK ? ended : status;
-    }
-    /* What was flushed went with its channel, which knows why. */
-    bool failed = status == RT_E_FLUSHED && atomic_load_explicit(&channel->state, memory_order_acquire) == RT_CHANNEL_FAILED;
-    return failed ? rt_channel_refuse(channel, NULL) : status;
-}
-
 /* ---- what the caller says ---- */
 
 static int check_options(const rt_device *device, const rt_edge_options *options, bool sender, rt_detail *detail)

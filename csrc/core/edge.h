@@ -5,7 +5,9 @@
  *   edge_memory.c   registered memory of edges                              edge_source.c   where a tensor lies; staging; strides
  *   edge_setup.c    the sender's and receiver's set-up messages             edge_receive.c  flags become tensors; release and credit
  *   edge_admit.c    the receiver's answers                                  edge_fetch.c    records: READ, borrow
- *   edge_wait.c     waiting for one edge or many                            edge_receives.c RECVs for immediates
+ *   edge_wire.c     an answer becomes an edge; its end                      edge_receives.c RECVs for immediates
+ *   edge_post.c     operations, alone and with one doorbell                 edge_stage.c, edge_dynamic.c, edge_many.c: kinds of sends
+ *   edge_sent.c     what became of a tensor that was sent
  *
  * Locks: edge->turn guards what its comment says; taken after device->lock, before a link's turn. Whoever holds it never takes
  * device->lock and never sleeps. The control plane (device->lock held) joins and ends edges. */
@@ -74,7 +76,9 @@ typedef struct rt_edge_sent {
     int64_t ops[RT_EDGE_STRIPES_MAX]; /* numbers of operations that are not collected yet, or 0 */
     rt_region *kept;                  /* dynamic: counted in region->operations until the release */
     rt_edge_memory staging;           /* dynamic: where the tensor was copied to, until the release */
-    rt_copy *copies;                  /* RT_EDGE_COPIES × stripes, or more where a tensor is gathered from many places */
+    uint64_t plain_address;           /* of the contiguous tensor that `copies` are of, in plain_region, or 0 */
+    const rt_region *plain_region;
+    rt_copy *copies; /* RT_EDGE_COPIES × stripes, or more where a tensor is gathered from many places */
     uint32_t copies_max;
 } rt_edge_sent;
 enum { RT_EDGE_COPIES = 6 }; /* of one stripe: BEGUN, NOTE, two of payload, trailer, FLAG */
@@ -128,6 +132,7 @@ struct rt_edge {
     rt_link *links[RT_EDGE_STRIPES_MAX];
     uint16_t number;
     bool verify;
+    bool plain;          /* a small tensor is a payload and a flag, and both are written when posted */
     uint64_t eager_size; /* dynamic */
 
     rt_edge_memory slots; /* receiver. Dynamic sender: a block of registration 0 */
@@ -222,10 +227,34 @@ bool rt_edge_span(const rt_edge_tensor *tensor, uint64_t item_size, uint64_t *ad
 /* Fills contiguous strides where there are none; RT_E_INVALID with the detail for what is not the edge's. */
 int rt_edge_check_tensor(const rt_edge *edge, const rt_edge_tensor *tensor, uint64_t *size_out, rt_detail *detail);
 
+/* ---- edge_post.c ---- */
+
+/* Takes an operation of each of the links, or of none: RT_E_BUSY, after a look for some that have ended. */
+int rt_edge_reserve(rt_link *const *links, uint32_t count, rt_op **ops_out);
+/* Posts copies as an operation that was reserved. */
+int rt_edge_post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
+
+/* rt_link_post_small, with the link's turn taken and left. */
+bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
+
+/* Operations of one link that will share a doorbell. */
+typedef struct rt_edge_together {
+    rt_link *link;
+    uint32_t count, copies;
+    rt_op *ops[RT_POST_BATCH];
+} rt_edge_together;
+/* Adds copies as an operation with a number; posts what was gathered before when it must. RT_E_BUSY: no operation is free. */
+int rt_edge_together_add(rt_edge_together *together, rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
+void rt_edge_together_flush(rt_edge_together *together);
+
 /* ---- edge_send.c, edge_stage.c ---- */
+/* RT_OK: this end of the edge may send. */
+int rt_edge_check_sender(const rt_edge *edge);
+/* One of many sends; as rt_edge_send. */
+int64_t rt_edge_send_one(const rt_edge_sending *one, int64_t end_ns, rt_edge_together *together);
 /* Posts copies as one operation of a link: RT_OK, and *number_out is 0 when it is finished. RT_E_BUSY: no operation is free. */
 int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
-/* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. In edge.c. */
+/* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. */
 int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count);
 /* Makes the copies of one stripe. `payload` describes where the bytes are. Returns how many. */
 uint32_t rt_edge_copies_of(const rt_edge *edge, const rt_edge_plan *plan, uint64_t sequence, uint32_t stripe, uint32_t crc,

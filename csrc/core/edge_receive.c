@@ -129,26 +129,6 @@ int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns)
     return status == RT_OK ? (int64_t)receive.sequence : status;
 }
 
-int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, int64_t *sequences_out, int32_t *status_out)
-{
-    int64_t end_ns = 0; /* the clock is looked at when something has to be waited for */
-    *status_out = RT_OK;
-    for (uint64_t index = 0; index < count; index++) {
-        int64_t sequence = rt_edge_receive_static(edges[index], 0);
-        if (sequence == RT_E_AGAIN && timeout_ns > 0) {
-            end_ns = end_ns != 0 ? end_ns : rt_edge_slice_end(edges[index]->device, timeout_ns);
-            int64_t left_ns = end_ns - rt_device_time(edges[index]->device);
-            sequence = left_ns > 0 ? rt_edge_receive_static(edges[index], left_ns) : RT_E_AGAIN;
-        }
-        if (sequence < 0) {
-            *status_out = (int32_t)sequence;
-            return (int64_t)index;
-        }
-        sequences_out[index] = sequence;
-    }
-    return (int64_t)count;
-}
-
 int rt_edge_receive(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out)
 {
     receiving receive = {.edge = edge, .arrival = arrival_out};
@@ -192,7 +172,8 @@ void rt_edge_give_credit(rt_edge *edge)
     int64_t number = 0;
     rt_store_release_u64((uint64_t *)(void *)edge->lines.address, word);
     int64_t end_ns = edge->device->limits.completes_in_post ? INT64_MAX : 0;
-    if (rt_edge_post(edge->links[0], &edge->credit_copy, 1, end_ns, &number) != RT_OK) {
+    bool small = edge->device->limits.completes_in_post && rt_edge_post_small(edge->links[0], &edge->credit_copy, 1, &number);
+    if (!small && rt_edge_post(edge->links[0], &edge->credit_copy, 1, end_ns, &number) != RT_OK) {
         edge->credit_owed = rt_channel_state(edge->channel) == RT_CHANNEL_READY;
         return;
     }

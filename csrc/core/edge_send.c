@@ -19,6 +19,7 @@ typedef struct sending {
     uint64_t size, item_size;
     uint64_t sequence;
     int64_t end_ns;
+    rt_edge_together *together; /* of many sends, or NULL */
     bool waited;
 } sending;
 
@@ -101,49 +102,6 @@ static int look_credit(void *object)
 }
 
 /* ---- copies ---- */
-
-/* Takes an operation of each of the links, or of none: RT_E_BUSY, after a look for some that have ended. */
-static int reserve(rt_link *const *links, uint32_t count, rt_op **ops_out)
-{
-    for (uint32_t index = 0; index < count; index++) {
-        rt_turn_take(&links[index]->turn);
-        ops_out[index] = rt_op_take(links[index]);
-        rt_turn_leave(&links[index]->turn);
-        if (ops_out[index] != NULL)
-            continue;
-        rt_queue_step(links[index]->queue);
-        for (uint32_t taken = 0; taken < index; taken++) {
-            rt_turn_take(&links[taken]->turn);
-            rt_op_give(links[taken], ops_out[taken]);
-            rt_turn_leave(&links[taken]->turn);
-        }
-        return RT_E_BUSY;
-    }
-    return RT_OK;
-}
-
-/* Posts copies as an operation that was reserved. */
-static int post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out)
-{
-    rt_turn_take(&link->turn);
-    if (link->shut) {
-        rt_op_give(link, op);
-        rt_turn_leave(&link->turn);
-        return rt_channel_refuse(link->channel, NULL);
-    }
-    if (count == 1)
-        op->single = copies[0];
-    op->cursor = (rt_cursor){count == 1 ? &op->single : copies, count, 0, 0};
-    *number_out = rt_op_begin(link, op, true, end_ns);
-    return RT_OK;
-}
-
-int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out)
-{
-    rt_op *op;
-    int status = reserve(&link, 1, &op);
-    return status == RT_OK ? post_reserved(link, op, copies, count, end_ns, number_out) : status;
-}
 
 static uint64_t source_stride(const rt_edge *edge)
 {
@@ -281,16 +239,63 @@ static rt_copy *copies_for(rt_edge_sent *sent, uint64_t runs, uint32_t stripes)
     return sent->copies;
 }
 
+static void count_sent(const sending *send)
+{
+    rt_edge *edge = send->edge;
+    rt_edge_sender_sent(&edge->tx, send->sequence);
+    edge->stats.transfers++;
+    edge->stats.bytes += send->size;
+}
+
+/* The short way of the usual case: a small contiguous tensor and its flag, where posting is copying. The copies of a tensor that is sent
+ * again from the same place are those of the last time; only the sequence is new. False: go the long way. edge->turn held. */
+static bool post_plain(const sending *send, const rt_region *region, int64_t *result_out)
+{
+    rt_edge *edge = send->edge;
+    const rt_edge_wiring *wiring = &edge->wiring;
+    if (!edge->plain || send->size > UNTIMED_MAX || send->size == 0)
+        return false;
+    uint32_t slot = rt_edge_slot(&wiring->layout, send->sequence);
+    rt_edge_sent *sent = &edge->sent[slot];
+    uint64_t address = send->tensor->address;
+    if (sent->plain_address == address && sent->plain_region == region) {
+        memcpy(rt_edge_source_of(edge, slot, 0) + RT_EDGE_SOURCE_LINE + RT_EDGE_LINE_FLAG, &send->sequence,
+               sizeof send->sequence);
+    } else {
+        rt_edge_plan plan;
+        rt_edge_plan_make(wiring, send->sequence, 0, 0, send->size, 0, &plan);
+        const rt_copy payload = {.region = (uint64_t)(uintptr_t)region,
+                                 .region_offset = address - (uint64_t)(uintptr_t)region->address,
+                                 .remote = (uint64_t)(uintptr_t)edge->slots_remote,
+                                 .remote_offset = rt_edge_slot_offset(&wiring->layout, slot),
+                                 .size = send->size,
+                                 .direction = RT_WRITE};
+        uint32_t count = rt_edge_copies_of(edge, &plan, send->sequence, 0, 0, &payload, 1, sent->copies);
+        assert(count == 2);
+        sent->plain_address = address;
+        sent->plain_region = region;
+    }
+    if (!rt_edge_post_small(edge->links[0], sent->copies, 2, &sent->ops[0]))
+        return false;
+    sent->sequence = send->sequence;
+    count_sent(send);
+    *result_out = sent->ops[0] == 0 ? 0 : (int64_t)send->sequence;
+    return true;
+}
+
 /* Posts a tensor that lies in a region, stripe by stripe. edge->turn held. */
 static int64_t post_static(const sending *send, const rt_region *region, uint64_t runs)
 {
     rt_edge *edge = send->edge;
+    bool joins = send->together != NULL && !edge->device->limits.completes_in_post && edge->wiring.layout.stripes == 1 &&
+                 runs <= 1 && send->size <= UNTIMED_MAX;
     const rt_edge_layout *layout = &edge->wiring.layout;
     rt_edge_sent *sent = &edge->sent[send->sequence % edge->tx.slots];
     rt_copy *copies = copies_for(sent, 2 * runs, layout->stripes); /* a run at a stripe's border counts twice */
     rt_op *ops[RT_EDGE_STRIPES_MAX];
     bool pending = false;
-    int status = copies == NULL ? RT_E_NO_MEMORY : reserve(edge->links, layout->stripes, ops);
+    sent->plain_address = 0;
+    int status = copies == NULL ? RT_E_NO_MEMORY : joins ? RT_OK : rt_edge_reserve(edge->links, layout->stripes, ops);
     if (status != RT_OK)
         return status;
     sent->sequence = send->sequence;
@@ -304,16 +309,15 @@ static int64_t post_static(const sending *send, const rt_region *region, uint64_
         uint32_t parts = payload_copies(send, region, from, size, slot_offset + from, payload);
         uint32_t count = rt_edge_copies_of(edge, &plan, send->sequence, stripe, crc, payload, parts, copies);
         int64_t end_ns = size > UNTIMED_MAX || !edge->device->limits.completes_in_post ? send->end_ns : INT64_MAX;
-        int posted = post_reserved(edge->links[stripe], ops[stripe], copies, count, end_ns, &sent->ops[stripe]);
+        int posted = joins ? rt_edge_together_add(send->together, edge->links[0], copies, count, &sent->ops[0])
+                           : rt_edge_post_reserved(edge->links[stripe], ops[stripe], copies, count, end_ns, &sent->ops[stripe]);
         status = posted != RT_OK ? posted : status; /* the channel is at its end */
         pending = pending || sent->ops[stripe] != 0;
         copies += RT_EDGE_COPIES + parts;
     }
     if (status != RT_OK)
         return status;
-    rt_edge_sender_sent(&edge->tx, send->sequence);
-    edge->stats.transfers++;
-    edge->stats.bytes += send->size;
+    count_sent(send);
     return pending ? (int64_t)send->sequence : 0;
 }
 
@@ -358,17 +362,16 @@ static int64_t send_static(sending *send)
         region = edge->staging_wanted || !gathers(edge, runs, run_size) ? NULL : rt_edge_region_of(edge, address, span, &left);
     }
     int64_t result = left ? rt_edge_may_send(edge, &send->sequence) : RT_OK;
-    if (result == RT_OK && region != NULL)
-        result = post_static(send, region, send->size == 0 ? 0 : runs);
-    else if (result == RT_OK)
-        result = send_staged(send);
+    bool plain = result == RT_OK && region != NULL && runs == 1 && post_plain(send, region, &result);
+    if (result == RT_OK && !plain)
+        result = region != NULL ? post_static(send, region, send->size == 0 ? 0 : runs) : send_staged(send);
     rt_turn_leave(&edge->turn);
     return result == RT_E_BUSY ? RT_E_AGAIN : result;
 }
 
 /* ---- the calls ---- */
 
-static int check_sender(const rt_edge *edge)
+int rt_edge_check_sender(const rt_edge *edge)
 {
     if (rt_forked())
         return RT_E_FORKED;
@@ -379,109 +382,75 @@ static int check_sender(const rt_edge *edge)
     return RT_OK;
 }
 
-int64_t rt_edge_send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t timeout_ns)
+/* Sends when there is credit. What was gathered for one doorbell goes before this waits: it may be what brings the credit. */
+static int64_t send_when_due(sending *send, int64_t end_ns)
 {
-    int status = check_sender(edge);
+    int status = look_credit(send);
+    if (status == RT_E_AGAIN && send->together != NULL)
+        rt_edge_together_flush(send->together);
+    if (status == RT_E_AGAIN)
+        status = rt_wait_memory(send->edge->device, look_credit, send, end_ns);
+    return status == RT_OK ? send_static(send) : status;
+}
+
+static int64_t send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t end_ns, rt_edge_together *together)
+{
+    int status = rt_edge_check_sender(edge);
     uint64_t size = 0;
     if (status == RT_OK)
         status = rt_edge_check_tensor(edge, tensor, &size, NULL);
     if (status != RT_OK)
         return status;
-    int64_t end_ns = rt_edge_slice_end(edge->device, timeout_ns);
     if (edge->terms.edge_kind == RT_EDGE_DYNAMIC)
         return rt_edge_send_dynamic(edge, tensor, size, end_ns);
-    sending send = {.edge = edge, .tensor = tensor, .size = size, .item_size = rt_dtype_size(tensor->dtype), .end_ns = end_ns};
-    status = rt_wait_memory(edge->device, look_credit, &send, end_ns);
-    return status == RT_OK ? send_static(&send) : status;
+    sending send = {.edge = edge, .tensor = tensor, .size = size, .end_ns = end_ns, .together = together};
+    send.item_size = rt_dtype_size(tensor->dtype);
+    return send_when_due(&send, end_ns);
+}
+
+int64_t rt_edge_send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t timeout_ns)
+{
+    return rt_forked() ? RT_E_FORKED : send_tensor(edge, tensor, rt_edge_slice_end(edge->device, timeout_ns), NULL);
+}
+
+/* A contiguous tensor of a static edge. */
+static int prepare_plain(sending *send, uint64_t address)
+{
+    rt_edge *edge = send->edge;
+    int status = rt_edge_check_sender(edge);
+    if (status != RT_OK)
+        return status;
+    if (edge->terms.edge_kind != RT_EDGE_STATIC || send->size != edge->wiring.layout.payload_size)
+        return RT_E_INVALID;
+    send->item_size = 1;
+    send->plain.address = address;
+    send->plain.rank = 1;
+    send->plain.dims[0] = send->size;
+    send->tensor = &send->plain;
+    return RT_OK;
+}
+
+int64_t rt_edge_send_one(const rt_edge_sending *one, int64_t end_ns, rt_edge_together *together)
+{
+    rt_edge *edge = (rt_edge *)(uintptr_t)one->edge;
+    const rt_edge_tensor *tensor = (const rt_edge_tensor *)(uintptr_t)one->tensor;
+    if (tensor != NULL)
+        return send_tensor(edge, tensor, end_ns, together);
+    sending send = {.edge = edge, .size = one->size, .end_ns = end_ns, .together = together};
+    int status = prepare_plain(&send, one->address);
+    return status == RT_OK ? send_when_due(&send, end_ns) : status;
 }
 
 int64_t rt_edge_send(rt_edge *edge, uint64_t address, uint64_t size, int64_t timeout_ns)
 {
-    int status = check_sender(edge);
+    sending send = {.edge = edge, .size = size};
+    int status = prepare_plain(&send, address);
     if (status != RT_OK)
         return status;
-    if (edge->terms.edge_kind != RT_EDGE_STATIC || size != edge->wiring.layout.payload_size)
-        return RT_E_INVALID;
-    sending send = {.edge = edge, .size = size, .item_size = 1};
-    send.plain.address = address;
-    send.plain.rank = 1;
-    send.plain.dims[0] = size;
-    send.tensor = &send.plain;
     status = look_credit(&send); /* the usual case costs no look at the clock */
     bool timed = status == RT_E_AGAIN || size > UNTIMED_MAX || !edge->device->limits.completes_in_post;
     send.end_ns = timed ? rt_edge_slice_end(edge->device, timeout_ns) : INT64_MAX;
     if (status == RT_E_AGAIN)
         status = rt_wait_memory(edge->device, look_credit, &send, send.end_ns);
     return status == RT_OK ? send_static(&send) : status;
-}
-
-/* ---- what became of it ---- */
-
-typedef struct question {
-    rt_edge *edge;
-    uint64_t sequence;
-    int64_t end_ns;
-    bool released; /* asked for: the release, not only the end of the WRITEs */
-} question;
-
-/* RT_OK: the tensor is needed no more. */
-static int look_sent(void *object)
-{
-    const question *ask = object;
-    rt_edge *edge = ask->edge;
-    rt_turn_take(&edge->turn);
-    rt_edge_sent *sent = &edge->sent[ask->sequence % edge->tx.slots];
-    int status = RT_OK;
-    if (edge->stage != NULL && edge->stage->sequence != 0)
-        status = rt_edge_stage_run(edge, ask->end_ns);
-    if (status == RT_OK && sent->sequence == ask->sequence)
-        status = rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);
-    int credit = rt_edge_take_credit(edge);
-    bool by_release = edge->terms.flow == RT_EDGE_FLOW_CREDIT && (ask->released || edge->terms.edge_kind == RT_EDGE_DYNAMIC);
-    if (status == RT_OK && by_release && ask->sequence > edge->tx.released) {
-        status = credit != RT_OK ? credit : edge->tx.state == RT_EDGE_OVER ? edge->tx.failure : RT_E_AGAIN;
-        bool quiet = edge->tx.state == RT_EDGE_OVER || credit == RT_OK;
-        status = quiet ? status : RT_E_AGAIN; /* the peer may still read it until the links are shut */
-    }
-    rt_turn_leave(&edge->turn);
-    return status;
-}
-
-static int wait_for(rt_edge *edge, uint64_t sequence, bool released, int64_t timeout_ns)
-{
-    int status = check_sender(edge);
-    if (status != RT_OK)
-        return status;
-    if (sequence == 0)
-        return RT_OK;
-    question ask = {.edge = edge, .sequence = sequence, .released = released};
-    ask.end_ns = rt_edge_slice_end(edge->device, timeout_ns);
-    return rt_wait_memory(edge->device, look_sent, &ask, ask.end_ns);
-}
-
-int rt_edge_wait_sent(rt_edge *edge, uint64_t sequence, int64_t timeout_ns)
-{
-    return wait_for(edge, sequence, false, timeout_ns);
-}
-
-int rt_edge_wait_released(rt_edge *edge, uint64_t sequence, int64_t timeout_ns)
-{
-    return wait_for(edge, sequence, true, timeout_ns);
-}
-
-int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out)
-{
-    *status_out = RT_OK;
-    for (uint64_t index = 0; index < count; index++) {
-        const rt_edge_sending *one = &sends[index];
-        rt_edge *edge = (rt_edge *)(uintptr_t)one->edge;
-        const rt_edge_tensor *tensor = (const rt_edge_tensor *)(uintptr_t)one->tensor;
-        int64_t result = tensor != NULL ? rt_edge_send_tensor(edge, tensor, timeout_ns)
-                                        : rt_edge_send(edge, one->address, one->size, timeout_ns);
-        if (result < 0) {
-            *status_out = (int32_t)result;
-            return (int64_t)index;
-        }
-    }
-    return (int64_t)count;
 }

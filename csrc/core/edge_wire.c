@@ -37,6 +37,8 @@ static void wire(rt_edge *edge, const rt_edge_message *answer, const rt_edge_lay
         edge->wiring.mode = answer->modes == 1u << mode ? (uint8_t)mode : edge->wiring.mode;
     for (uint32_t stripe = 0; stripe < layout->stripes; stripe++)
         edge->links[stripe] = &edge->channel->links[(first + stripe) % edge->channel->link_count];
+    edge->plain = limits->completes_in_post && layout->stripes == 1 && edge->wiring.mode == RT_EDGE_CHAINED &&
+                  !edge->wiring.verify && !edge->wiring.loop_check;
     edge->verify = answer->verify != 0;
     edge->eager_size = answer->eager_size;
     edge->trusting = edge->wiring.mode == RT_EDGE_TAIL && edge->trusting;

@@ -235,6 +235,69 @@ void rt_op_forget(rt_channel *channel, int64_t number)
     rt_turn_leave(&link->turn);
 }
 
+int64_t rt_op_hold(rt_link *link, rt_op *op)
+{
+    int64_t number = number_of(link, op);
+    atomic_store_explicit(&op->number, number, memory_order_relaxed);
+    return number;
+}
+
+int64_t rt_op_adopt(rt_link *link, const rt_copy *copies, uint32_t count)
+{
+    rt_op *op = rt_op_take(link);
+    assert(op != NULL);
+    op->cursor = (rt_cursor){copies, count, 0, 0};
+    pin(link, op);
+    return rt_op_hold(link, op);
+}
+
+/* How one of several ended up: finished, on its way, or to be moved on. Link turn held. */
+static void settle_one(rt_link *link, rt_op *op)
+{
+    bool posted = op->cursor.index == op->cursor.count || op->cancelled;
+    if (posted && op->outstanding == 0) {
+        if (op->status == RT_OK)
+            atomic_store_explicit(&op->number, 0, memory_order_relaxed); /* who holds it finds nothing: it is over */
+        rt_op_end(link, op);
+        return;
+    }
+    if (!op->pinned)
+        pin(link, op);
+    link->stats.waits++;
+    if (!posted)
+        rt_op_starve(link, op);
+}
+
+int rt_op_settle(rt_link *link, int64_t number)
+{
+    rt_op *op = &link->ops[number & (RT_OPS_PER_LINK - 1)];
+    int status = op->status;
+    settle_one(link, op);
+    return status;
+}
+
+int rt_ops_begin(rt_link *link, rt_op *const *ops, uint32_t count)
+{
+    int status = RT_OK;
+    bool shut = link->shut, wait = !rt_list_empty(&link->starved_ops);
+    for (uint32_t index = 0; index < count; index++) {
+        if (!link->channel->device->limits.completes_in_post || wait)
+            pin(link, ops[index]);
+        if (!shut)
+            continue;
+        ops[index]->cancelled = true;
+        ops[index]->status = RT_E_FLUSHED;
+    }
+    if (!shut && !wait)
+        status = rt_link_post_together(link, ops, count);
+    for (uint32_t index = 0; index < count; index++)
+        settle_one(link, ops[index]);
+    rt_turn_leave(&link->turn);
+    if (status != RT_OK)
+        rt_link_fail(link, status, "posting");
+    return status;
+}
+
 /* What is not posted never will be; what is stays quarantined until it retires, for which a completion may have to be asked for. */
 static int64_t abandon(rt_link *link, rt_op *op)
 {

@@ -56,10 +56,10 @@ static void cursor_step(rt_cursor *cursor, uint64_t size)
     }
 }
 
-/* Moves a cursor past the first items that were built from it. */
-static void cursor_skip(rt_cursor *cursor, const rt_batch *batch, uint32_t count)
+/* Moves a cursor past items [first, end) of a batch, which were built from it. */
+static void cursor_skip(rt_cursor *cursor, const rt_batch *batch, uint32_t first, uint32_t end)
 {
-    for (uint32_t index = 0; index < count; index++) {
+    for (uint32_t index = first; index < end; index++) {
         const rt_work *work = &batch->works[index];
         for (uint32_t part = 0; part < work->segment_count; part++) {
             while (cursor->copies[cursor->index].size == 0 && !speaks(&cursor->copies[cursor->index]))
@@ -127,11 +127,15 @@ static void build_item(const rt_link *link, rt_cursor *cursor, rt_batch *batch, 
         work->flags = RT_WORK_INLINE;
 }
 
-/* Fills the batch from a cursor, which it moves, up to `room` items and about `budget` bytes. */
-static void build(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint32_t room, uint64_t budget)
+static void batch_clear(rt_batch *batch)
 {
     batch->count = batch->segment_count = 0;
     batch->bytes = 0;
+}
+
+/* Adds to the batch from a cursor, which it moves, up to `room` items and about `budget` bytes in all. */
+static void build(const rt_link *link, rt_cursor *cursor, rt_batch *batch, uint32_t room, uint64_t budget)
+{
     while (!cursor_at_end(cursor) && batch->count < room && batch->segment_count < RT_POST_BATCH && batch->bytes < budget) {
         uint64_t size = next_size(link, cursor, budget - batch->bytes);
         if (size != 0 || speaks(&cursor->copies[cursor->index]))
@@ -156,12 +160,13 @@ static void number(rt_link *link, rt_batch *batch)
     }
 }
 
-/* Enters what the provider accepted. When all of it is finished, only counters change; else every item takes its place in the
- * ring, so that tokens say where: the finished ones retire with the first completion behind them, as unsignaled ones do. */
-static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted posted)
+/* Enters what the provider accepted of an operation's items [first, end). When all of the batch is finished, only counters change;
+ * else every item takes its place in the ring, so that tokens say where: the finished ones retire with the first completion behind
+ * them, as unsignaled ones do. */
+static void enter_items(rt_link *link, rt_op *op, const rt_batch *batch, uint32_t first, uint32_t end, rt_posted posted)
 {
     assert(posted.completed <= posted.accepted && posted.accepted <= batch->count);
-    for (uint32_t index = 0; index < posted.accepted; index++) {
+    for (uint32_t index = first; index < end && index < posted.accepted; index++) {
         const rt_work *work = &batch->works[index];
         uint64_t size = work->segments[0].size;
         for (uint32_t part = 1; part < work->segment_count; part++)
@@ -177,6 +182,13 @@ static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted pos
         link->unsignaled = (work->flags & RT_WORK_SIGNALED) != 0 ? 0 : link->unsignaled + 1;
         op->outstanding++;
     }
+}
+
+/* The same of a batch that is one operation's, and the counters of any. */
+static void enter(rt_link *link, rt_op *op, const rt_batch *batch, rt_posted posted)
+{
+    if (op != NULL)
+        enter_items(link, op, batch, 0, batch->count, posted);
     link->stats.doorbells++;
     link->stats.work_items += posted.accepted;
     link->last_posted += posted.accepted;
@@ -192,6 +204,7 @@ int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
         if (room == 0 || budget == 0)
             return RT_E_AGAIN;
         rt_cursor before = op->cursor;
+        batch_clear(&batch);
         build(link, &op->cursor, &batch, room < RT_POST_BATCH ? room : RT_POST_BATCH, budget);
         if (batch.count == 0)
             continue;
@@ -206,12 +219,87 @@ int rt_link_post(rt_link *link, rt_op *op, uint64_t budget)
         }
         if (posted.accepted < batch.count) {
             op->cursor = before;
-            cursor_skip(&op->cursor, &batch, posted.accepted);
+            cursor_skip(&op->cursor, &batch, 0, posted.accepted);
             return RT_E_AGAIN;
         }
         budget -= batch.bytes < budget ? batch.bytes : budget;
     }
     return RT_OK;
+}
+
+bool rt_link_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out)
+{
+    const rt_device *device = link->channel->device;
+    rt_batch batch;
+    assert(count <= RT_SMALL_COPIES_MAX && device->limits.completes_in_post);
+    if (link->shut || !rt_list_empty(&link->starved_ops) || rt_list_empty(&link->free_ops))
+        return false;
+    batch.count = batch.segment_count = count;
+    for (uint32_t index = 0; index < count; index++) {
+        const rt_copy *copy = &copies[index];
+        const rt_region *region = region_of(copy);
+        const rt_remote *remote = remote_of(copy);
+        batch.segments[index] = (rt_segment){region->memory, region->address + copy->region_offset, copy->size};
+        batch.works[index] = (rt_work){.opcode = RT_WORK_WRITE,
+                                       .segment_count = 1,
+                                       .segments = &batch.segments[index],
+                                       .remote = remote->premote,
+                                       .remote_offset = remote->offset + copy->remote_offset};
+    }
+    number(link, &batch);
+    rt_posted posted = {0, 0};
+    int status = device->provider->post(link->plink, batch.works, count, &posted);
+    *number_out = 0;
+    if (posted.completed == count) {
+        link->stats.writes += count;
+        for (uint32_t index = 0; index < count; index++)
+            link->stats.bytes_written += copies[index].size;
+        enter(link, NULL, &batch, posted);
+        return true;
+    }
+    *number_out = rt_op_adopt(link, copies, count); /* a failure is told by a completion, which finds an operation */
+    rt_op *op = &link->ops[*number_out & (RT_OPS_PER_LINK - 1)];
+    enter(link, op, &batch, posted);
+    cursor_skip(&op->cursor, &batch, 0, posted.accepted);
+    op->status = status;
+    op->cancelled = status != RT_OK;
+    return true;
+}
+
+int rt_link_post_together(rt_link *link, rt_op *const *ops, uint32_t count)
+{
+    rt_batch batch;
+    rt_cursor before[RT_POST_BATCH];
+    uint32_t first[RT_POST_BATCH + 1] = {0}, room = link->depth - (link->head - link->tail);
+    assert(count <= RT_POST_BATCH);
+    room = room < RT_POST_BATCH ? room : RT_POST_BATCH;
+    batch_clear(&batch);
+    for (uint32_t index = 0; index < count; index++) {
+        before[index] = ops[index]->cursor;
+        build(link, &ops[index]->cursor, &batch, room, UINT64_MAX);
+        first[index + 1] = batch.count;
+        if (!cursor_at_end(&ops[index]->cursor))
+            room = 0; /* what follows it must not overtake it */
+    }
+    rt_posted posted = {0, 0};
+    int status = RT_OK;
+    if (batch.count != 0) {
+        number(link, &batch);
+        status = link->channel->device->provider->post(link->plink, batch.works, batch.count, &posted);
+        enter(link, NULL, &batch, posted);
+    }
+    for (uint32_t index = 0; index < count; index++) {
+        rt_op *op = ops[index];
+        uint32_t start = first[index], end = first[index + 1];
+        enter_items(link, op, &batch, start, end, posted);
+        if (posted.accepted >= end)
+            continue;
+        op->cursor = before[index];
+        cursor_skip(&op->cursor, &batch, start, posted.accepted > start ? posted.accepted : start);
+        op->status = op->status == RT_OK ? status : op->status;
+        op->cancelled = op->cancelled || status != RT_OK;
+    }
+    return status;
 }
 
 /* A completion is owed for items of an abandoned operation that were posted unsignaled, and nothing else is to be posted that

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Sequence
 
 import rdmatensor
-from rdmatensor.cli import devices, vm
+from rdmatensor.cli import bench, devices, vm
 
 __all__ = ["main"]
 
@@ -19,6 +19,7 @@ def parser() -> argparse.ArgumentParser:
     top.add_argument("--version", action="version", version=f"rdmatensor {rdmatensor.__version__}")
     commands = top.add_subparsers(dest="command", metavar="COMMAND", required=True)
     devices.add(commands)
+    bench.add(commands)
     vm.add(commands)
     return top
 

@@ -1,4 +1,4 @@
-"""What needs torch: the torch.distributed backend, its tensors over memory of a region, and its CPU allocations from one.
+"""What needs torch: the torch.distributed backend, tensors over memory of a region, CPU allocations from a region.
 
     import rdmatensor.torch
     torch.distributed.init_process_group("rdmatensor")

@@ -99,7 +99,7 @@ def monitored_barrier(
     """
     backend = _backend_of(group)
     limit = timeout if timeout is not None else backend.options._timeout
-    (group or dist.group.WORLD).monitored_barrier(limit, wait_all_ranks)  # type: ignore[union-attr]
+    (group or dist.group.WORLD).monitored_barrier(limit, wait_all_ranks)
 
 
 def stats(group: dist.ProcessGroup | None = None) -> dict[str, int]:

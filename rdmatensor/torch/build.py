@@ -69,7 +69,7 @@ def module(name: str, source: Path, seen: tuple[Path, ...]) -> ModuleType:
         return known
     python = sysconfig.get_paths()["include"]
     api = Path(torch.__file__).parent / "include" / "torch" / "csrc" / "api" / "include"
-    flags = (f"-I{source.parent}", "-isystem", str(api), "-isystem", python, f"-DRDMATENSOR_MODULE={name}")
+    flags = ("-isystem", str(api), "-isystem", python, f"-DRDMATENSOR_MODULE={name}")
     path = built(source, flags=flags, seen=seen, libraries=("torch_python", "torch_cpu", "torch", "c10"))
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None and spec.loader is not None
@@ -101,7 +101,13 @@ def _command() -> list[str]:
 
 def _key(sources: tuple[Path, ...], command: list[str]) -> str:
     version = torch.version.git_version or ""
-    parts = [*(source.read_text(encoding="utf-8") for source in sources), torch.__version__, version, platform.machine(), *command]
+    parts = [
+        *(source.read_text(encoding="utf-8") for source in sources),
+        torch.__version__,
+        version,
+        platform.machine(),
+        *command,
+    ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 
 

@@ -142,7 +142,9 @@ def _meet(fabric: _Fabric, team: Team, store: Any, deadline: float) -> None:
         who = f"rank {peer}"
         if other["provider"] != fabric.device.provider:
             raise rt.InvalidArgument(
-                "make a process group", who, f"it uses {other['provider']} and rank {team.rank} {fabric.device.provider}"
+                "make a process group",
+                who,
+                f"it uses {other['provider']}, not {fabric.device.provider}",
             )
         device_id, ticket = bytes.fromhex(other["device"]), bytes.fromhex(other["ticket"])
         channel = fabric.channel(device_id, ticket, team.rank > peer, deadline, who)

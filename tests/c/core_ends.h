@@ -25,8 +25,8 @@ typedef struct core_setup {
     const char *provider;
     uint64_t size; /* of both regions; 0: 1 MiB */
     uint32_t queues, qps, pollers, wait_policy;
-    uint32_t rights;     /* of the far region; 0: both */
-    bool short_messages; /* message_size_max is CORE_SMALLEST_MESSAGE where that can be asked for */
+    uint32_t rights;      /* of the far region; 0: both */
+    bool short_messages;  /* message_size_max is CORE_SMALLEST_MESSAGE where that can be asked for */
     const char *promises; /* of sim, as arguments: "&orders_writes=0"; or NULL */
 } core_setup;
 

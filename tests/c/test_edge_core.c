@@ -107,7 +107,10 @@ static void strided_tensors_arrive_contiguous_and_are_staged_only_where_they_mus
         options.dims = dims;
         edge_join(&ends, place, &options);
         core_fill(ends.core.here, ROWS * PITCH, 11);
-        rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)ends.core.here, .dtype = RT_DTYPE_FLOAT32, .rank = 2, .strided = 1};
+        rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)ends.core.here,
+                                 .dtype = RT_DTYPE_FLOAT32,
+                                 .rank = 2,
+                                 .strided = 1};
         memcpy(tensor.dims, dims, sizeof dims);
         tensor.strides[0] = PITCH;
         tensor.strides[1] = 4;
@@ -164,6 +167,66 @@ static void without_credit_a_send_waits_and_sends_nothing(void)
     }
 }
 
+static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
+{
+    enum { COUNT = 24, SIZE = 64 };
+    static rt_edge *receivers[COUNT], *senders[COUNT];
+    static rt_edge_sending sends[2 * COUNT];
+    static rt_edge_arrival arrivals[COUNT];
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        const uint64_t size = SIZE;
+        edge_begin(&ends, place, 1);
+        uint32_t edges = place->mode == RT_EDGE_IMMEDIATE ? 8 : COUNT; /* each of those keeps receives posted */
+        for (uint32_t index = 0; index < edges; index++) {
+            char name[16];
+            snprintf(name, sizeof name, "many %u", index);
+            rt_edge_options options = edge_options(name);
+            options.dtype = RT_DTYPE_UINT8;
+            options.rank = 1;
+            options.dims = &size;
+            edge_join(&ends, place, &options);
+            senders[index] = ends.sender;
+            receivers[index] = ends.receiver;
+        }
+        core_fill(ends.core.here, 2 * COUNT * SIZE, 5);
+        for (uint32_t index = 0; index < 2 * edges; index++)
+            sends[index] = (rt_edge_sending){.edge = (uint64_t)(uintptr_t)senders[index % edges],
+                                             .address = (uint64_t)(uintptr_t)ends.core.here + index * SIZE,
+                                             .size = SIZE};
+        uint64_t doorbells = core_stats(ends.core.channel).doorbells;
+        int32_t status = RT_OK;
+        CHECK_INT(rt_edges_send_many(sends, 2 * edges, RT_SLICE_NS, &status), 2 * edges);
+        CHECK_INT(status, RT_OK);
+        if (place->promises == NULL &&
+            strcmp(place->provider, "shm") != 0) /* where posting is copying there is no bell to save */
+            CHECK(core_stats(ends.core.channel).doorbells - doorbells <= 2 * edges / 8 + 1);
+        CHECK_INT(rt_edges_send_many(sends, 1, 1000, &status), 0); /* no credit is left */
+        CHECK_INT(status, RT_E_AGAIN);
+        for (uint32_t round = 0; round < 2; round++) {
+            uint64_t got = 0;
+            for (int tries = 0; got < edges && tries < 400; tries++) {
+                got += (uint64_t)rt_edges_receive_many(receivers + got, edges - got, RT_SLICE_NS, arrivals + got, &status);
+                rt_device_progress(ends.core.near);
+            }
+            CHECK_INT(got, edges);
+            for (uint32_t index = 0; index < edges; index++) {
+                CHECK_INT(arrivals[index].sequence, round + 1);
+                CHECK_BYTES((const void *)(uintptr_t)arrivals[index].address, ends.core.here + (round * edges + index) * SIZE,
+                            SIZE);
+                CHECK_INT(rt_edge_release(receivers[index], round + 1), RT_OK);
+            }
+        }
+        for (uint32_t index = 0; index < edges; index++) {
+            rt_edge_drop(senders[index]);
+            rt_edge_drop(receivers[index]);
+        }
+        ends.sender = ends.receiver = NULL;
+        edge_end(&ends);
+    }
+}
+
 /* ---- dynamic edges ---- */
 
 typedef struct dynamic_case {
@@ -201,8 +264,9 @@ static void check_dynamic(edge_ends *ends, const dynamic_case *given, uint32_t s
 
 static void dynamic_tensors_arrive_eagerly_or_by_read(void)
 {
-    static const dynamic_case cases[] = {{0, true},    {1, true},      {64, false},     {511, true},   {512, false},  {513, true},
-                                         {513, false}, {100003, true}, {100003, false}, {65536, true}, {999999, false}};
+    static const dynamic_case cases[] = {{0, true},       {1, true},     {64, false},    {511, true},
+                                         {512, false},    {513, true},   {513, false},   {100003, true},
+                                         {100003, false}, {65536, true}, {999999, false}};
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
@@ -260,6 +324,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_large_tensor_is_striped_over_qps),
     CHECK_TEST(strided_tensors_arrive_contiguous_and_are_staged_only_where_they_must_be),
     CHECK_TEST(without_credit_a_send_waits_and_sends_nothing),
+    CHECK_TEST(many_sends_share_doorbells_and_arrive_each_on_its_edge),
     CHECK_TEST(dynamic_tensors_arrive_eagerly_or_by_read),
     CHECK_TEST(a_kept_promise_of_the_loop_needs_no_credit_and_a_broken_one_is_caught),
 };

@@ -172,7 +172,8 @@ static void an_end_in_the_middle_reaches_both_sides_and_nothing_torn_is_received
             pthread_join(senders[index], NULL);
             pthread_join(receivers[index], NULL);
             CHECK_INT(lanes[index].status, RT_E_CLOSED);
-            CHECK(mirrors[index].status == RT_E_PEER_CLOSED || mirrors[index].status == RT_E_PEER_LOST); /* a link may tell first */
+            CHECK(mirrors[index].status == RT_E_PEER_CLOSED ||
+                  mirrors[index].status == RT_E_PEER_LOST); /* a link may tell first */
             CHECK_INT(mirrors[index].wrong, 0);
         }
         close_lanes(lanes);

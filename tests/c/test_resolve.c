@@ -18,7 +18,7 @@ static _Atomic uint32_t asked, answered;
 /* Addresses go to the real one. A name waits for `answers`; "gone.test" is then not known, others are 127.0.0.1. */
 int getaddrinfo(const char *host, const char *port, const struct addrinfo *hints, struct addrinfo **out)
 {
-    static int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
+    int (*real)(const char *, const char *, const struct addrinfo *, struct addrinfo **);
     *(void **)(&real) = dlsym(RTLD_NEXT, "getaddrinfo");
     if ((hints->ai_flags & AI_NUMERICHOST) != 0)
         return real(host, port, hints, out);

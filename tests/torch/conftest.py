@@ -8,7 +8,7 @@ import pytest
 
 pytest.importorskip("torch", reason="torch is not installed: `make torch` installs it")
 
-from ranks import Ranks  # noqa: E402
+from ranks import Ranks
 
 
 @pytest.fixture(scope="session")

@@ -27,6 +27,10 @@ def parameters(net: nn.Module) -> list[torch.Tensor]:
     return [parameter.detach().clone() for parameter in net.parameters()]
 
 
+def gradients(net: nn.Module) -> list[torch.Tensor]:
+    return [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+
+
 def train(net: nn.Module, rank: int, steps: int, optimizer: Any = None) -> list[torch.Tensor]:
     optimizer = optimizer or torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
     losses = []
@@ -47,7 +51,11 @@ def data_parallel(rank: int, size: int) -> list[torch.Tensor]:
     with net.no_sync():
         nn.functional.cross_entropy(net(batch(rank, 8)[0]), batch(rank, 8)[1]).backward()
     nn.functional.cross_entropy(net(batch(rank, 9)[0]), batch(rank, 9)[1]).backward()
-    return losses + parameters(net) + [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+    return (
+        losses
+        + parameters(net)
+        + [parameter.grad.clone() for parameter in net.parameters() if parameter.grad is not None]
+    )
 
 
 def hooks(rank: int, size: int) -> list[torch.Tensor]:
@@ -99,7 +107,9 @@ def pipeline(rank: int, size: int) -> list[torch.Tensor]:
             runner.step(target=target, losses=losses)
         else:
             runner.step()
-        found += [loss.detach() for loss in losses] + [p.grad.clone() for p in layers[rank].parameters() if p.grad is not None]
+        found += [loss.detach() for loss in losses] + [
+            p.grad.clone() for p in layers[rank].parameters() if p.grad is not None
+        ]
     return found
 
 
@@ -118,7 +128,7 @@ def redistributed(rank: int, size: int) -> list[torch.Tensor]:
         turned.redistribute(placements=[Replicate()]).to_local(),
         partial.redistribute(placements=[Replicate()]).to_local(),
         partial.redistribute(placements=[Shard(0)]).to_local(),
-        (spread @ whole.t().contiguous() if False else spread.sum()).full_tensor(),
+        spread.sum().full_tensor(),
     ]
 
 

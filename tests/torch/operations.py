@@ -68,13 +68,17 @@ def spreads(rank: int, size: int) -> dict[str, torch.Tensor]:
             if kept is not None:
                 found[f"gather {count} {root}"] = torch.stack(kept)
             out = torch.empty(count)
-            dist.scatter(out, [values("float32", count, other + 7) for other in range(size)] if rank == root else None, root)
+            dist.scatter(
+                out, [values("float32", count, other + 7) for other in range(size)] if rank == root else None, root
+            )
             found[f"scatter {count} {root}"] = out
         out = torch.empty(count)
         dist.reduce_scatter(out, [values("float32", count, rank + 10 * other) for other in range(size)])
         found[f"reduce_scatter {count}"] = out
         out = torch.empty(count)
-        dist.reduce_scatter_tensor(out, torch.cat([values("float32", count, rank + 10 * other) for other in range(size)]))
+        dist.reduce_scatter_tensor(
+            out, torch.cat([values("float32", count, rank + 10 * other) for other in range(size)])
+        )
         found[f"reduce_scatter_tensor {count}"] = out
         out = torch.empty(size * count)
         dist.all_to_all_single(out, torch.cat([values("float32", count, rank + 10 * other) for other in range(size)]))
@@ -121,7 +125,10 @@ def passes(rank: int, size: int) -> dict[str, torch.Tensor]:
     else:
         dist.send(torch.tensor([rank * 11]), 0, tag=9)
     out = torch.empty(300_000)
-    operations = [dist.P2POp(dist.isend, torch.full((300_000,), float(rank)), after), dist.P2POp(dist.irecv, out, before)]
+    operations = [
+        dist.P2POp(dist.isend, torch.full((300_000,), float(rank)), after),
+        dist.P2POp(dist.irecv, out, before),
+    ]
     for work in dist.batch_isend_irecv(operations):
         work.wait()
     found["batch"] = out

@@ -103,7 +103,7 @@ class Ranks:
             left = [rank for rank in range(size) if rank not in found]
             ready = wait([self.pipes[rank] for rank in left], max(deadline - time.monotonic(), 0))
             if not ready:
-                found.update({rank: ("silent", "no answer in time") for rank in left})
+                found.update(dict.fromkeys(left, ("silent", "no answer in time")))
             for rank in left:
                 if self.pipes[rank] in ready:
                     try:

@@ -1,4 +1,4 @@
-"""When a rank dies, is late, or does something else than the others: an error that names it, and never a wait for ever."""
+"""A rank that dies, is late, or does something else than the others: an error names it, and nobody waits for ever."""
 
 from __future__ import annotations
 

@@ -8,12 +8,14 @@
 
 namespace rdmatensor {
 
-inline at::Tensor view_of(const void* bytes, at::ScalarType type, uint64_t count) {
-  return at::from_blob(const_cast<void*>(bytes), {static_cast<int64_t>(count)}, at::TensorOptions().dtype(type));
+inline at::Tensor view_of(const void *bytes, at::ScalarType type, uint64_t count)
+{
+    return at::from_blob(const_cast<void *>(bytes), {static_cast<int64_t>(count)}, at::TensorOptions().dtype(type));
 }
 
-inline void apply(uint32_t reduction, at::Tensor& to, const at::Tensor& left, const at::Tensor& right) {
-  switch (reduction) {
+inline void apply(uint32_t reduction, at::Tensor &to, const at::Tensor &left, const at::Tensor &right)
+{
+    switch (reduction) {
     case RT_TEAM_SUM: at::add_out(to, left, right); break;
     case RT_TEAM_PRODUCT: at::mul_out(to, left, right); break;
     case RT_TEAM_MIN: at::minimum_out(to, left, right); break;
@@ -22,12 +24,13 @@ inline void apply(uint32_t reduction, at::Tensor& to, const at::Tensor& left, co
     case RT_TEAM_OR: at::bitwise_or_out(to, left, right); break;
     case RT_TEAM_XOR: at::bitwise_xor_out(to, left, right); break;
     default: TORCH_CHECK(false, "no such reduction");
-  }
+    }
 }
 
 // Types without arithmetic of their own are reduced in a wider one and rounded.
-inline at::ScalarType wider(at::ScalarType type) {
-  switch (type) {
+inline at::ScalarType wider(at::ScalarType type)
+{
+    switch (type) {
     case at::kFloat8_e4m3fn:
     case at::kFloat8_e5m2:
     case at::kFloat8_e4m3fnuz:
@@ -37,57 +40,61 @@ inline at::ScalarType wider(at::ScalarType type) {
     case at::kUInt16:
     case at::kUInt32: return at::kLong;
     default: return type;
-  }
+    }
 }
 
 // The top bit flipped: the order of unsigned numbers as that of signed ones, for which there are kernels.
-inline void reduce_uint64(uint32_t reduction, void* target, const void* left, const void* right, uint64_t count) {
-  at::Tensor to = view_of(target, at::kLong, count), a = view_of(left, at::kLong, count), b = view_of(right, at::kLong, count);
-  if (reduction != RT_TEAM_MIN && reduction != RT_TEAM_MAX) {
-    apply(reduction, to, a, b);
-    return;
-  }
-  const at::Scalar top(std::numeric_limits<int64_t>::min());
-  at::Tensor result = at::empty_like(to);
-  apply(reduction, result, a.bitwise_xor(top), b.bitwise_xor(top));
-  to.copy_(result.bitwise_xor(top));
+inline void reduce_uint64(uint32_t reduction, void *target, const void *left, const void *right, uint64_t count)
+{
+    at::Tensor to = view_of(target, at::kLong, count), a = view_of(left, at::kLong, count), b = view_of(right, at::kLong, count);
+    if (reduction != RT_TEAM_MIN && reduction != RT_TEAM_MAX) {
+        apply(reduction, to, a, b);
+        return;
+    }
+    const at::Scalar top(std::numeric_limits<int64_t>::min());
+    at::Tensor result = at::empty_like(to);
+    apply(reduction, result, a.bitwise_xor(top), b.bitwise_xor(top));
+    to.copy_(result.bitwise_xor(top));
 }
 
-inline int reduce_with_torch(uint32_t dtype, uint32_t reduction, void* target, const void* left, const void* right, uint64_t count) {
-  try {
-    c10::InferenceMode mode;
-    at::ScalarType type = dtype_of(dtype), wide = wider(type);
-    if (type == at::kUInt64) {
-      reduce_uint64(reduction, target, left, right, count);
-      return 0;
+inline int reduce_with_torch(uint32_t dtype, uint32_t reduction, void *target, const void *left, const void *right,
+                             uint64_t count)
+{
+    try {
+        c10::InferenceMode mode;
+        at::ScalarType type = dtype_of(dtype), wide = wider(type);
+        if (type == at::kUInt64) {
+            reduce_uint64(reduction, target, left, right, count);
+            return 0;
+        }
+        at::Tensor to = view_of(target, type, count), a = view_of(left, type, count), b = view_of(right, type, count);
+        if (wide == type) {
+            apply(reduction, to, a, b);
+        } else {
+            at::Tensor result = at::empty({static_cast<int64_t>(count)}, at::TensorOptions().dtype(wide));
+            apply(reduction, result, a.to(wide), b.to(wide));
+            to.copy_(result);
+        }
+        return 0;
+    } catch (const std::exception &) {
+        return -1;
     }
-    at::Tensor to = view_of(target, type, count), a = view_of(left, type, count), b = view_of(right, type, count);
-    if (wide == type) {
-      apply(reduction, to, a, b);
-    } else {
-      at::Tensor result = at::empty({static_cast<int64_t>(count)}, at::TensorOptions().dtype(wide));
-      apply(reduction, result, a.to(wide), b.to(wide));
-      to.copy_(result);
-    }
-    return 0;
-  } catch (const std::exception&) {
-    return -1;
-  }
 }
 
 struct Reduction {
-  uint32_t code;
-  bool averages = false;
-  c10::intrusive_ptr<c10d::PreMulSumSupplement> scaled;
+    uint32_t code;
+    bool averages = false;
+    c10::intrusive_ptr<c10d::PreMulSumSupplement> scaled;
 };
 
 // Which reduction, and whether it makes sense for the type: found before anything is sent.
-inline Reduction reduction_of(const char* what, const c10d::ReduceOp& op, at::ScalarType type) {
-  const bool whole = c10::isIntegralType(type, true), complex = c10::isComplexType(type);
-  const auto only = [&](bool good, const char* name) {
-    TORCH_CHECK_VALUE(good, "rdmatensor ", what, ": cannot use ReduceOp.", name, " with tensors of ", type);
-  };
-  switch (op.op_) {
+inline Reduction reduction_of(const char *what, const c10d::ReduceOp &op, at::ScalarType type)
+{
+    const bool whole = c10::isIntegralType(type, true), complex = c10::isComplexType(type);
+    const auto only = [&](bool good, const char *name) {
+        TORCH_CHECK_VALUE(good, "rdmatensor ", what, ": cannot use ReduceOp.", name, " with tensors of ", type);
+    };
+    switch (op.op_) {
     case c10d::ReduceOp::SUM: return {RT_TEAM_SUM};
     case c10d::ReduceOp::AVG: only(!whole, "AVG"); return {RT_TEAM_SUM, true};
     case c10d::ReduceOp::PRODUCT: return {RT_TEAM_PRODUCT};
@@ -97,18 +104,19 @@ inline Reduction reduction_of(const char* what, const c10d::ReduceOp& op, at::Sc
     case c10d::ReduceOp::BOR: only(whole, "BOR"); return {RT_TEAM_OR};
     case c10d::ReduceOp::BXOR: only(whole, "BXOR"); return {RT_TEAM_XOR};
     case c10d::ReduceOp::PREMUL_SUM:
-      only(!whole, "PREMUL_SUM");
-      return {RT_TEAM_SUM, false, c10::dynamic_intrusive_pointer_cast<c10d::PreMulSumSupplement>(op.supplement_)};
+        only(!whole, "PREMUL_SUM");
+        return {RT_TEAM_SUM, false, c10::dynamic_intrusive_pointer_cast<c10d::PreMulSumSupplement>(op.supplement_)};
     default: TORCH_CHECK_VALUE(false, "rdmatensor ", what, ": no such reduction");
-  }
+    }
 }
 
-inline at::Tensor scale(const Reduction& reduction, const at::Tensor& input) {
-  if (!reduction.scaled)
-    return input;
-  at::NoGradGuard guard;
-  return reduction.scaled->tensor_factor.defined() ? input.mul(reduction.scaled->tensor_factor.to(input.scalar_type()))
-                                                   : input.mul(reduction.scaled->double_factor);
+inline at::Tensor scale(const Reduction &reduction, const at::Tensor &input)
+{
+    if (!reduction.scaled)
+        return input;
+    at::NoGradGuard guard;
+    return reduction.scaled->tensor_factor.defined() ? input.mul(reduction.scaled->tensor_factor.to(input.scalar_type()))
+                                                     : input.mul(reduction.scaled->double_factor);
 }
 
-}  // namespace rdmatensor
+} // namespace rdmatensor

@@ -1,0 +1,255 @@
+"""Writes the tables of README.md and docs/benchmarks.md from the files in benchmarks/results, and nothing else does.
+
+    python benchmarks/tables.py            writes them anew
+    python benchmarks/tables.py --check    says whether they agree with the files (status 1 when not)
+
+A table stands between `<!-- table: NAME -->` and `<!-- end -->`; NAME is a function here.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from rdmatensor.bench.options import human
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "benchmarks" / "results"
+DOCUMENTS = ("README.md", "docs/benchmarks.md")
+MARK = re.compile(r"(<!-- table: (\w[\w-]*) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+# The paper's micro-benchmark: RDMA.zerocp over the others, by tensor size (Xue et al., EuroSys 2019).
+PAPER = {"grpc-tcp": ("gRPC.TCP", 1.7, 61.0), "rpc": ("RPC over RDMA", 1.3, 14.0), "copy": ("RDMA.cp", 1.2, 1.8)}
+
+
+def load(name: str) -> dict[str, Any] | None:
+    """A result file, or None while it has not been measured."""
+    path = RESULTS / f"{name}.json"
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def short(value: float | None) -> str:
+    """Three digits."""
+    if value is None:
+        return "-"
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
+
+
+def conditions(found: dict[str, Any]) -> str:
+    """What a result belongs to, in a line."""
+    meta = found["meta"]
+    return (
+        f"{meta['machine']}, kernel {meta['kernel']}, {meta['provider']}, commit {meta['commit']}, "
+        f"{meta['date'][:10]}, load {meta['load']:.1f} when it was written"
+    )
+
+
+def markdown(head: tuple[str, ...], rows: list[tuple[str, ...]]) -> str:
+    lines = [f"| {' | '.join(head)} |", f"|{'---|' + '---:|' * (len(head) - 1)}"]
+    return "\n".join([*lines, *(f"| {' | '.join(row)} |" for row in rows)])
+
+
+# ---- micro-benchmark ----
+
+
+def grid(found: dict[str, Any], value: Callable[[dict[str, Any]], float | None], modes: list[str]) -> str:
+    """Sizes down, modes across."""
+    by = {(row["mode"], row["bytes"]): row for row in found["results"]}
+    sizes = sorted({row["bytes"] for row in found["results"]})
+    rows = []
+    for size in sizes:
+        cells = (short(value(by[mode, size])) if (mode, size) in by else "-" for mode in modes)
+        rows.append((human(size), *cells))
+    return markdown(("bytes", *modes), rows)
+
+
+def p50(row: dict[str, Any]) -> float | None:
+    return (row["one_way_us"] or {}).get("p50")
+
+
+def rate(row: dict[str, Any]) -> float | None:
+    value: float | None = row["gbytes_per_s"]
+    return value
+
+
+def modes_of(found: dict[str, Any]) -> list[str]:
+    return list(dict.fromkeys(row["mode"] for row in found["results"]))
+
+
+def transfers() -> str:
+    """Everything that `make bench` measured of single transfers."""
+    found = load("transfers")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    modes = modes_of(found)
+    parts = [
+        f"One way, median, µs ({conditions(found)}):",
+        grid(found, p50, modes),
+        "GB/s with `--depth 8`:",
+        grid(found, rate, modes),
+        "Copies of each tensor, counted, and CPU seconds per GB at sender + receiver, at the largest size:",
+        costs(found),
+    ]
+    missing = [f"- {one['mode']}: {one['why']}" for one in found["missing"]]
+    return "\n\n".join([*parts, *(["Not measured:\n\n" + "\n".join(missing)] if missing else [])])
+
+
+def costs(found: dict[str, Any]) -> str:
+    largest = max(row["bytes"] for row in found["results"])
+    rows = []
+    for row in (row for row in found["results"] if row["bytes"] == largest):
+        cpu, copies = row["cpu_s_per_gb"], row["copies_per_tensor"]
+        both = "-" if cpu is None else f"{cpu['sender']:.2g} + {cpu['receiver']:.2g}"
+        rows.append((row["mode"], row["version"], "-" if copies is None else f"{copies:g}", both,
+                     "yes" if row["verified"] else "no"))  # fmt: skip
+    return markdown(("mode", "what", "copies", "CPU s/GB", "bytes checked"), rows)
+
+
+def summary() -> str:
+    """The few columns of the README."""
+    found = load("transfers")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    there = modes_of(found)
+    modes = [mode for mode in ("static", "dynamic", "floor", "mpi", "gloo", "grpc") if mode in there]
+    return "\n\n".join([f"One way, median, µs ({conditions(found)}):", grid(found, p50, modes)])
+
+
+# ---- the paper's figure ----
+
+
+def ratios(found: dict[str, Any]) -> dict[str, dict[int, float]]:
+    """How many times longer a tensor takes than with static, by mode and size."""
+    by = {(row["mode"], row["bytes"]): p50(row) for row in found["results"]}
+    sizes = sorted({row["bytes"] for row in found["results"]})
+    answer: dict[str, dict[int, float]] = {}
+    for mode in PAPER:
+        seen = {}
+        for size in sizes:
+            other, own = by.get((mode, size)), by.get(("static", size))
+            if other and own:
+                seen[size] = other / own
+        answer[mode] = seen
+    return answer
+
+
+def paper(name: str) -> str:
+    """RDMA.zerocp over the others, beside the paper's ranges, with a sentence on each computed from the figures."""
+    found = load(name)
+    if found is None:
+        return "Not measured yet: `make paper-micro`."
+    times = ratios(found)
+    by = {(row["mode"], row["bytes"]): p50(row) for row in found["results"]}
+    sizes = sorted({row["bytes"] for row in found["results"]})
+    rows = []
+    for size in sizes:
+        cells = [short(by.get((mode, size))) for mode in (*PAPER, "static")]
+        over = (f"{times[mode][size]:.1f}" if size in times[mode] else "-" for mode in PAPER)
+        rows.append((human(size), *cells, *over))
+    head = ("bytes", *(f"{label}, µs" for label, _, _ in PAPER.values()), "RDMA.zerocp, µs",
+            *(f"over {label}" for label, _, _ in PAPER.values()))  # fmt: skip
+    ranges = []
+    for mode, (label, low, high) in PAPER.items():
+        if times[mode]:
+            ranges.append(sentence(label, low, high, times[mode]))
+    return "\n\n".join([conditions(found) + ":", markdown(head, rows), "\n".join(ranges)])
+
+
+def sentence(label: str, low: float, high: float, seen: dict[int, float]) -> str:
+    """How ours relates to a range of the paper."""
+    least, most = min(seen, key=lambda size: seen[size]), max(seen, key=lambda size: seen[size])
+    own = f"{seen[least]:.2g} ({human(least)}) to {seen[most]:.2g} ({human(most)}) times"
+    below = [size for size in seen if seen[size] < low]
+    above = [size for size in seen if seen[size] > high]
+    said = f"- over {label}: {own}; the paper has {low:g} to {high:g}"
+    if not below and not above:
+        return said + ": all sizes lie within its range."
+    parts = []
+    if below:
+        parts.append(f"less at {', '.join(human(size) for size in below)}")
+    if above:
+        parts.append(f"more at {', '.join(human(size) for size in above)}")
+    return f"{said}: {'; '.join(parts)}."
+
+
+def paper_shm() -> str:
+    return paper("paper-micro-shm")
+
+
+def paper_rxe() -> str:
+    return paper("paper-micro-rxe")
+
+
+# ---- the rest ----
+
+
+def collectives() -> str:
+    """Time of one collective of two ranks."""
+    found = load("collectives")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    parts = [f"Median, µs, two ranks ({conditions(found)}):"]
+    for operation in dict.fromkeys(row["collective"] for row in found["results"]):
+        rows = [row for row in found["results"] if row["collective"] == operation]
+        part = {**found, "results": rows}
+        parts += [f"`{operation}`:", grid(part, p50, modes_of(part))]
+    return "\n\n".join(parts)
+
+
+def waiting() -> str:
+    """An idle receiver, and more waiters than cores."""
+    found = load("waiting")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    rows = []
+    for row in found["results"]:
+        if "pairs" in row:
+            times = (f"{row[f'one_way_us_{name}']:.3g}" for name in ("p50", "p90", "p99"))
+            rows.append((f"{row['mode']}, {row['pairs']} pair{'s' if row['pairs'] > 1 else ''}", *times))
+    idle = next(row["share_of_a_core"] for row in found["results"] if row["mode"] == "idle receiver")
+    text = f"An idle receiver uses {100 * idle:.2g} % of a core. 64 bytes back and forth, one way, µs:"
+    return "\n\n".join([text, markdown(("", "p50", "p90", "p99"), rows)])
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "transfers": transfers,
+    "summary": summary,
+    "paper-shm": paper_shm,
+    "paper-rxe": paper_rxe,
+    "collectives": collectives,
+    "waiting": waiting,
+}
+
+
+def filled(text: str) -> str:
+    """A document with its tables made anew."""
+    return MARK.sub(lambda match: f"{match.group(1)}{TABLES[match.group(2)]()}\n{match.group(3)}", text)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; status 1 when a table is not its file's")
+    arguments = parser.parse_args()
+    status = 0
+    for name in DOCUMENTS:
+        path = ROOT / name
+        before = path.read_text()
+        after = filled(before)
+        if after == before:
+            continue
+        if arguments.check:
+            print(f"{name}: its tables are not those of benchmarks/results: make tables")
+            status = 1
+        else:
+            path.write_text(after)
+            print(f"{name}: written")
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

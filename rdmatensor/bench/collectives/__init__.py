@@ -1,0 +1,13 @@
+"""Collectives of two ranks by name: this library's backend of torch.distributed, beside Gloo and MPI."""
+
+from __future__ import annotations
+
+from rdmatensor.bench.collectives.mpi import MpiCollectives
+from rdmatensor.bench.collectives.torch import GlooCollectives, OurCollectives
+from rdmatensor.bench.modes.base import Mode
+
+__all__ = ["COLLECTIVES"]
+
+COLLECTIVES: dict[str, Mode] = {
+    mode.name: mode for mode in (OurCollectives("rdmatensor"), GlooCollectives("gloo"), MpiCollectives())
+}

@@ -1,0 +1,93 @@
+"""Collectives of torch.distributed, by backend: `rdmatensor`, which `import rdmatensor.torch` registers, and `gloo`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from importlib import import_module
+from typing import Any
+
+from rdmatensor.bench.collectives.base import RANKS, CollectiveEnd, Result, inputs
+from rdmatensor.bench.modes.base import DEADLINE_S, Mode, Setup
+
+__all__ = ["GlooCollectives", "OurCollectives", "TorchEnd"]
+
+
+class GlooCollectives(Mode):
+    """A backend of torch.distributed by its name."""
+
+    package = "torch"
+    install = "pip install torch"
+
+    def __init__(self, backend: str) -> None:
+        self.name = backend
+
+    def version(self) -> str:
+        return f"{self.name} of {super().version()}"
+
+    def end(self, setup: Setup) -> TorchEnd:
+        return TorchEnd(setup, self.name)
+
+
+class OurCollectives(GlooCollectives):
+    """This library's own."""
+
+    kind = "ours"
+
+    def version(self) -> str:
+        import rdmatensor
+
+        return f"rdmatensor {rdmatensor.__version__}, {Mode.version(self)}"
+
+
+class TorchEnd(CollectiveEnd):
+    """A rank of a process group of two."""
+
+    def __init__(self, setup: Setup, backend: str) -> None:
+        super().__init__(setup)
+        self._backend = backend
+        self._torch: Any = import_module("torch")
+        self._dist: Any = import_module("torch.distributed")
+        self._torch.set_num_threads(1)
+        if backend == "rdmatensor":
+            import_module("rdmatensor.torch")
+        self.transport = "tcp" if backend == "gloo" else backend
+        self.note = f'torch.distributed, init_process_group("{backend}")'
+
+    def offer(self) -> dict[str, Any]:
+        self._store = self._dist.TCPStore(self.setup.bind, 0, RANKS, is_master=True, wait_for_workers=False)
+        return {"port": self._store.port}
+
+    def meet(self, offer: dict[str, Any]) -> None:
+        if self.setup.first:
+            self._store = self._dist.TCPStore(self.setup.connect, offer["port"], RANKS, is_master=False)
+        limit = timedelta(seconds=DEADLINE_S)
+        self._dist.init_process_group(
+            self._backend, store=self._store, rank=self.rank(), world_size=RANKS, timeout=limit
+        )
+
+    def barrier(self) -> None:
+        self._dist.barrier()
+
+    def make(self, operation: str, count: int) -> tuple[Callable[[], object], Result, Callable[[], None]]:
+        torch, dist = self._torch, self._dist
+        given = torch.from_numpy(inputs(self.rank(), count))
+        sent = given.clone()
+        empty = {"all_gather": count * RANKS, "reduce_scatter": count // RANKS, "all_to_all": count}
+        got = torch.zeros(empty.get(operation, 0), dtype=torch.float32)
+
+        def reset() -> None:
+            sent.copy_(given)
+
+        calls: dict[str, Callable[[], object]] = {
+            "all_reduce": lambda: dist.all_reduce(sent),
+            "reduce_scatter": lambda: dist.reduce_scatter_tensor(got, sent),
+            "all_gather": lambda: dist.all_gather_into_tensor(got, sent),
+            "broadcast": lambda: dist.broadcast(sent, 0),
+            "all_to_all": lambda: dist.all_to_all_single(got, sent),
+        }
+        result = got if operation in empty else sent
+        return calls[operation], result.numpy, reset
+
+    def close(self) -> None:
+        self._dist.destroy_process_group()

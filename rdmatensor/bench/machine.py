@@ -1,0 +1,58 @@
+"""What a result belongs to: machine, kernel, commit, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import rdmatensor
+
+__all__ = ["commit", "meta", "processor"]
+
+SOURCE = Path(rdmatensor.__file__).resolve().parent.parent
+
+
+def _git(*words: str) -> str:
+    try:
+        done = subprocess.run(["git", "-C", str(SOURCE), *words], capture_output=True, text=True, check=False)
+    except OSError:
+        return ""
+    return done.stdout.strip()
+
+
+def commit() -> str:
+    """The commit of a checkout, with `+changes` when the code that is measured differs from it; empty for an installed
+    package.
+    """
+    if not (SOURCE / ".git").exists():
+        return ""
+    changed = _git("status", "--porcelain", "-uno", "--", "csrc", "rdmatensor")
+    return _git("rev-parse", "--short=12", "HEAD") + ("+changes" if changed else "")
+
+
+def processor() -> str:
+    """The model of the first processor."""
+    for line in Path("/proc/cpuinfo").read_text().splitlines():
+        if line.startswith("model name"):
+            return line.split(":", 1)[1].strip()
+    return platform.machine()
+
+
+def meta(provider: str, device: str) -> dict[str, Any]:
+    """The machine, the commit and the versions that a result belongs to."""
+    cores = os.cpu_count() or 1
+    return {
+        "version": rdmatensor.__version__,
+        "commit": commit(),
+        "machine": f"{processor()}, {cores} core{'s' if cores > 1 else ''}",
+        "kernel": platform.release(),
+        "provider": provider,
+        "device": device,
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": platform.python_version(),
+        "load": os.getloadavg()[0],
+    }

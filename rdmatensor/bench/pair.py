@@ -1,0 +1,229 @@
+"""The two processes of a mode, as the command sees them: started, told what to do, heard, ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Protocol
+
+from rdmatensor.bench.modes.base import Mode
+from rdmatensor.bench.wire import Gone, Lines
+
+__all__ = ["ROLES", "Failed", "NotMeasured", "Pair", "Process", "Spot", "Teller"]
+
+ROLES = ("first", "second")
+START_S = 120.0
+"""The longest that starting a process and its foreign libraries may take."""
+
+
+class Failed(Exception):
+    """A mode could not go on: why."""
+
+
+class NotMeasured(Failed):
+    """A mode does not do this: why."""
+
+
+class Teller(Protocol):
+    """One process of a mode, near or far."""
+
+    def tell(self, message: dict[str, Any]) -> None: ...
+    def hear(self, timeout: float) -> dict[str, Any]: ...
+    def trouble(self) -> str: ...
+    def close(self) -> None: ...
+
+
+class Spot:
+    """A directory of this user's own where processes meet, removed at the end. A context manager."""
+
+    def __init__(self) -> None:
+        self.folder = tempfile.mkdtemp(prefix="rdmatensor-bench-")
+        self.path = os.path.join(self.folder, "command")
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.bind(self.path)
+        self._socket.listen(64)
+        self._waiting: dict[tuple[str, str], Lines] = {}
+
+    def accept(self, mode: str, role: str, alive: subprocess.Popen[bytes], timeout: float = START_S) -> Lines:
+        """The process that says it is this role of this mode."""
+        deadline = time.monotonic() + timeout
+        self._socket.settimeout(0.1)
+        while (mode, role) not in self._waiting:
+            with contextlib.suppress(TimeoutError):
+                connection, _ = self._socket.accept()
+                connection.setblocking(True)
+                lines = Lines(connection)
+                hello = lines.hear(10)
+                self._waiting[hello["mode"], hello["role"]] = lines
+                continue
+            if alive.poll() is not None:
+                raise Gone(f"it ended with status {alive.returncode} before it began")
+            if time.monotonic() > deadline:
+                raise Gone(f"it did not begin in {timeout:g} s")
+        return self._waiting.pop((mode, role))
+
+    def close(self) -> None:
+        self._socket.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def __enter__(self) -> Spot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def command_of(spot: Spot, mode: Mode, role: str, family: str) -> list[str]:
+    """What starts a process of a mode."""
+    return [*mode.launcher(), sys.executable, "-m", "rdmatensor.bench.worker", spot.path, family, mode.name, role]
+
+
+class Process:
+    """A process of this host. Its output goes to a file, of which the end is told when it fails."""
+
+    def __init__(
+        self,
+        spot: Spot,
+        mode: Mode,
+        role: str,
+        started: subprocess.Popen[bytes] | None = None,
+        family: str = "transfers",
+    ) -> None:
+        self._spot, self._mode, self._role, self._family = spot, mode, role, family
+        self._log = Path(spot.folder) / f"{mode.name}-{'rank' if mode.launcher() else role}.log"
+        self.process = started or self._start("rank" if mode.launcher() else role)
+        self._lines: Lines | None = None
+        self._joining = threading.Lock()
+
+    def _start(self, role: str) -> subprocess.Popen[bytes]:
+        environment: Mapping[str, str] = {**os.environ, **self._mode.environment()}
+        with open(self._log, "wb") as log:
+            return subprocess.Popen(
+                command_of(self._spot, self._mode, role, self._family),
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+                env=environment,
+                start_new_session=True,
+            )
+
+    def join(self) -> None:
+        """Waits until it has begun."""
+        with self._joining:
+            if self._lines is not None:
+                return
+            self._lines = self._spot.accept(self._mode.name, self._role, self.process)
+
+    def tell(self, message: dict[str, Any]) -> None:
+        self.join()
+        assert self._lines is not None
+        self._lines.tell(message)
+
+    def hear(self, timeout: float) -> dict[str, Any]:
+        assert self._lines is not None
+        return self._lines.hear(timeout)
+
+    def trouble(self) -> str:
+        """How it ended, and the last line of its output that says something."""
+        status, said = None, ""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            status = self.process.wait(0.5)
+        with contextlib.suppress(OSError):
+            for line in reversed(self._log.read_text(errors="replace").splitlines()):
+                if line.strip(" -*="):
+                    said = line.strip()[:300]
+                    break
+        if status is not None and status < 0:
+            return f"{signal.Signals(-status).name}; {said}" if said else signal.Signals(-status).name
+        return said
+
+    def close(self) -> None:
+        """Ends it: it is asked to by the end of its connection, and killed after a while."""
+        if self._lines is not None:
+            self._lines.close()
+        try:
+            self.process.wait(5 if self._lines is not None else 0.1)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(10)
+
+
+class Pair:
+    """Both processes of a mode. After a failure it is closed, and `failure` says why."""
+
+    def __init__(self, mode: Mode, first: Teller, second: Teller) -> None:
+        self.mode = mode
+        self.ends: dict[str, Teller] = {"first": first, "second": second}
+        self.facts: dict[str, Any] = {}
+        self.failure = ""
+
+    @classmethod
+    def here(cls, spot: Spot, mode: Mode, family: str = "transfers") -> Pair:
+        """Starts both on this host."""
+        first = Process(spot, mode, "first", family=family)
+        second = Process(spot, mode, "second", first.process if mode.launcher() else None, family)
+        return cls(mode, first, second)
+
+    def ask(self, role: str, timeout: float, do: str, **arguments: Any) -> dict[str, Any]:
+        """Tells one end something and gives its answer."""
+        return self._answers(timeout, {role: {"do": do, **arguments}})[role]
+
+    def ask_both(self, timeout: float, do: str, **arguments: Any) -> dict[str, dict[str, Any]]:
+        """Tells both the same, at the same time, and gives both answers."""
+        return self._answers(timeout, {role: {"do": do, **arguments} for role in ROLES})
+
+    def _answers(self, timeout: float, messages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        answers: dict[str, dict[str, Any]] = {}
+        role = ""
+        try:
+            for role in sorted(messages, reverse=True):  # the second is there first
+                self.ends[role].tell(messages[role])
+            for role in messages:
+                answer = answers[role] = self.ends[role].hear(timeout)
+                if not answer["ok"] and not answer.get("not_here"):
+                    break  # the other end may be waiting for this one, in vain
+        except Gone as gone:
+            raise self._fail(f"its {role} process: {gone}", self.ends[role].trouble()) from None
+        for role, answer in answers.items():
+            if not answer.pop("ok"):
+                if answer.get("not_here"):
+                    raise NotMeasured(answer["why"])
+                raise self._fail(f"its {role} process: {answer['why']}")
+        return answers
+
+    def _fail(self, why: str, trouble: str = "") -> Failed:
+        self.failure = f"{why} ({trouble})" if trouble and trouble not in why else why
+        self.close()
+        return Failed(self.failure)
+
+    def open(self, setup: dict[str, Any], pin: tuple[int, ...]) -> None:
+        """Makes both ends and brings them together."""
+        opened: dict[str, dict[str, Any]] = {}
+        try:
+            for number, role in enumerate(ROLES):
+                self.ends[role].tell({"do": "open", "setup": setup, "pin": pin[number] if pin else None})
+            for role in ROLES:
+                opened[role] = self.ends[role].hear(START_S)
+        except Gone as gone:
+            raise self._fail(f"its {role} process: {gone}", self.ends[role].trouble()) from None
+        for role, answer in opened.items():
+            if not answer["ok"]:
+                raise self._fail(f"its {role} process: {answer['why']}")
+        offer = self.ask("second", START_S, "offer")["offer"]
+        met = self.ask_both(START_S, "meet", offer=offer)["first"]
+        self.facts = {"version": opened["first"]["version"], **met}
+
+    def close(self) -> None:
+        """Ends both processes. Twice is fine."""
+        for end in self.ends.values():
+            end.close()
