@@ -367,9 +367,9 @@ int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t
 int rt_edge_receive(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out);
 /* As above for a static edge, without an arrival: the sequence, or a negative status. */
 int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns);
-/* One of each of many static edges, in order, as far as they come within the slice. Returns how many; the first that did not come has
+/* The next tensor of each of many edges, in order, within one slice. Returns how many there are; the first that is not there has
  * *status_out. */
-int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, int64_t *sequences_out,
+int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, rt_edge_arrival *arrivals_out,
                               int32_t *status_out);
 /* READs a tensor that lies at the sender into a region (or, with NULL, to an address that the provider can write to without
  * registration) and waits. RT_E_AGAIN at the end of the slice: call again with the same arguments. After RT_OK the sender is told

@@ -1,4 +1,4 @@
-/* edge_many.c: many sends over many edges in one call: those of one link share doorbells. Receives: edge_receive.c. */
+/* edge_many.c: many tensors over many edges in one call: sends of one link share doorbells, receives share the wait. */
 #include "core/edge.h"
 
 int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out)
@@ -13,4 +13,23 @@ int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t
     rt_edge_together_flush(&together);
     *status_out = result < 0 ? (int32_t)result : RT_OK;
     return done;
+}
+
+int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, rt_edge_arrival *arrivals_out,
+                              int32_t *status_out)
+{
+    int64_t end_ns = count == 0 ? 0 : rt_edge_slice_end(edges[0]->device, timeout_ns);
+    *status_out = RT_OK;
+    for (uint64_t index = 0; index < count; index++) {
+        int status = rt_edge_receive(edges[index], 0, &arrivals_out[index]);
+        if (status == RT_E_AGAIN) {
+            int64_t left = end_ns - rt_device_time(edges[index]->device);
+            status = rt_edge_receive(edges[index], left > 0 ? left : 0, &arrivals_out[index]);
+        }
+        if (status != RT_OK) {
+            *status_out = status;
+            return (int64_t)index;
+        }
+    }
+    return (int64_t)count;
 }

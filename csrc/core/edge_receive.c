@@ -129,27 +129,6 @@ int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns)
     return status == RT_OK ? (int64_t)receive.sequence : status;
 }
 
-int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, int64_t *sequences_out,
-                              int32_t *status_out)
-{
-    int64_t end_ns = 0; /* the clock is looked at when something has to be waited for */
-    *status_out = RT_OK;
-    for (uint64_t index = 0; index < count; index++) {
-        int64_t sequence = rt_edge_receive_static(edges[index], 0);
-        if (sequence == RT_E_AGAIN && timeout_ns > 0) {
-            end_ns = end_ns != 0 ? end_ns : rt_edge_slice_end(edges[index]->device, timeout_ns);
-            int64_t left_ns = end_ns - rt_device_time(edges[index]->device);
-            sequence = left_ns > 0 ? rt_edge_receive_static(edges[index], left_ns) : RT_E_AGAIN;
-        }
-        if (sequence < 0) {
-            *status_out = (int32_t)sequence;
-            return (int64_t)index;
-        }
-        sequences_out[index] = sequence;
-    }
-    return (int64_t)count;
-}
-
 int rt_edge_receive(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out)
 {
     receiving receive = {.edge = edge, .arrival = arrival_out};

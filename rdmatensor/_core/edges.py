@@ -213,6 +213,7 @@ def channel_ordering(channel: ChannelHandle) -> str:
     return text_of(text)
 
 
+_ARRIVAL_WORDS: int = ffi.sizeof("rt_edge_arrival") // 8
 _arrival_type = ffi.typeof("rt_edge_arrival *")
 
 
@@ -256,10 +257,10 @@ def edges_receive_many(
 ) -> tuple[list[int], int]:
     """The sequences received of static edges from the `first` on, and the status of the one that did not come."""
     count = len(edges) - first
-    sequences, status = _new("int64_t[]", count), _new("int32_t *")
-    array = _from_buffer(_edges_type, pointers) + first
-    came = lib.rt_edges_receive_many(array, count, timeout_ns, sequences, status)
-    return ffi.unpack(sequences, came), status[0]
+    arrivals, status = _new("rt_edge_arrival[]", count), _new("int32_t *")
+    came = lib.rt_edges_receive_many(_from_buffer(_edges_type, pointers) + first, count, timeout_ns, arrivals, status)
+    words = memoryview(ffi.buffer(arrivals)).cast("Q")  # a sequence begins each arrival
+    return words[: came * _ARRIVAL_WORDS : _ARRIVAL_WORDS].tolist(), status[0]
 
 
 def edges_send_many(packed: Any, first: int, count: int, timeout_ns: int) -> tuple[int, int]:

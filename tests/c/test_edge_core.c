@@ -172,7 +172,7 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
     enum { COUNT = 24, SIZE = 64 };
     static rt_edge *receivers[COUNT], *senders[COUNT];
     static rt_edge_sending sends[2 * COUNT];
-    static int64_t sequences[COUNT];
+    static rt_edge_arrival arrivals[COUNT];
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
@@ -207,16 +207,14 @@ static void many_sends_share_doorbells_and_arrive_each_on_its_edge(void)
         for (uint32_t round = 0; round < 2; round++) {
             uint64_t got = 0;
             for (int tries = 0; got < edges && tries < 400; tries++) {
-                got += (uint64_t)rt_edges_receive_many(receivers + got, edges - got, RT_SLICE_NS, sequences + got, &status);
+                got += (uint64_t)rt_edges_receive_many(receivers + got, edges - got, RT_SLICE_NS, arrivals + got, &status);
                 rt_device_progress(ends.core.near);
             }
             CHECK_INT(got, edges);
             for (uint32_t index = 0; index < edges; index++) {
-                rt_edge_info info;
-                rt_edge_get_info(receivers[index], &info);
-                CHECK_INT(sequences[index], round + 1);
-                uint64_t slot = info.slots_address + (round + 1) % info.slots * info.slot_stride;
-                CHECK_BYTES((const void *)(uintptr_t)slot, ends.core.here + (round * edges + index) * SIZE, SIZE);
+                CHECK_INT(arrivals[index].sequence, round + 1);
+                CHECK_BYTES((const void *)(uintptr_t)arrivals[index].address, ends.core.here + (round * edges + index) * SIZE,
+                            SIZE);
                 CHECK_INT(rt_edge_release(receivers[index], round + 1), RT_OK);
             }
         }
