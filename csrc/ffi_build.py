@@ -13,7 +13,13 @@ from cffi import FFI
 
 MODULE = "rdmatensor._native"
 ROOT = Path(__file__).resolve().parent.parent
-HEADERS = ("csrc/base/status.h", "csrc/rdmatensor.h", "csrc/rdmatensor_team.h", "csrc/bench/bench.h", "csrc/python/dlpack.h")
+HEADERS = (
+    "csrc/base/status.h",
+    "csrc/rdmatensor.h",
+    "csrc/rdmatensor_team.h",
+    "csrc/bench/bench.h",
+    "csrc/python/dlpack.h",
+)
 SOURCES = (
     "csrc/base/*.c",
     "csrc/proto/*.c",
