@@ -19,11 +19,11 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def write(name: str, results: list[dict[str, Any]]) -> Path:
+def write(name: str, results: list[dict[str, Any]], provider: str = "shm", device: str = "") -> Path:
     """Writes benchmarks/results/<name>.json and returns its path."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"meta": machine.meta("shm", ""), "results": results}, indent=1) + "\n")
+    path.write_text(json.dumps({"meta": machine.meta(provider, device), "results": results}, indent=1) + "\n")
     return path
 
 

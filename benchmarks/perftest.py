@@ -3,8 +3,9 @@
     python benchmarks/perftest.py [--device rxe0] [--rows latency,bandwidth] [--json NAME] [--rounds N]
 
 Two processes of this host on one device; without one: `rdmatensor vm run -- python benchmarks/perftest.py`. Both sides
-do the same: one QP, the same depth, the same sizes and counts, one message for each copy. Ours wait as a device does by
-default, or as --wait says; theirs spin, which takes a processor from soft-RoCE's own workers.
+do the same: one QP, the same depth, the same sizes and counts, one message for each copy. Both wait in the same way:
+they spin, or, in rows "with events", sleep until the device says that something completed, which perftest does for READ
+only. --wait makes ours wait in another way than to spin.
 
 Bandwidth: copies of one size, posted as far as the depth allows, until the last has completed; ib_write_bw, ib_read_bw.
 Latency, WRITE: half of a round trip. Each end waits until the last word of its 4 KiB has changed, then writes its own
@@ -100,7 +101,8 @@ def side(url: str) -> None:
 
 
 class Ours:
-    def __init__(self, url: str) -> None:
+    def __init__(self, device: str, wait: str) -> None:
+        url = f"verbs://{device}?qps_per_peer=1&work_depth={DEPTH}&wait={wait}"
         self.device = rt.Device(url)
         self.peer = measure.Peer(__file__, url)
         self.channel = self.device.connect(self.peer.hear(), timeout=PATIENCE)
@@ -148,11 +150,17 @@ class Theirs:
 
     def __init__(self, device: str, port: int) -> None:
         self.device, self.port = device, port
+        self.more: tuple[str, ...] = ()
+
+    def with_events(self) -> Theirs:
+        other = Theirs(self.device, self.port + 1000)
+        other.more = ("--events",)
+        return other
 
     def run(self, tool: str, *arguments: str) -> list[float]:
         """The numbers of its last line."""
         self.port += 1
-        command = [tool, "-d", self.device, "-p", str(self.port), "-F", *arguments]
+        command = [tool, "-d", self.device, "-p", str(self.port), "-F", *arguments, *self.more]
         server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         try:
             for _ in range(100):  # the server needs a moment to listen
@@ -194,18 +202,37 @@ def row(
     }  # fmt: skip
 
 
-def rows(ours: Ours, theirs: Theirs, wanted: list[str], sizes: list[int], rounds: int) -> Iterator[dict[str, Any]]:
+def latencies(ours: Ours, theirs: Theirs, rounds: int) -> Iterator[dict[str, Any]]:
+    write = partial(theirs.latency, "write", TURNS)
+    yield row("write latency", LATENCY_SIZE, "us", lambda: ours.write_latency(False, TURNS), write, rounds)
+    yield row("write + word", LATENCY_SIZE, "us", lambda: ours.write_latency(True, TURNS), write, rounds)
+    read = partial(theirs.latency, "read", TURNS)
+    yield row("read latency", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), read, rounds)
+
+
+def bandwidths(
+    verb: str, how: str, ours: Ours, theirs: Theirs, sizes: list[int], rounds: int
+) -> Iterator[dict[str, Any]]:
+    for size in sizes:
+        given = (verb, size, max(COUNT_MIN, min(COUNT_MAX, BYTES // size)))
+        mine, others = partial(ours.bandwidth, *given), partial(theirs.bandwidth, *given)
+        yield row(f"{verb} bandwidth{how}", size, "MB/s", mine, others, rounds)
+
+
+def rows(
+    wanted: list[str], device: str, wait: str, port: int, sizes: list[int], rounds: int
+) -> Iterator[dict[str, Any]]:
+    theirs, ours = Theirs(device, port), Ours(device, wait)
     if "latency" in wanted:
-        write = lambda: theirs.latency("write", TURNS)  # noqa: E731
-        yield row("write latency", LATENCY_SIZE, "us", lambda: ours.write_latency(False, TURNS), write, rounds)
-        yield row("write + word", LATENCY_SIZE, "us", lambda: ours.write_latency(True, TURNS), write, rounds)
-        read = lambda: theirs.latency("read", TURNS)  # noqa: E731
-        yield row("read latency", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), read, rounds)
-    for verb in ("write", "read") if "bandwidth" in wanted else ():
-        for size in sizes:
-            given = (verb, size, max(COUNT_MIN, min(COUNT_MAX, BYTES // size)))
-            mode = f"{verb} bandwidth"
-            yield row(mode, size, "MB/s", partial(ours.bandwidth, *given), partial(theirs.bandwidth, *given), rounds)
+        yield from latencies(ours, theirs, rounds)
+    if "bandwidth" in wanted:
+        yield from bandwidths("write", "", ours, theirs, sizes, rounds)
+        yield from bandwidths("read", "", ours, theirs, sizes, rounds)
+    ours.close()
+    if "events" in wanted:
+        ours = Ours(device, "block")
+        yield from bandwidths("read", ", with events", ours, theirs.with_events(), sizes, rounds)
+        ours.close()
 
 
 def keep_awake() -> list[subprocess.Popen[bytes]]:
@@ -227,31 +254,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", metavar="URL", help=argparse.SUPPRESS)
     parser.add_argument("--device", default="rxe0")
-    parser.add_argument("--rows", default="latency,bandwidth", help="of which kinds (latency,bandwidth)")
+    parser.add_argument("--rows", default="latency,bandwidth,events", help="of which kinds (all)")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the bandwidth rows, in bytes")
     parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--wait", default="adaptive", help="how our ends wait (adaptive)")
+    parser.add_argument("--wait", default="spin", help="how our ends wait, but in rows with events (spin)")
     parser.add_argument("--awake", action="store_true", help="keep idle processors awake: see above")
     parser.add_argument("--port", type=int, default=18515)
     arguments = parser.parse_args()
     if arguments.peer:
         side(arguments.peer)
         return
-    url = f"verbs://{arguments.device}?qps_per_peer=1&work_depth={DEPTH}&wait={arguments.wait}"
     awake = keep_awake() if arguments.awake else []
-    ours, theirs = Ours(url), Theirs(arguments.device, arguments.port)
     found = []
     sizes = [int(size) for size in arguments.sizes.split(",")]
-    for each in rows(ours, theirs, arguments.rows.split(","), sizes, arguments.rounds):
+    wanted = arguments.rows.split(",")
+    for each in rows(wanted, arguments.device, arguments.wait, arguments.port, sizes, arguments.rounds):
         found.append(each)
         print(show([each]).splitlines()[1], flush=True)
-    ours.close()
     for process in awake:
         process.kill()
     print(show(found))
     if arguments.json:
-        print(f"written to {measure.write(arguments.json, found)}")
+        path = measure.write(arguments.json, found, "verbs", arguments.device)
+        print(f"written to {path}")
 
 
 if __name__ == "__main__":

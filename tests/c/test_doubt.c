@@ -19,10 +19,18 @@ static void refuse_first_of_two(core_ends *ends, int64_t *first_out, int64_t *se
     faked.fake_set_engine(FAKE_ENGINE_POLL);
 }
 
+static bool is_doubted(rt_link *link)
+{
+    rt_turn_take(&link->turn);
+    bool doubted = link->doubted;
+    rt_turn_leave(&link->turn);
+    return doubted;
+}
+
 /* Polls until both completions were taken: neither operation is over, since nobody knows yet what the refusal means. */
 static void look(core_ends *ends, int64_t first, int64_t second)
 {
-    while (!ends->channel->links[0].doubted)
+    while (!is_doubted(&ends->channel->links[0]))
         CHECK(rt_queue_step(&ends->near->queues[0]) >= 0);
     CHECK_INT(rt_channel_state(ends->channel), RT_CHANNEL_READY);
     CHECK_INT(rt_op_wait(ends->channel, first, 0), RT_E_AGAIN);
