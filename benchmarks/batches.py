@@ -149,7 +149,7 @@ def show(rows: list[dict[str, Any]]) -> str:
         elif row["mode"] == "growth":
             lines.append(f"resident memory grew by {row['grown_bytes']} bytes over {row['transfers']} transfers")
         else:
-            lines.append(f"{row['mode']}: {row['us']:.2f} us a pair")
+            lines.append(f"{row['mode']}: {row['us']:.3f} us a pair")
     return "\n".join(lines)
 
 

@@ -45,7 +45,7 @@ class Ends:
     def cells(self) -> dict[str, tuple[int, Cell]]:
         """Operations by name, with how many are timed at once."""
         found: dict[str, tuple[int, Cell]] = {
-            "memcpy 64 B": (20_000, self.repeat(lambda: self.channel.memcpy(self.small_there, self.small_here))),
+            "memcpy 64 B": (20_000, self.repeat(self.memcpy())),
             "memcpy 64 B, prepared": (40_000, self.repeat(self.prepared(64))),
             "memcpy 64 KiB, prepared": (2_000, self.repeat(self.prepared(64 << 10))),
             "memcpy 1 MiB, prepared": (100, self.repeat(self.prepared(MIB))),
@@ -58,13 +58,9 @@ class Ends:
             found["static edge 1 MiB, round trip"] = (60, self.edge(MIB))
         return found
 
-    @property
-    def small_there(self) -> rt.RemoteSpan:
-        return self.remote[:64]
-
-    @property
-    def small_here(self) -> rt.Span:
-        return self.outbox[:64]
+    def memcpy(self) -> Callable[[], object]:
+        there, here, copy = self.remote[:64], self.outbox[:64], self.channel.memcpy
+        return lambda: copy(there, here)
 
     def prepared(self, size: int) -> Callable[[], object]:
         return self.channel.prepare(self.remote[:size], self.outbox[:size])

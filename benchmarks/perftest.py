@@ -3,7 +3,8 @@
     python benchmarks/perftest.py [--device rxe0] [--rows latency,bandwidth] [--json NAME] [--rounds N]
 
 Two processes of this host on one device; without one: `rdmatensor vm run -- python benchmarks/perftest.py`. Both sides
-do the same: one QP, the same depth, the same sizes and counts, one message for each copy, every end spinning.
+do the same: one QP, the same depth, the same sizes and counts, one message for each copy. Ours wait as a device does by
+default, or as --wait says; theirs spin, which takes a processor from soft-RoCE's own workers.
 
 Bandwidth: copies of one size, posted as far as the depth allows, until the last has completed; ib_write_bw, ib_read_bw.
 Latency, WRITE: half of a round trip. Each end waits until the last word of its 4 KiB has changed, then writes its own
@@ -230,7 +231,7 @@ def main() -> None:
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the bandwidth rows, in bytes")
     parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--wait", default="spin", help="how our ends wait (spin)")
+    parser.add_argument("--wait", default="adaptive", help="how our ends wait (adaptive)")
     parser.add_argument("--awake", action="store_true", help="keep idle processors awake: see above")
     parser.add_argument("--port", type=int, default=18515)
     arguments = parser.parse_args()

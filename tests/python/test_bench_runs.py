@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 from rdmatensor.bench import run
+from rdmatensor.bench.collectives.base import OPERATIONS
 from rdmatensor.bench.modes import MODES
 from rdmatensor.bench.modes.base import Setup
 from rdmatensor.bench.modes.memcpy import MemcpyEnd
@@ -21,7 +22,7 @@ from rdmatensor.bench.options import Options
 from rdmatensor.cli import main
 
 SMALL = ["--provider", "shm", "--duration", "0.01", "--rounds", "2"]
-OURS = [name for name, mode in MODES.items() if mode.kind == "ours"]
+OURS = [name for name, mode in MODES.items() if mode.kind == "ours" and mode.standard]
 LIMIT_S = 100
 
 
@@ -68,8 +69,36 @@ def test_a_run_over_shm_measures_checks_and_writes(tmp_path: Path, capsys: pytes
 
 
 def test_copies_are_counted_not_claimed(tmp_path: Path) -> None:
-    found = measured(["--modes", "rpc,memcpy", "--sizes", "300000"], tmp_path / "now.json")
-    assert {row["mode"]: row["copies_per_tensor"] for row in found["results"]} == {"rpc": 2.0, "memcpy": 0.0}
+    found = measured(["--modes", "ours", "--sizes", "300000"], tmp_path / "now.json")
+    counted = {row["mode"]: row["copies_per_tensor"] for row in found["results"]}
+    assert counted == {"static": 0, "dynamic": 0, "borrow": 0, "copy": 1, "rpc": 2, "memcpy": 0}
+
+
+def test_reads_are_measured_on_request(tmp_path: Path) -> None:
+    found = measured(["--modes", "memcpy-read", "--sizes", "64,100000"], tmp_path / "now.json")
+    assert [row["mode"] for row in found["results"]] == ["memcpy-read"] * 2
+    for row in found["results"]:
+        check_row(row)
+
+
+@pytest.mark.parametrize("wait", ["spin", "yield", "block"])
+def test_every_way_to_wait_and_several_queue_pairs(tmp_path: Path, wait: str) -> None:
+    arguments = ["--modes", "static,memcpy", "--sizes", "100000", "--wait", wait, "--qps", "2", "--cqs", "2"]
+    found = measured(arguments, tmp_path / "now.json")
+    assert [row["verified"] for row in found["results"]] == [True, True]
+
+
+@pytest.mark.slow
+def test_collectives_have_the_same_form(tmp_path: Path) -> None:
+    pytest.importorskip("torch", reason="torch is optional: make torch")
+    path = tmp_path / "now.json"
+    arguments = ["bench", "collectives", *SMALL, "--modes", "rdmatensor,gloo", "--sizes", "1Ki", "--json", str(path)]
+    assert main(arguments) == 0
+    found = json.loads(path.read_text())
+    assert {(row["mode"], row["collective"]) for row in found["results"]} == {
+        (mode, operation) for mode in ("rdmatensor", "gloo") for operation in OPERATIONS
+    }
+    assert all(row["verified"] and row["one_way_us"]["p50"] > 0 for row in found["results"])
 
 
 def test_both_directions_at_once(tmp_path: Path) -> None:

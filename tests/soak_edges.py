@@ -1,0 +1,156 @@
+"""A soak of tensor edges: one process sends tensors of random shape, type, size and kind, the other compares every byte.
+
+    python tests/soak_edges.py [--tensors 1000000] [--seed N] [--url shm://] [--there URL]
+
+Both derive every tensor from the seed, its edge and its sequence (edge_soak/plan.py). Edges of every kind are in use at
+once, and are made anew for every epoch. At the end of an epoch both must have counted the same for every edge, and no
+tensor may be left; at the end of all, neither process may have grown. What is wrong is printed with a line that
+repeats it, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import select
+import subprocess
+import sys
+import time
+
+import rdmatensor as rt
+from edge_soak.plan import GROUPS
+from edge_soak.receive import Mismatch, Receiver
+from edge_soak.send import Sender, resident
+
+MIB = 1 << 20
+POOL_SIZE = 8 * MIB
+EPOCH = 250_000  # tensors
+WARM = 0.25  # of the epochs may grow
+GROWTH_MAX = 24 * MIB  # of the others together
+EPOCHS_MIN = 12  # for growth to mean something
+
+
+class Soak:
+    """The receiving side, and the process of the sending one."""
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        self.arguments = arguments
+        self.done, self.began, self.said = 0, time.monotonic(), time.monotonic()
+        self.memory: list[tuple[int, int]] = []  # after each epoch: here, there
+        self.number = arguments.first_epoch
+        self.receiver = Receiver(arguments.url, arguments.seed, arguments.largest, POOL_SIZE)
+        words = ["--sender", self.receiver.listener.address, "--url", arguments.there or arguments.url]
+        for name in ("seed", "tensors", "largest", "first_epoch", "epoch_size"):
+            words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
+        words += ["--damage", arguments.damage] if arguments.damage else []
+        self.child = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
+
+    def run(self) -> None:
+        self.receiver.join()
+        self.began = time.monotonic()
+        for self.number, count in epochs(self.arguments):
+            received = self.receiver.epoch(self.number, count, self.progress)
+            told = self.hear()
+            if told["sent"] != received:
+                raise Mismatch(f"in epoch {self.number} were sent {told['sent']} and received {received} (tensors, bytes)")
+            self.memory.append((resident(), told["resident"]))
+        self.report(time.monotonic() - self.began)
+
+    def hear(self) -> dict[str, object]:
+        """What the sender says at the end of an epoch."""
+        assert self.child.stdout is not None
+        if not select.select([self.child.stdout], [], [], 60)[0]:
+            raise Mismatch("the sender does not say what it has sent")
+        line = self.child.stdout.readline()
+        if not line:
+            raise Mismatch(f"the sender ended with {self.child.wait(10)}")
+        told: dict[str, object] = json.loads(line)
+        return told
+
+    def progress(self, count: int) -> None:
+        self.done += count
+        now = time.monotonic()
+        if now - self.said >= 5:
+            self.said = now
+            whole, seconds = self.arguments.tensors, now - self.began
+            memory = "resident {:.0f} MiB here, {:.0f} MiB there".format(*(size / MIB for size in self.memory[-1])) if self.memory else "epoch 0"
+            print(f"  {self.done:,} of {whole:,} ({self.done / whole:.0%}), {self.done / seconds:,.0f}/s, {memory}", flush=True)
+
+    def report(self, seconds: float) -> None:
+        kinds = self.receiver.seen
+        print("kinds of tensors and edges: " + ", ".join(f"{kind} {kinds[kind]:,}" for kind in sorted(kinds)))
+        first = int(len(self.memory) * WARM)
+        for side, sizes in zip(("receiver", "sender"), zip(*self.memory, strict=True), strict=True):
+            warm, later = max(sizes[: first + 1]), max(sizes[first:])
+            print(f"resident memory of the {side}: {warm / MIB:.1f} MiB warm, {sizes[-1] / MIB:.1f} MiB at the end, "
+                  f"at most {(later - warm) / MIB:+.1f} MiB after warm-up")  # fmt: skip
+            if len(self.memory) >= EPOCHS_MIN and later - warm > GROWTH_MAX:
+                raise Mismatch(f"the {side} grew by {(later - warm) / MIB:.1f} MiB after warm-up")
+        print(f"{self.done:,} tensors over {self.receiver.device.provider} in {seconds:.1f} s, {self.done / seconds:,.0f}/s, "
+              f"{len(self.memory)} epochs: nothing lost, every byte right, both counted the same")  # fmt: skip
+
+    def close(self) -> None:
+        self.child.kill()
+        self.child.wait(10)
+        assert self.child.stdout is not None
+        self.child.stdout.close()
+        self.receiver.device.close()
+
+
+def epochs(arguments: argparse.Namespace) -> list[tuple[int, int]]:
+    """Numbers of epochs, and how many tensors each has."""
+    left, number, found = arguments.tensors, arguments.first_epoch, []
+    while left > 0:
+        found.append((number, min(left, arguments.epoch_size)))
+        left -= arguments.epoch_size
+        number += 1
+    return found
+
+
+def send(arguments: argparse.Namespace) -> None:
+    sender = Sender(
+        arguments.url, arguments.sender, arguments.seed, arguments.largest, POOL_SIZE, arguments.damage
+    )
+    for number, count in epochs(arguments):
+        sender.epoch(number, count)
+    sender.device.close()
+
+
+def receive(arguments: argparse.Namespace) -> int:
+    """The exit status."""
+    print(f"seed {arguments.seed}, {arguments.tensors:,} tensors, groups of edges {', '.join(GROUPS)}", flush=True)
+    soak = Soak(arguments)
+    try:
+        soak.run()
+    except (Mismatch, rt.RdmaError, AssertionError) as error:
+        print(f"FAILED in epoch {soak.number}, seed {arguments.seed}: {type(error).__name__}: {error}")
+        print(f"to repeat it: python tests/soak_edges.py --seed {arguments.seed} --first-epoch {soak.number} "
+              f"--tensors {arguments.epoch_size} --epoch-size {arguments.epoch_size} --largest {arguments.largest} "
+              f"--url '{arguments.url}' --there '{arguments.there}'", flush=True)  # fmt: skip
+        return 1
+    finally:
+        soak.close()
+    return 0
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tensors", type=int, default=1_000_000)
+    parser.add_argument("--seed", type=int, default=random.SystemRandom().randrange(1 << 32))
+    parser.add_argument("--url", default="shm://", help="the receiver's device")
+    parser.add_argument("--there", default="", help="the sender's device; the same URL unless given")
+    parser.add_argument("--largest", type=int, default=2 * MIB, help="bytes of a tensor")
+    parser.add_argument("--epoch-size", type=int, default=EPOCH, help="tensors for which the edges stay the same")
+    parser.add_argument("--first-epoch", type=int, default=0)
+    parser.add_argument("--damage", choices=("byte", "skip"), help="do something wrong once, which must be found")
+    parser.add_argument("--sender", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.sender:
+        send(arguments)
+    else:
+        sys.exit(receive(arguments))
+
+
+if __name__ == "__main__":
+    main()
