@@ -274,7 +274,9 @@ class Device:
             eager=self._eager(shape is None, eager),
         )
         inside = None if region is None or shape is None else region._handle
-        edge = RecvEdge(self, _core.edge_create(self._live(), terms, inside, repr(name)), terms, region)
+        life = Life()
+        handle = _core.edge_create(self._live(), terms, inside, life, repr(name))
+        edge = RecvEdge(self, handle, terms, region, life)
         self._edges.add(edge)
         warn_of_trust(edge)
         return edge

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from rdmatensor._core import EdgeHandle, EdgeTerms
     from rdmatensor.device import Device
+    from rdmatensor.life import Life
     from rdmatensor.region import Region
 
 __all__ = ["RecvEdge"]
@@ -41,10 +42,11 @@ class RecvEdge(Edge):
     threads may use it.
     """
 
-    __slots__ = ("_eager", "_forms", "_limbo", "_memory", "_pointer", "_region", "_slots", "_waiting")
+    __slots__ = ("_eager", "_forms", "_life", "_limbo", "_memory", "_pointer", "_region", "_slots", "_waiting")
 
-    def __init__(self, device: Device, handle: EdgeHandle, terms: EdgeTerms, region: Region | None) -> None:
+    def __init__(self, device: Device, handle: EdgeHandle, terms: EdgeTerms, region: Region | None, life: Life) -> None:
         super().__init__(device, handle, terms)
+        self._life = life
         self._region = region
         self._slots = terms.slots
         self._forms: tuple[Form, ...] = ()  # of the slots of a static edge, once the layout is agreed
@@ -131,6 +133,8 @@ class RecvEdge(Edge):
 
     def _forgotten(self, tensor: Tensor) -> None:
         """A tensor went without being released: its slot is free."""
+        if self._life.ended:  # in a ring of garbage the edge may end before the tensors in its slots
+            return
         with contextlib.suppress(RdmaError):
             self._release(tensor)
 

@@ -29,6 +29,7 @@ from rdmatensor._core.base import (
     until,
 )
 from rdmatensor._native import ffi, lib
+from rdmatensor.life import Life
 from rdmatensor.stats import EdgeStats
 
 STATIC = 1
@@ -94,13 +95,18 @@ def _options(terms: EdgeTerms) -> tuple[Any, object]:
     return ffi.new("rt_edge_options *", {**values, "name": name, "dims": dims}), (name, dims)
 
 
-def edge_create(device: DeviceHandle, terms: EdgeTerms, region: RegionHandle | None, on: str) -> EdgeHandle:
-    """The receiving end."""
+def edge_create(device: DeviceHandle, terms: EdgeTerms, region: RegionHandle | None, life: Life, on: str) -> EdgeHandle:
+    """The receiving end. `life` tells tensors in its slots, which the garbage collector may end after it."""
     detail, out = ffi.new("rt_detail *"), ffi.new("rt_edge **")
     options, _keep = _options(terms)
     status = lib.rt_edge_create(device, options, ffi.NULL if region is None else region, out, detail)
     check(detail, status, "make an edge", on, _KINDS)
-    return cast(EdgeHandle, owned(out[0], lib.rt_edge_drop, (device, region)))
+
+    def drop(edge: Any, end: Callable[[Any], None] = lib.rt_edge_drop) -> None:
+        end(edge)
+        life.ended = True
+
+    return cast(EdgeHandle, owned(out[0], drop, (device, region)))
 
 
 def edge_open(
