@@ -146,6 +146,7 @@ struct rt_edge {
     _Atomic bool close_wanted; /* CLOSE_EDGE is to be sent when no other request is outstanding */
     bool close_told;           /* … or was */
     bool peer_knows;           /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
+    int64_t reap_ns, reap_nap_ns; /* when to look for completions while it closes, and how long after that again */
     bool key_asked;            /* an ADD_KEY is outstanding */
     rt_detail failure;         /* of opening, until JOINED */
 

@@ -5,8 +5,9 @@
 
 #include "core/edge.h"
 
-/* Requests whose answer waits for something that nobody tells of are looked at again after this. */
+/* What waits for something that nobody tells of is looked at again after this; an edge that closes then less and less often. */
 #define LOOK_AGAIN_NS RT_NS_PER_MS
+#define LOOK_AGAIN_MAX_NS (50 * RT_NS_PER_MS)
 
 rt_edge *rt_edge_of_number(const rt_channel *channel, uint16_t number, bool sender)
 {
@@ -184,6 +185,19 @@ static void leave(rt_edge *edge)
     rt_edge_unreference(edge);
 }
 
+/* An edge that closes waits for its last WRITEs and READs: looks for their completions, when nobody else may be about to. */
+static void reap(rt_edge *edge)
+{
+    int64_t now = rt_device_time(edge->device);
+    if (now < edge->reap_ns || !rt_edge_joined(edge))
+        return;
+    for (uint32_t stripe = 0; stripe < edge->channel->link_count; stripe++)
+        rt_queue_step(edge->channel->links[stripe].queue);
+    edge->reap_nap_ns = edge->reap_nap_ns == 0 ? LOOK_AGAIN_NS : 2 * edge->reap_nap_ns;
+    edge->reap_nap_ns = edge->reap_nap_ns < LOOK_AGAIN_MAX_NS ? edge->reap_nap_ns : LOOK_AGAIN_MAX_NS;
+    edge->reap_ns = now + edge->reap_nap_ns;
+}
+
 static bool run_edge(rt_edge *edge)
 {
     bool moved = false;
@@ -198,6 +212,8 @@ static bool run_edge(rt_edge *edge)
     }
     if (edge->close_wanted && answered)
         edge->ask.state = RT_ASK_NONE; /* nobody will wire it */
+    if (edge->close_wanted && edge->ask.state == RT_ASK_NONE)
+        reap(edge);
     if (edge->close_wanted && !edge->close_told && !edge->peer_knows && edge->ask.state == RT_ASK_NONE && rt_edge_quiet(edge)) {
         ask_to_close(edge);
         moved |= send_ask(edge);
@@ -235,8 +251,8 @@ int64_t rt_edges_next_deadline(const rt_channel *channel)
     for (const rt_list *node = rpc->edges.next; node != &rpc->edges; node = node->next) {
         const rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
         bool closing = edge->close_wanted && edge->ask.state == RT_ASK_NONE;
-        if ((edge->credit_owed || closing) && soon < due)
-            due = soon;
+        int64_t at = edge->credit_owed ? soon : closing ? edge->reap_ns : INT64_MAX;
+        due = at < due ? at : due;
     }
     return due;
 }
