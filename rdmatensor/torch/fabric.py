@@ -7,6 +7,7 @@ connects, unless an earlier group has a channel between the two already. The las
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import threading
@@ -21,6 +22,7 @@ from rdmatensor.team import CHUNK, SLOTS, SPINS, Team
 
 __all__ = ["Member", "join"]
 
+_NAP = 0.005  # seconds between two looks at what another process is to do
 _lock = threading.RLock()  # one group at a time is made or ended
 _fabric: _Fabric | None = None
 
@@ -42,23 +44,27 @@ class _Fabric:
         self.members: set[Member] = set()
         self.parked: list[Team] = []
 
-    def channel(self, device_id: bytes, ticket: bytes, connects: bool, deadline: float, who: str) -> rt.Channel:
-        """The channel to a device: the one there is, a new one, or the one that comes."""
-        known = self.channels.get(device_id)
-        if known is not None and known.state == "ready":
-            return known
-        if connects:
-            made = self.device.connect(ticket, timeout=max(deadline - time.monotonic(), 0.001))
-            self.channels[device_id] = made
-            return made
-        while True:
+    def channel(self, store: Any, peer: int, connects: bool, deadline: float) -> tuple[dict[str, Any], rt.Channel]:
+        """A peer's card and the channel to its device: the one there is, a new one, or the one that comes.
+
+        The card is read again and again: it may be one of a process that is gone, of a run before a restart.
+        """
+        why: Exception | None = None
+        while (left := deadline - time.monotonic()) > 0:
+            card = _read(store, f"card/{peer}")
+            known = self.channels.get(bytes.fromhex(card["device"]))
+            if known is not None and known.state == "ready":
+                return card, known
             try:
-                came = self.listener.accept(timeout=max(deadline - time.monotonic(), 0.001))
-            except rt.DeadlineExceeded as late:
-                raise rt.DeadlineExceeded("make a process group", who, "it did not connect in time") from late
-            self.channels[came.peer_id] = came
-            if came.peer_id == device_id:
-                return came
+                if connects:
+                    came = self.device.connect(bytes.fromhex(card["ticket"]), timeout=min(left, 5.0))
+                else:
+                    came = self.listener.accept(timeout=min(left, 0.2))
+                self.channels[came.peer_id] = came
+            except (rt.ConnectError, rt.PeerLost, rt.DeadlineExceeded) as error:
+                why = error
+                time.sleep(_NAP)
+        raise rt.DeadlineExceeded("make a process group", f"rank {peer}", "it did not connect in time") from why
 
     def sweep(self) -> None:
         """Frees the memory of teams that nobody writes to any more."""
@@ -135,17 +141,28 @@ def _meet(fabric: _Fabric, team: Team, store: Any, deadline: float) -> None:
         "memory": team.handle().hex(),
     }
     store.set(f"card/{team.rank}", json.dumps(card))
-    cards = [_read(store, f"card/{peer}") for peer in range(team.size)]
-    for peer, other in enumerate(cards):
-        if peer == team.rank:
-            continue
-        who = f"rank {peer}"
-        if other["provider"] != fabric.device.provider:
-            raise rt.InvalidArgument(
-                "make a process group",
-                who,
-                f"it uses {other['provider']}, not {fabric.device.provider}",
-            )
-        device_id, ticket = bytes.fromhex(other["device"]), bytes.fromhex(other["ticket"])
-        channel = fabric.channel(device_id, ticket, team.rank > peer, deadline, who)
+    peers = [peer for peer in range(team.size) if peer != team.rank]
+    while True:
+        found = {peer: fabric.channel(store, peer, team.rank > peer, deadline) for peer in peers}
+        cards = [card if peer == team.rank else found[peer][0] for peer in range(team.size)]
+        if _agree(store, team, cards, deadline):
+            break
+    for peer, (other, channel) in found.items():
         team.join(peer, channel, bytes.fromhex(other["memory"]), timeout=max(deadline - time.monotonic(), 0.001))
+
+
+def _agree(store: Any, team: Team, cards: list[dict[str, Any]], deadline: float) -> bool:
+    """Whether all members have read the same cards; False when one of them has changed meanwhile.
+
+    A store may outlive a run that failed and be given to the next one with all that is in it.
+    """
+    ours = hashlib.sha256(json.dumps(cards, sort_keys=True).encode()).hexdigest()
+    store.set(f"met/{team.rank}", json.dumps({"cards": ours}))
+    for peer in range(team.size):
+        while _read(store, f"met/{peer}")["cards"] != ours:
+            if any(_read(store, f"card/{other}") != card for other, card in enumerate(cards)):
+                return False
+            if time.monotonic() > deadline:
+                raise rt.DeadlineExceeded("make a process group", f"rank {peer}", "it did not come in time")
+            time.sleep(_NAP)
+    return True
