@@ -57,21 +57,40 @@ def _send_packed(packed: bytes, bound: Sequence[BoundSend], edges: list[SendEdge
     limit = timeout_ns(timeout, device._timeout_ns)
     count, done = len(bound), 0
     before = {edge: edge._sequence_now() for edge in set(edges) if edge._asynchronous()}
+    at_once = True  # a slice was enough, and nothing that it sent is under way
 
     def step(ns: int) -> int:
-        nonlocal done
+        nonlocal done, at_once
         begun, status = _core.edges_send_many(packed, done, count - done, ns)
         done += begun
+        at_once = at_once and status == _core.OK
         return _core.OK if done == count else status
 
     status = _core.until(device._live(), step, limit)
+    if not at_once:
+        _keep_unfinished(edges[:done], bound)
     if before:
         _finish(before, bound[:done], limit)
+    if not at_once:
+        _drain(edges[:done], limit)
     if status == _core.AGAIN:
         why = f"no credit in {limit / 1e9:g} s; {done} of {count} were sent"
         raise DeadlineExceeded(f"send tensor {done} of many", repr(edges[done]), why, status="deadline")
     if status != _core.OK:
         raise edges[done]._refusal(status, f"send tensor {done} of many")
+
+
+def _keep_unfinished(edges: Sequence[SendEdge], owner: object) -> None:
+    """Where a send is mostly over when the call returns, and some were not: keeps the tensors of static edges."""
+    for edge in set(edges):
+        if not edge._asynchronous():
+            edge._keep(edge._sequence_now(), owner)
+
+
+def _drain(edges: Sequence[SendEdge], limit: int) -> None:
+    for edge in set(edges):
+        if not edge._asynchronous():
+            edge.drain(limit / 1e9)
 
 
 def _finish(sequences: dict[SendEdge, int], sent: Sequence[BoundSend], limit: int) -> None:

@@ -184,6 +184,18 @@ static void leave(rt_edge *edge)
     rt_edge_unreference(edge);
 }
 
+/* A step with a tensor that was left half staged. True when it got on. */
+static bool stage(rt_edge *edge)
+{
+    rt_turn_take(&edge->turn);
+    uint32_t before = edge->stage->chunks;
+    if (edge->stage->sequence != 0)
+        rt_edge_stage_run(edge, rt_device_time(edge->device));
+    bool moved = edge->stage->chunks != before || !edge->stage_owed;
+    rt_turn_leave(&edge->turn);
+    return moved;
+}
+
 static bool run_edge(rt_edge *edge)
 {
     bool moved = false;
@@ -196,6 +208,8 @@ static bool run_edge(rt_edge *edge)
         rt_edge_give_credit(edge);
         rt_turn_leave(&edge->turn);
     }
+    if (edge->stage_owed && !edge->close_wanted) /* after the close the tensor may be gone */
+        moved |= stage(edge);
     if (edge->close_wanted && answered)
         edge->ask.state = RT_ASK_NONE; /* nobody will wire it */
     if (edge->close_wanted && !edge->close_told && !edge->peer_knows && edge->ask.state == RT_ASK_NONE && rt_edge_quiet(edge)) {
@@ -235,7 +249,7 @@ int64_t rt_edges_next_deadline(const rt_channel *channel)
     for (const rt_list *node = rpc->edges.next; node != &rpc->edges; node = node->next) {
         const rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
         bool closing = edge->close_wanted && edge->ask.state == RT_ASK_NONE;
-        if ((edge->credit_owed || closing) && soon < due)
+        if ((edge->credit_owed || edge->stage_owed || closing) && soon < due)
             due = soon;
     }
     return due;
