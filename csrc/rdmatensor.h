@@ -359,7 +359,8 @@ int rt_edge_wait_sent(rt_edge *edge, uint64_t sequence, int64_t timeout_ns);
 /* RT_OK: everything up to this sequence was released by the receiver (flow="credit"), or written (flow="loop"). */
 int rt_edge_wait_released(rt_edge *edge, uint64_t sequence, int64_t timeout_ns);
 /* As many sends in order, as the slice and credits allow, with few doorbells. Returns how many were begun; the first that could
- * not has *status_out (RT_E_AGAIN: no credit yet). */
+ * not has *status_out (RT_E_AGAIN: no credit yet). Where posting is copying (completes_in_post), the tensors of static edges may be
+ * changed when all were begun with RT_OK; with RT_E_AGAIN, and elsewhere, rt_edge_wait_sent says when. */
 int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out);
 
 /* The next tensor: RT_OK with what arrived, to be released by its sequence. RT_E_AGAIN at the end of the slice. RT_E_BUSY: every

@@ -49,11 +49,13 @@ def send_many(sends: Iterable[tuple[SendEdge, Any] | BoundSend], *, timeout: flo
     count, done = len(given), 0
     lasting = not device.limits.completes_in_post or min(map(_nbytes, edges)) < 0  # some go on after the call
     before = {edge: edge._sequence_now() for edge in set(edges)} if lasting else {}
+    at_once = True  # a slice was enough, and nothing that it sent is under way
 
     def step(ns: int) -> int:
-        nonlocal done
+        nonlocal done, at_once
         begun, status = _core.edges_send_many(packed, done, count - done, ns)
         done += begun
+        at_once = at_once and status == _core.OK
         return _core.OK if done == count else status
 
     status = step(min(limit, _core.SLICE_NS))
@@ -61,6 +63,8 @@ def send_many(sends: Iterable[tuple[SendEdge, Any] | BoundSend], *, timeout: flo
         status = _core.until(device._live(), step, max(limit - _core.SLICE_NS, 0))
     if before:
         _finish(before, zip(edges[:done], keep, strict=False), limit)
+    elif not at_once:
+        _finish_rest(edges[:done], keep, limit)
     if status == _core.AGAIN:
         why = f"no credit in {limit / 1e9:g} s; {done} of {count} were sent"
         raise DeadlineExceeded(f"send tensor {done} of many", repr(edges[done]), why, status="deadline")
@@ -104,6 +108,13 @@ def _bind(send: Any) -> BoundSend:
     if not isinstance(send, tuple) or len(send) != 2 or not isinstance(send[0], SendEdge):
         raise TypeError(f"what is sent is a pair (edge, tensor) or what edge.bind(tensor) gave, not {send!r}")
     return send[0].bind(send[1])
+
+
+def _finish_rest(edges: Iterable[SendEdge], owner: object, limit: int) -> None:
+    """Where a send is mostly over when the call returns, and some were not: keeps their tensors, and waits for them."""
+    for edge in set(edges):
+        edge._keep(edge._sequence_now(), owner)
+        edge.drain(limit / 1e9)
 
 
 def _finish(sequences: dict[SendEdge, int], sent: Iterable[tuple[SendEdge, object]], limit: int) -> None:

@@ -18,10 +18,11 @@ import subprocess
 import sys
 import time
 
-import rdmatensor as rt
 from edge_soak.plan import GROUPS
 from edge_soak.receive import Mismatch, Receiver
 from edge_soak.send import Sender, resident
+
+import rdmatensor as rt
 
 MIB = 1 << 20
 POOL_SIZE = 8 * MIB

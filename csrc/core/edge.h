@@ -158,6 +158,7 @@ struct rt_edge {
     rt_copy credit_copy;      /* receiver: of every credit; its word lies at the start of `lines` */
     int64_t credit_op;        /* … of the one that must end before the next is posted, or is not wholly posted itself */
     _Atomic bool credit_owed; /* the service goes on with it */
+    _Atomic bool stage_owed;  /* … and with a tensor that was left half staged */
     rt_edge_sent *sent;       /* by slot */
     rt_edge_got *got;         /* by slot, of a dynamic edge */
     rt_edge_stage *stage;
@@ -273,7 +274,8 @@ int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64
 int rt_edge_stage_prepare(rt_edge *edge, rt_detail *detail);
 /* Takes the next sequence for a tensor to be staged. RT_E_NOT_FOUND: there is no ring yet. edge->turn held. */
 int rt_edge_stage_begin(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t size, uint64_t sequence);
-/* Goes on staging. RT_OK: all is posted. RT_E_AGAIN: chunks are under way, or time is up. edge->turn held. */
+/* Goes on staging. RT_OK: all is posted. RT_E_AGAIN: chunks are under way, or time is up; then edge->stage_owed, and the service,
+ * once it is kicked, goes on too: the receiver may wait for this tensor while its sender waits for something else. edge->turn held. */
 int rt_edge_stage_run(rt_edge *edge, int64_t end_ns);
 
 static inline int64_t rt_edge_slice_end(const rt_device *device, int64_t timeout_ns)

@@ -365,7 +365,10 @@ static int64_t send_static(sending *send)
     bool plain = result == RT_OK && region != NULL && runs == 1 && post_plain(send, region, &result);
     if (result == RT_OK && !plain)
         result = region != NULL ? post_static(send, region, send->size == 0 ? 0 : runs) : send_staged(send);
+    bool owed = edge->stage_owed;
     rt_turn_leave(&edge->turn);
+    if (owed)
+        rt_service_kick(edge->device);
     return result == RT_E_BUSY ? RT_E_AGAIN : result;
 }
 

@@ -198,6 +198,18 @@ static void reap(rt_edge *edge)
     edge->reap_ns = now + edge->reap_nap_ns;
 }
 
+/* A step with a tensor that was left half staged. True when it got on. */
+static bool stage(rt_edge *edge)
+{
+    rt_turn_take(&edge->turn);
+    uint32_t before = edge->stage->chunks;
+    if (edge->stage->sequence != 0)
+        rt_edge_stage_run(edge, rt_device_time(edge->device));
+    bool moved = edge->stage->chunks != before || !edge->stage_owed;
+    rt_turn_leave(&edge->turn);
+    return moved;
+}
+
 static bool run_edge(rt_edge *edge)
 {
     bool moved = false;
@@ -210,6 +222,8 @@ static bool run_edge(rt_edge *edge)
         rt_edge_give_credit(edge);
         rt_turn_leave(&edge->turn);
     }
+    if (edge->stage_owed && !edge->close_wanted) /* after the close the tensor may be gone */
+        moved |= stage(edge);
     if (edge->close_wanted && answered)
         edge->ask.state = RT_ASK_NONE; /* nobody will wire it */
     if (edge->close_wanted && edge->ask.state == RT_ASK_NONE)
@@ -251,7 +265,7 @@ int64_t rt_edges_next_deadline(const rt_channel *channel)
     for (const rt_list *node = rpc->edges.next; node != &rpc->edges; node = node->next) {
         const rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
         bool closing = edge->close_wanted && edge->ask.state == RT_ASK_NONE;
-        int64_t at = edge->credit_owed ? soon : closing ? edge->reap_ns : INT64_MAX;
+        int64_t at = edge->credit_owed || edge->stage_owed ? soon : closing ? edge->reap_ns : INT64_MAX;
         due = at < due ? at : due;
     }
     return due;

@@ -115,7 +115,14 @@ static int post_chunk(rt_edge *edge, uint64_t from, uint64_t size, int64_t end_n
     return RT_OK;
 }
 
-int rt_edge_stage_run(rt_edge *edge, int64_t end_ns)
+/* Moves what is under way: a chunk's place may be held by one of another stripe. */
+static void step(const rt_edge *edge)
+{
+    for (uint32_t stripe = 0; stripe < edge->wiring.layout.stripes; stripe++)
+        rt_queue_step(edge->links[stripe]->queue);
+}
+
+static int run(rt_edge *edge, int64_t end_ns)
 {
     rt_edge_stage *stage = edge->stage;
     const rt_edge_layout *layout = &edge->wiring.layout;
@@ -127,7 +134,7 @@ int rt_edge_stage_run(rt_edge *edge, int64_t end_ns)
         uint64_t from, size = rt_edge_stripe(layout, stage->size, stage->stripe, &from);
         int status = rt_edge_collect(edge->channel, &stage->ops[stage->chunks % RT_EDGE_STAGES], 1);
         if (status == RT_E_AGAIN)
-            rt_queue_step(edge->links[stage->stripe]->queue);
+            step(edge);
         if (status == RT_OK)
             status = post_chunk(edge, from, size, end_ns);
         if (status != RT_OK)
@@ -142,10 +149,17 @@ int rt_edge_stage_run(rt_edge *edge, int64_t end_ns)
     }
     for (uint32_t place = 0; stage->sequence != 0 && place < RT_EDGE_STAGES; place++) {
         if (stage->ops[place] != 0 && !rt_op_posted(edge->channel, stage->ops[place])) {
-            rt_queue_step(edge->links[0]->queue);
+            step(edge);
             return RT_E_AGAIN; /* nobody else might move it on */
         }
     }
     stage->sequence = 0; /* all is with the provider: the tensor itself is free */
     return RT_OK;
+}
+
+int rt_edge_stage_run(rt_edge *edge, int64_t end_ns)
+{
+    int status = run(edge, end_ns);
+    edge->stage_owed = edge->stage->sequence != 0;
+    return status;
 }

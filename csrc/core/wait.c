@@ -251,6 +251,8 @@ static int sleep_for_memory(rt_waiter *waiter, rt_look look, void *object, int64
     rt_device *device = waiter->device;
     const rt_provider *provider = device->provider;
     *found_out = RT_E_AGAIN;
+    if (device->limits.virtual_time)
+        rt_devices_turn();
     if (device->limits.can_wake_receiver) {
         uint32_t epoch = provider->memory_epoch(device->pdevice);
         *found_out = look(object);
@@ -261,10 +263,8 @@ static int sleep_for_memory(rt_waiter *waiter, rt_look look, void *object, int64
     int64_t nap = waiter->nap_ns < RT_NAP_MIN_NS ? RT_NAP_MIN_NS : waiter->nap_ns;
     waiter->nap_ns = nap * 2 < RT_NAP_MAX_NS ? nap * 2 : RT_NAP_MAX_NS;
     nap = nap < left_ns ? nap : left_ns;
-    if (device->limits.virtual_time) {
-        rt_devices_turn();
+    if (device->limits.virtual_time)
         return provider->clock->advance(device->pdevice, rt_device_time(device) + nap);
-    }
     struct timespec time = {.tv_nsec = nap};
     return nanosleep(&time, NULL) != 0 ? RT_E_INTERRUPTED : RT_OK;
 }

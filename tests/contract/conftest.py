@@ -105,6 +105,15 @@ def ends(fabric: Fabric) -> Iterator[Ends]:
     made.tidy()
 
 
+@pytest.fixture(params=KINDS)
+def wide(request: pytest.FixtureRequest) -> Iterator[Ends]:
+    """A channel of four QPs over two completion queues."""
+    with MAKERS[str(request.param)](queues=2, qps_per_peer=4) as fabric:
+        ends = Ends(fabric)
+        yield ends
+        ends.tidy()
+
+
 @pytest.fixture(params=MORTAL)
 def mortal(request: pytest.FixtureRequest) -> Iterator[Fabric]:
     """Three parties of this test's own, to be killed."""

@@ -3,22 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
 
 import pytest
-from conftest import KINDS, MAKERS
 from ends import Ends, pattern
 
 import rdmatensor as rt
-
-
-@pytest.fixture(params=KINDS)
-def wide(request: pytest.FixtureRequest) -> Iterator[Ends]:
-    """A channel of four QPs over two completion queues."""
-    with MAKERS[str(request.param)](queues=2, qps_per_peer=4) as fabric:
-        ends = Ends(fabric)
-        yield ends
-        ends.tidy()
 
 
 def test_a_channel_has_the_qps_that_were_asked_for(wide: Ends) -> None:
