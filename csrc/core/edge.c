@@ -50,6 +50,9 @@ static void edge_free(rt_edge *edge)
         rt_edge_memory_give(&edge->stage->memory);
     if (edge->source != NULL)
         rt_region_unreference(edge->source);
+    if (edge->asked_region != NULL)
+        rt_region_unreference(edge->asked_region);
+    rt_edge_memory_give(&edge->spare);
     rt_edge_memory_give(&edge->slots);
     rt_edge_memory_give(&edge->lines);
     rt_edge_memory_give(&edge->credit_line);

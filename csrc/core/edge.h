@@ -75,7 +75,8 @@ typedef struct rt_edge_sent {
     uint64_t sequence;                /* 0: none */
     int64_t ops[RT_EDGE_STRIPES_MAX]; /* numbers of operations that are not collected yet, or 0 */
     rt_region *kept;                  /* dynamic: counted in region->operations until the release */
-    rt_edge_memory staging;           /* dynamic: where the tensor was copied to, until the release */
+    rt_edge_memory staging;           /* dynamic: where a tensor was copied to; used again after its release */
+    uint64_t staged;                  /* … the sequence of that tensor */
     uint64_t plain_address;           /* of the contiguous tensor that `copies` are of, in plain_region, or 0 */
     const rt_region *plain_region;
     rt_copy *copies; /* RT_EDGE_COPIES × stripes, or more where a tensor is gathered from many places */
@@ -147,7 +148,7 @@ struct rt_edge {
     bool close_told;           /* … or was */
     bool peer_knows;           /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
     int64_t reap_ns, reap_nap_ns; /* when to look for completions while it closes, and how long after that again */
-    bool key_asked;            /* an ADD_KEY is outstanding */
+    rt_region *asked_region;      /* an ADD_KEY of it is outstanding; referenced */
     rt_detail failure;         /* of opening, until JOINED */
 
     rt_turn turn;      /* guards all below */
@@ -162,6 +163,7 @@ struct rt_edge {
     rt_edge_sent *sent;       /* by slot */
     rt_edge_got *got;         /* by slot, of a dynamic edge */
     rt_edge_stage *stage;
+    rt_edge_memory spare; /* dynamic sender: a large staging buffer between two tensors */
     rt_region *source;                    /* cache: where the last tensor lay; referenced */
     rt_region *keys[RT_EDGE_KEYS_MAX];    /* sender, dynamic: announced regions, referenced … */
     rt_remote *remotes[RT_EDGE_KEYS_MAX]; /* … and receiver: attached, by key */

@@ -48,67 +48,102 @@ static bool find_key(const rt_edge *edge, const rt_region *region, uint32_t *key
     return false;
 }
 
-/* Has the receiver's answer to an ADD_KEY come? device->lock held. */
-static int key_answer(rt_edge *edge, rt_region *region, rt_detail *detail)
+/* Takes the receiver's answer to the ADD_KEY that is outstanding, whichever region it was for. RT_E_AGAIN: not yet. device->lock held. */
+static int take_answer(rt_edge *edge, rt_detail *detail)
 {
+    rt_region *region = edge->asked_region;
     if (edge->ask.state != RT_ASK_DONE)
         return rt_channel_state(edge->channel) == RT_CHANNEL_READY ? RT_E_AGAIN : rt_channel_refuse(edge->channel, detail);
     edge->ask.state = RT_ASK_NONE;
-    if (edge->ask.answer.kind == RT_EDGE_EDGE_REFUSED)
+    edge->asked_region = NULL;
+    if (edge->ask.answer.kind == RT_EDGE_EDGE_REFUSED) {
+        rt_region_unreference(region);
         return rt_fail(detail, rt_edge_refusal_status(edge->ask.answer.refusal), 0,
-                       "the receiver of edge \"%s\" did not take another region of tensors: %s", edge->name,
-                       edge->ask.answer.text);
+                       "the receiver did not take another region of tensors: %s", edge->ask.answer.text);
+    }
     rt_turn_take(&edge->turn);
     edge->keys[edge->key_count] = region;
     edge->key_sizes[edge->key_count] = region->size;
     edge->key_count++;
     edge->stats.keys = edge->key_count;
     rt_turn_leave(&edge->turn);
+    return RT_OK;
+}
+
+/* Asks for a key of the region; the answer comes later. device->lock held. */
+static int ask_for_key(rt_edge *edge, rt_region *region, rt_detail *detail)
+{
+    rt_edge_message message = {.kind = RT_EDGE_ADD_KEY, .number = edge->number, .key = (uint16_t)edge->key_count};
+    size_t size = 0;
+    if (edge->key_count == RT_EDGE_KEYS_MAX)
+        return rt_fail(detail, RT_E_BUSY, 0, "its tensors come from more than %d regions: take them from fewer", RT_EDGE_KEYS_MAX);
+    int status = rt_region_handle(region, 0, region->size, message.tensors.bytes, &size, detail);
+    message.tensors.size = (uint8_t)size;
+    if (status == RT_OK)
+        status = rt_edge_ask(edge, &message);
+    if (status != RT_OK)
+        return status;
+    edge->asked_region = region;
     rt_region_reference(region);
     return RT_OK;
 }
 
-/* Announces a region to the receiver and waits until it knows it. Without any turn. */
+/* Announces a region to the receiver and waits until it knows it. An answer to what was asked before, when a slice ended, is taken
+ * first. Without any turn. */
 static int add_key(rt_edge *edge, rt_region *region, int64_t end_ns, rt_detail *detail)
 {
     rt_device *device = edge->device;
-    rt_edge_message message = {.kind = RT_EDGE_ADD_KEY, .number = edge->number, .key = (uint16_t)edge->key_count};
-    size_t size = 0;
-    if (edge->key_count == RT_EDGE_KEYS_MAX)
-        return rt_fail(detail, RT_E_BUSY, 0, "tensors of edge \"%s\" come from more than %d regions: take them from fewer",
-                       edge->name, RT_EDGE_KEYS_MAX);
-    int status = rt_region_handle(region, 0, region->size, message.tensors.bytes, &size, detail);
-    message.tensors.size = (uint8_t)size;
-    bool asked = false;
     for (;;) {
-        uint32_t seen = atomic_load_explicit(&device->change, memory_order_acquire);
+        uint32_t seen = atomic_load_explicit(&device->change, memory_order_acquire), key;
         pthread_mutex_lock(&device->lock);
-        if (status == RT_OK && !asked && !edge->key_asked) {
-            status = rt_edge_ask(edge, &message);
-            edge->key_asked = asked = status == RT_OK;
-        }
-        if (status == RT_OK || status == RT_E_BUSY)
-            status = edge->key_asked ? key_answer(edge, region, detail) : RT_E_AGAIN;
-        if (status != RT_E_AGAIN)
-            edge->key_asked = false;
+        bool mine = edge->asked_region == region;
+        int status = edge->asked_region != NULL ? take_answer(edge, detail) : RT_OK;
+        if (status != RT_OK && status != RT_E_AGAIN && !mine && rt_channel_state(edge->channel) == RT_CHANNEL_READY)
+            status = RT_OK; /* another region was refused: its own sender hears of it */
+        rt_turn_take(&edge->turn);
+        bool known = find_key(edge, region, &key);
+        rt_turn_leave(&edge->turn);
+        if (status == RT_OK && !known)
+            status = ask_for_key(edge, region, detail);
         pthread_mutex_unlock(&device->lock);
-        if (status != RT_E_AGAIN)
-            return status;
-        status = rt_service_wait(device, seen, end_ns);
+        if (known)
+            return RT_OK;
+        if (status == RT_OK || status == RT_E_AGAIN)
+            status = rt_service_wait(device, seen, end_ns);
         if (status != RT_OK)
-            return status; /* asked for already: the next slice finds the answer */
+            return status;
     }
 }
 
 /* ---- where it is taken from ---- */
+
+/* A buffer of an earlier tensor that was released, if one is large enough: nothing is registered for tensors that follow each other. */
+static void take_staged(dynamic *send)
+{
+    rt_edge *edge = send->edge;
+    rt_turn_take(&edge->turn);
+    rt_edge_memory *found = edge->spare.region != NULL && edge->spare.size >= send->size ? &edge->spare : NULL;
+    for (uint32_t slot = 0; found == NULL && slot < edge->tx.slots; slot++) {
+        rt_edge_sent *sent = &edge->sent[slot];
+        bool fits = sent->staging.region != NULL && sent->staging.size >= send->size && sent->staging.size / 4 <= send->size;
+        found = fits && sent->staged <= edge->tx.released ? &sent->staging : NULL;
+    }
+    if (found != NULL) {
+        send->staging = *found;
+        *found = (rt_edge_memory){.region = NULL};
+    }
+    rt_turn_leave(&edge->turn);
+}
 
 /* Copies it into registered memory that the receiver can READ. Without any turn. */
 static int stage(dynamic *send)
 {
     rt_edge *edge = send->edge;
     bool registered = false;
-    int status =
-        rt_edge_memory_take(edge->device, RT_RIGHT_REMOTE_READ, send->size, RT_EDGE_LINE_SIZE, &send->staging, &registered, NULL);
+    take_staged(send);
+    int status = send->staging.region != NULL ? RT_OK
+                                              : rt_edge_memory_take(edge->device, RT_RIGHT_REMOTE_READ, send->size,
+                                                                    RT_EDGE_LINE_SIZE, &send->staging, &registered, NULL);
     if (status != RT_OK)
         return status;
     rt_edge_gather(send->tensor, send->item_size, 0, send->size, send->staging.address);
@@ -149,6 +184,7 @@ static int place(dynamic *send)
         return RT_OK;
     bool readable = send->region != NULL && (send->region->rights & RT_RIGHT_REMOTE_READ) != 0 &&
                     (send->region->rights & RT_RIGHT_PER_PEER_KEYS) == 0;
+    rt_detail detail = {.status = RT_OK};
     int status = readable ? RT_OK : stage(send);
     if (status != RT_OK)
         return status;
@@ -156,9 +192,11 @@ static int place(dynamic *send)
     bool known = find_key(edge, send->region, &send->key);
     rt_turn_leave(&edge->turn);
     while (status == RT_OK && !known) {
-        status = add_key(edge, send->region, send->end_ns, NULL);
+        status = add_key(edge, send->region, send->end_ns, &detail);
         rt_turn_take(&edge->turn);
         known = find_key(edge, send->region, &send->key);
+        if (status != RT_OK && status != RT_E_AGAIN && status == detail.status)
+            rt_edge_fail(edge, &detail);
         rt_turn_leave(&edge->turn);
     }
     return status;
@@ -271,6 +309,20 @@ static int look_posted(void *object)
     return number == 0 || rt_op_posted(edge->channel, number) ? RT_OK : RT_E_AGAIN;
 }
 
+/* A large staging buffer is kept for the next tensor, whose receiver knows it; others go back. Without any turn. */
+static void give(rt_edge *edge, rt_edge_memory *memory)
+{
+    if (memory->region != NULL && memory->own) {
+        rt_turn_take(&edge->turn);
+        rt_edge_memory before = edge->spare;
+        bool keep = before.region == NULL || before.size < memory->size;
+        edge->spare = keep ? *memory : before;
+        *memory = keep ? before : *memory;
+        rt_turn_leave(&edge->turn);
+    }
+    rt_edge_memory_give(memory);
+}
+
 int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t size, int64_t end_ns)
 {
     dynamic send = {.edge = edge, .tensor = tensor, .size = size, .end_ns = end_ns};
@@ -290,12 +342,14 @@ int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64
         rt_edge_sent *sent = &edge->sent[send.sequence % edge->tx.slots];
         result = post(&send);
         if (result > 0) { /* what the slot had is free: its tensor was released */
-            old = sent->staging;
-            sent->staging = send.staging;
+            bool staged = send.staging.region != NULL;
+            old = staged ? sent->staging : (rt_edge_memory){.region = NULL};
+            sent->staging = staged ? send.staging : sent->staging;
+            sent->staged = staged ? send.sequence : sent->staged;
         }
         rt_turn_leave(&edge->turn);
     }
-    rt_edge_memory_give(&old);
+    give(edge, &old);
     if (result > 0 && !edge->device->limits.completes_in_post)
         (void)rt_wait_memory(edge->device, look_posted, &send, end_ns); /* where the slice ends, who waits next moves it on */
     return result == RT_E_BUSY ? RT_E_AGAIN : result;

@@ -288,6 +288,50 @@ static void dynamic_tensors_arrive_eagerly_or_by_read(void)
     }
 }
 
+/* A slice that ends while a region is being announced leaves the announcement to the next send, which may be of another region. */
+static void regions_are_announced_whoever_asked_and_large_staging_is_used_again(void)
+{
+    enum { ROUNDS_HERE = 12, LARGE = (4 << 20) + 64 };
+    static uint8_t outside[LARGE];
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        rt_edge_arrival arrival;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = edge_options("regions");
+        options.kind = RT_EDGE_DYNAMIC;
+        options.rank = RT_EDGE_RANK_ANY;
+        edge_join(&ends, place, &options);
+        rt_region *target = core_region(ends.core.far, LARGE, 0);
+        for (uint32_t round = 0; round < ROUNDS_HERE; round++) {
+            rt_region *region = core_region(ends.core.near, 8192, RT_RIGHT_REMOTE_READ);
+            uint8_t *bytes = (uint8_t *)(uintptr_t)rt_region_address(region);
+            core_fill(bytes, 8192, round);
+            core_fill(outside, LARGE, round + 100);
+            rt_edge_tensor small = edge_bytes(bytes, 8192), large = edge_bytes(outside, LARGE);
+            const rt_edge_tensor *tensor = round % 3 == 0 ? &large : &small;
+            int64_t begun = rt_edge_send_tensor(ends.sender, round % 3 == 2 ? &large : &small, 0); /* asks, and may not wait */
+            if (begun > 0) {
+                CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+                CHECK_INT(edge_fetch(&ends, arrival.sequence, target, 0), RT_OK);
+            }
+            CHECK_INT(edge_send(&ends, tensor, false), RT_OK);
+            CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+            CHECK_INT(edge_fetch(&ends, arrival.sequence, target, 0), RT_OK);
+            CHECK_BYTES((const void *)(uintptr_t)rt_region_address(target), tensor == &large ? outside : bytes, arrival.size);
+            rt_region_drop(region);
+        }
+        rt_edge_stats stats;
+        rt_edge_get_stats(ends.sender, &stats);
+        if (stats.registrations > 4)
+            printf("%s: %llu registrations\n", place->name, (unsigned long long)stats.registrations);
+        CHECK(stats.registrations <= 4); /* two slots, the one that is filled meanwhile, and a spare one */
+        CHECK(stats.keys <= 1 + ROUNDS_HERE + 3);
+        rt_region_drop(target);
+        edge_end(&ends);
+    }
+}
+
 static void a_kept_promise_of_the_loop_needs_no_credit_and_a_broken_one_is_caught(void)
 {
     EDGE_EACH_PLACE(place)
@@ -326,6 +370,7 @@ static const check_test tests[] = {
     CHECK_TEST(without_credit_a_send_waits_and_sends_nothing),
     CHECK_TEST(many_sends_share_doorbells_and_arrive_each_on_its_edge),
     CHECK_TEST(dynamic_tensors_arrive_eagerly_or_by_read),
+    CHECK_TEST(regions_are_announced_whoever_asked_and_large_staging_is_used_again),
     CHECK_TEST(a_kept_promise_of_the_loop_needs_no_credit_and_a_broken_one_is_caught),
 };
 
