@@ -47,7 +47,7 @@ uint64_t rt_bench_rpc_bytes(uint64_t fragment, uint64_t slots);
  * receives in (the peer WRITEs there), the second what it sends from. NULL: out of memory, or a size that cannot be. */
 rt_bench_rpc *rt_bench_rpc_create(rt_channel *channel, rt_region *region, rt_remote *remote, uint64_t fragment, uint64_t slots);
 void rt_bench_rpc_drop(rt_bench_rpc *rpc);
-/* Sends one message; when it returns RT_OK, `from` may be changed. RT_E_AGAIN, RT_E_INTERRUPTED: call again with the same
+/* One thread may send while another receives. Sends one message; when it returns RT_OK, `from` may be changed. RT_E_AGAIN, RT_E_INTERRUPTED: call again with the same
  * arguments, it goes on where it stopped. */
 int rt_bench_rpc_send(rt_bench_rpc *rpc, const void *from, uint64_t size, int64_t timeout_ns);
 /* Receives the next message into `to`: its size, or a negative status; RT_E_AGAIN and RT_E_INTERRUPTED as above. */

@@ -36,7 +36,7 @@ struct rt_bench_rpc {
     int64_t ops[SLOTS_MAX];       /* of the fragment that a slot holds; 0: the provider is done with it */
     rt_copy copies[SLOTS_MAX][2]; /* what that operation does: fragment, then word */
     int64_t credit_op;
-    rt_bench_rpc_stats stats;
+    rt_bench_rpc_stats out, in; /* one thread may send while another receives */
 };
 
 /* ---- where things lie: slots, then a word for each, then the credit ---- */
@@ -88,7 +88,9 @@ void rt_bench_rpc_drop(rt_bench_rpc *rpc)
 
 void rt_bench_rpc_get_stats(const rt_bench_rpc *rpc, rt_bench_rpc_stats *stats_out)
 {
-    *stats_out = rpc->stats;
+    *stats_out = rpc->out;
+    stats_out->copies += rpc->in.copies;
+    stats_out->copied_bytes += rpc->in.copied_bytes;
 }
 
 /* ---- sending ---- */
@@ -122,7 +124,7 @@ static int wait_for_slot(rt_bench_rpc *rpc, int64_t timeout_ns)
         uint64_t here = credit_at(rpc);
         int status = rt_channel_wait_word(rpc->channel, rpc->region, here, needed, 0);
         if (status == RT_E_AGAIN) {
-            rpc->stats.waits++;
+            rpc->out.waits++;
             status = rt_channel_wait_word(rpc->channel, rpc->region, here, needed, timeout_ns);
         }
         if (status != RT_OK) {
@@ -156,13 +158,13 @@ int rt_bench_rpc_send(rt_bench_rpc *rpc, const void *from, uint64_t size, int64_
         }
         rpc->ops[rpc->posted++ % rpc->slots] = op;
         rpc->sent += part;
-        rpc->stats.fragments++;
-        rpc->stats.copied_bytes += part;
+        rpc->out.fragments++;
+        rpc->out.copied_bytes += part;
     } while (rpc->sent < size);
     rpc->sent = 0;
     rpc->messages_out++;
-    rpc->stats.messages++;
-    rpc->stats.copies++;
+    rpc->out.messages++;
+    rpc->out.copies++;
     return RT_OK;
 }
 
@@ -209,7 +211,7 @@ static int64_t take(rt_bench_rpc *rpc, void *to, uint64_t capacity)
     memcpy((char *)to + head.offset, slot + LINE, head.fragment);
     rpc->received += head.fragment;
     rpc->taken++;
-    rpc->stats.copied_bytes += head.fragment;
+    rpc->in.copied_bytes += head.fragment;
     return (int64_t)head.size;
 }
 
@@ -233,7 +235,7 @@ int64_t rt_bench_rpc_receive(rt_bench_rpc *rpc, void *to, uint64_t capacity, int
         if (rpc->received == (uint64_t)size) {
             rpc->received = 0;
             rpc->messages_in++;
-            rpc->stats.copies++;
+            rpc->in.copies++;
             return size;
         }
     }

@@ -5,6 +5,9 @@ Fragments with a header each, copied in at the sender and out at the receiver, p
 
 from __future__ import annotations
 
+import time
+from concurrent import futures
+
 import numpy as np
 
 import rdmatensor as rt
@@ -56,6 +59,17 @@ class RpcEnd(LibraryEnd):
         self._take()
         if look is not None:
             look(self.incoming)
+
+    def both(self, count: int) -> float:
+        """A thread of its own receives, as in an RPC library: a message may be larger than all buffers together."""
+        begin = time.perf_counter()
+        with futures.ThreadPoolExecutor(1) as receiver:
+            coming = receiver.submit(lambda: [self._take() for _ in range(count)])
+            for _ in range(count):
+                self.send()
+            coming.result()
+        self.finish()
+        return time.perf_counter() - begin
 
     def copies(self) -> Copies:
         stats = self.rpc.stats
