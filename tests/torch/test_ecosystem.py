@@ -7,6 +7,8 @@ import pytest
 import torch
 from ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize(
     "name", ["data_parallel", "hooks", "uneven", "sharded", "pipeline", "redistributed", "checkpointed", "zero"]

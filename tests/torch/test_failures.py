@@ -6,6 +6,8 @@ import failures
 import pytest
 from ranks import Ranks
 
+pytestmark = pytest.mark.slow
+
 BOUND = 5.0
 """Seconds within which everybody must know of a death."""
 

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 SUITE = Path(__file__).with_name("suite.py")
 SOME = (
     "test_all_gather",

@@ -1,6 +1,6 @@
 """A training run under torchrun in which a rank is killed once. Argument: a folder for what was learned.
 
-Every rank continues from the newest checkpoint; the first time, rank 1 is killed in step 3. All ranks print how it ended.
+Every rank continues from the newest checkpoint; the first time, rank 1 is killed in step 3. All ranks say how it ended.
 """
 
 from __future__ import annotations
