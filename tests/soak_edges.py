@@ -112,8 +112,12 @@ def send(arguments: argparse.Namespace) -> None:
     sender = Sender(
         arguments.url, arguments.sender, arguments.seed, arguments.largest, POOL_SIZE, arguments.damage
     )
-    for number, count in epochs(arguments):
-        sender.epoch(number, count)
+    try:
+        for number, count in epochs(arguments):
+            sender.epoch(number, count)
+    except rt.RdmaError:
+        print("the sender's view: " + sender.dump(), file=sys.stderr, flush=True)
+        raise
     sender.device.close()
 
 
@@ -128,6 +132,7 @@ def receive(arguments: argparse.Namespace) -> int:
         print(f"to repeat it: python tests/soak_edges.py --seed {arguments.seed} --first-epoch {soak.number} "
               f"--tensors {arguments.epoch_size} --epoch-size {arguments.epoch_size} --largest {arguments.largest} "
               f"--url '{arguments.url}' --there '{arguments.there}'", flush=True)  # fmt: skip
+        print(f"the receiver's view: {soak.receiver.dump()}", flush=True)
         return 1
     finally:
         soak.close()

@@ -184,6 +184,8 @@ class Epoch:
         receiver: dict[str, object] = {"slots": rng.choice(slots)}
         rng.choice((both, sender, receiver)).update(verify="crc32c" if rng.random() < 0.25 else None)
         both["ordering"] = rng.choice((None, *promises.orderings))
+        if group == "deep" and both["ordering"] == "immediate":
+            both["ordering"] = None  # it takes receives, of which a QP has few
         if both["ordering"] == "immediate" or not promises.orders_writes:
             receiver["slots"], both["stripes"] = min(int(str(receiver["slots"])), 2), 1
         if both["ordering"] == "tail":

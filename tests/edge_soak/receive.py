@@ -11,7 +11,7 @@ import numpy as np
 
 import rdmatensor as rt
 from edge_soak.plan import Block, EdgePlan, Epoch, Promises
-from edge_soak.pool import Entry, Piece, Pool, memcmp
+from edge_soak.pool import Entry, Piece, Pool, make_entry, memcmp
 from edge_soak.send import TOKEN_WORDS
 
 __all__ = ["Mismatch", "Receiver"]
@@ -30,7 +30,7 @@ class Receiver:
     """One end of a channel, at which it takes and checks what the plan says."""
 
     def __init__(self, url: str, seed: int, largest: int, pool_size: int) -> None:
-        self.device = rt.Device(url, qps_per_peer=4, timeout=120)
+        self.device = rt.Device(url, qps_per_peer=4, timeout=90)
         self.listener = self.device.listen("127.0.0.1:0")
         self.seed = seed
         self.promises = Promises.of(self.device, largest)
@@ -70,6 +70,10 @@ class Receiver:
         region = self.payloads if edge.own_region and not edge.static else None
         return self.device.recv_edge(edge.name, region=region, **edge.both, **edge.receiver)  # type: ignore[arg-type]
 
+    def dump(self) -> str:
+        """Who hangs?"""
+        return "\n  ".join(edge.dump() for edge in self.edges if not edge.closed)
+
     def take_end(self, edge: rt.RecvEdge, what: EdgePlan) -> None:
         """The sender has closed the edge: nothing more may come."""
         try:
@@ -82,14 +86,16 @@ class Receiver:
     # ---- a block ----
 
     def take_in_order(self, block: Block) -> None:
-        """In the order in which they were sent: those that lie in slots many at a time, the others one by one."""
+        """In the order in which they were sent: many at a time, or one by one those that are not simply taken, and those
+        whose sender waits for their release.
+        """
         batch: list[Item] = []
         held = [0] * len(self.edges)
         most = self.rng.randint(1, BATCH_MAX)
         plans = self.plans
         for item in block.items():
             edge = item[0]
-            if plans[edge].take != "plain":
+            if plans[edge].take != "plain" or block.group == "single":
                 self.take_one(item)
                 continue
             if held[edge] == plans[edge].slots or len(batch) == most:
@@ -151,7 +157,7 @@ class Receiver:
         memory = np.frombuffer(self.outs[where], np.uint8)
         start = self.rng.randrange(64)
         memory[start : start + entry.nbytes] ^= 0xFF
-        return Piece(entry, memory.ctypes.data + start)
+        return Piece(make_entry(entry.dtype, entry.shape, None), memory.ctypes.data + start)
 
     # ---- checks ----
 
