@@ -25,7 +25,7 @@ from edge_soak.send import Sender, resident
 
 MIB = 1 << 20
 POOL_SIZE = 8 * MIB
-EPOCH = 250_000  # tensors
+EPOCH = 500_000  # tensors
 WARM = 0.25  # of the epochs may grow
 GROWTH_MAX = 24 * MIB  # of the others together
 EPOCHS_MIN = 12  # for growth to mean something

@@ -37,9 +37,10 @@ class Receiver:
         self.pool = Pool(seed, pool_size)
         self.payloads = self.device.region(PAYLOADS_SIZE)
         self.outs = {
-            "out region": self.device.region(largest + 64)[:].view(),
-            "out heap": memoryview(bytearray(largest + 64)),
+            "out region": np.frombuffer(self.device.region(largest + 64)[:].view(), np.uint8),
+            "out heap": np.zeros(largest + 64, np.uint8),
         }
+        self.starts = {where: memory.ctypes.data for where, memory in self.outs.items()}
         self.rng = random.Random(seed)
         self.seen: Counter[str] = Counter()  # kinds of tensors that arrived
 
@@ -150,14 +151,15 @@ class Receiver:
             return
         with receiver.recv(borrow=plan.take == "borrow") as tensor:
             self.check(item, tensor.dtype, tensor.shape, tensor.address)
-            if entry.dtype.numpy is not None and tensor.numpy().tobytes() != bytes(tensor.view()):
+            if plan.group == "single" and entry.dtype.numpy is not None and tensor.numpy().tobytes() != bytes(tensor.view()):
                 raise Mismatch(f"{plan}: array and view differ")
 
     def out(self, where: str, entry: Entry) -> Piece:
-        memory = np.frombuffer(self.outs[where], np.uint8)
+        """Where a tensor is to be put: not on what it holds."""
         start = self.rng.randrange(64)
-        memory[start : start + entry.nbytes] ^= 0xFF
-        return Piece(make_entry(entry.dtype, entry.shape, None), memory.ctypes.data + start)
+        self.outs[where][start : start + entry.nbytes] ^= 0xFF
+        contiguous = entry if entry.strides is None else make_entry(entry.dtype, entry.shape, None)
+        return Piece(contiguous, self.starts[where] + start)
 
     # ---- checks ----
 
