@@ -205,10 +205,16 @@ class Epoch:
             kind = dtype if both["dtype"] else DTYPES[(index + number) % len(DTYPES)]
             dims = rank if shape is not None or both["rank"] is not None else rng.randrange(17)
             entries.append(self._entry(group, kind, shape, dims, strided))
-        takes = ("plain", "plain", "out region", "out heap", *(("borrow",) if promises.maps_remote and not static else ()))
+        takes = (
+            "plain",
+            "plain",
+            "out region",
+            "out heap",
+            *(("borrow",) if promises.maps_remote and not static else ()),
+        )
         return EdgePlan(
             index=index, name=f"{self.number}.{index}", group=group, static=static, slots=int(str(receiver["slots"])),
-            way=way, source=rng.choice(("region", "heap", "tensor" if way == "bound" and group == "deep" else "region")),
+            way=way, source=rng.choice(("region", "heap", "tensor" if (way, group) == ("bound", "deep") else "region")),
             take="plain" if group == "deep" and rng.random() < 0.8 else rng.choice(takes),
             both=both, sender=sender, receiver=receiver, own_region=rng.random() < 0.5, entries=tuple(entries),
         )  # fmt: skip
@@ -221,7 +227,7 @@ class Epoch:
         members = {group: np.array([edge.index for edge in self.edges if edge.group == group]) for group in GROUPS}
         number = 0
         while count:
-            group = str(rng.choice(GROUPS, p=SHARES))
+            group = GROUPS[number] if number < len(GROUPS) else str(rng.choice(GROUPS, p=SHARES))
             order = rng.choice(members[group], BLOCK[group])
             block = self._block(number, group, order, count)
             count -= len(block.edges)

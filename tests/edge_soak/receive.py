@@ -5,7 +5,6 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 
@@ -29,8 +28,8 @@ class Mismatch(Exception):
 class Receiver:
     """One end of a channel, at which it takes and checks what the plan says."""
 
-    def __init__(self, url: str, seed: int, largest: int, pool_size: int) -> None:
-        self.device = rt.Device(url, qps_per_peer=4, timeout=90)
+    def __init__(self, url: str, seed: int, largest: int, pool_size: int, timeout: float) -> None:
+        self.device = rt.Device(url, qps_per_peer=4, timeout=timeout)
         self.listener = self.device.listen("127.0.0.1:0")
         self.seed = seed
         self.promises = Promises.of(self.device, largest)
@@ -87,7 +86,8 @@ class Receiver:
     # ---- a block ----
 
     def take_in_order(self, block: Block) -> None:
-        """In the order in which they were sent: many at a time, or one by one those that are not simply taken, and those
+        """In the order in which they were sent: many at a time, or one by one those that are not simply taken, and
+        those
         whose sender waits for their release.
         """
         batch: list[Item] = []
@@ -109,7 +109,7 @@ class Receiver:
     def take_batch(self, batch: list[Item]) -> None:
         edges, plans = self.edges, self.plans
         tensors = rt.recv_many([edges[item[0]] for item in batch])
-        pool, other = self.pool.address, self.pool.size
+        pool = self.pool.address
         for item, tensor in zip(batch, tensors, strict=True):
             edge, _, index, offset = item
             entry = plans[edge].entries[index]
@@ -151,7 +151,11 @@ class Receiver:
             return
         with receiver.recv(borrow=plan.take == "borrow") as tensor:
             self.check(item, tensor.dtype, tensor.shape, tensor.address)
-            if plan.group == "single" and entry.dtype.numpy is not None and tensor.numpy().tobytes() != bytes(tensor.view()):
+            if (
+                plan.group == "single"
+                and entry.dtype.numpy is not None
+                and tensor.numpy().tobytes() != bytes(tensor.view())
+            ):
                 raise Mismatch(f"{plan}: array and view differ")
 
     def out(self, where: str, entry: Entry) -> Piece:

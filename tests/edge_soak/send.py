@@ -29,8 +29,10 @@ class Sender:
     "byte" changes one, "skip" leaves out a tensor, once.
     """
 
-    def __init__(self, url: str, address: str, seed: int, largest: int, pool_size: int, damage: str | None) -> None:
-        self.device = rt.Device(url, qps_per_peer=4, timeout=60)
+    def __init__(
+        self, url: str, address: str, seed: int, largest: int, pool_size: int, timeout: float, damage: str | None
+    ) -> None:
+        self.device = rt.Device(url, qps_per_peer=4, timeout=timeout)
         self.channel = self.device.connect(address)
         self.tokens = self.device.recv_edge("tokens", slots=16, **TOKEN_WORDS)  # type: ignore[arg-type]
         self.seed, self.damage = seed, damage
@@ -46,7 +48,9 @@ class Sender:
         plan = Epoch(self.seed, number, self.promises, self.pools["heap"].size)
         self.block = -1
         self.edges = edges = [self.channel.send_edge(edge.name, **edge.both, **edge.sender) for edge in plan.edges]  # type: ignore[arg-type]
-        makers = [self.maker(edge, opened, plan.prepared[edge.index]) for edge, opened in zip(plan.edges, edges, strict=True)]
+        makers = [
+            self.maker(edge, opened, plan.prepared[edge.index]) for edge, opened in zip(plan.edges, edges, strict=True)
+        ]
         for block in plan.blocks(count):
             while self.block < block.number - 2:
                 self.take_token(number)
