@@ -5,6 +5,7 @@
 #   make demo     two processes, real arrays    make fuzz        every fuzz target for FUZZ_SECONDS
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
+#   make soak-edges  a million tensors over edges of every kind, every byte compared
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
 #   make rxe      the tests that want a real verbs driver, on soft-RoCE: in an emulated machine where this kernel has none
 #   make model    the protocol of edges in every order of events, for small bounds
@@ -45,7 +46,7 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak soak-edges wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -223,6 +224,9 @@ format: $(VENV)/.lint
 
 soak: build
 	@$(BIN)/python tests/soak.py $(SOAK_ARGS)
+
+soak-edges: build
+	@$(BIN)/python tests/soak_edges.py $(SOAK_ARGS)
 
 wheel: build
 	@rm -rf dist $(BUILD)/wheel && mkdir -p dist

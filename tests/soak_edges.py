@@ -1,4 +1,4 @@
-"""A soak of tensor edges: one process sends tensors of random shape, type, size and kind, the other compares every byte.
+"""A soak of tensor edges: a process sends tensors of random shape, type, size and kind, another compares every byte.
 
     python tests/soak_edges.py [--tensors 1000000] [--seed N] [--url shm://] [--there URL]
 
@@ -26,7 +26,7 @@ import rdmatensor as rt
 
 MIB = 1 << 20
 POOL_SIZE = 8 * MIB
-EPOCH = 250_000  # tensors
+EPOCH = 500_000  # tensors
 WARM = 0.25  # of the epochs may grow
 GROWTH_MAX = 24 * MIB  # of the others together
 EPOCHS_MIN = 12  # for growth to mean something
@@ -40,9 +40,9 @@ class Soak:
         self.done, self.began, self.said = 0, time.monotonic(), time.monotonic()
         self.memory: list[tuple[int, int]] = []  # after each epoch: here, there
         self.number = arguments.first_epoch
-        self.receiver = Receiver(arguments.url, arguments.seed, arguments.largest, POOL_SIZE)
+        self.receiver = Receiver(arguments.url, arguments.seed, arguments.largest, POOL_SIZE, 1.5 * arguments.timeout)
         words = ["--sender", self.receiver.listener.address, "--url", arguments.there or arguments.url]
-        for name in ("seed", "tensors", "largest", "first_epoch", "epoch_size"):
+        for name in ("seed", "tensors", "largest", "first_epoch", "epoch_size", "timeout"):
             words += [f"--{name.replace('_', '-')}", str(getattr(arguments, name))]
         words += ["--damage", arguments.damage] if arguments.damage else []
         self.child = subprocess.Popen([sys.executable, __file__, *words], stdout=subprocess.PIPE, text=True)
@@ -50,11 +50,14 @@ class Soak:
     def run(self) -> None:
         self.receiver.join()
         self.began = time.monotonic()
-        for self.number, count in epochs(self.arguments):
+        for number, count in epochs(self.arguments):
+            self.number = number
             received = self.receiver.epoch(self.number, count, self.progress)
             told = self.hear()
             if told["sent"] != received:
-                raise Mismatch(f"in epoch {self.number} were sent {told['sent']} and received {received} (tensors, bytes)")
+                raise Mismatch(
+                    f"in epoch {self.number} were sent {told['sent']} and received {received} (tensors, bytes)"
+                )
             self.memory.append((resident(), told["resident"]))
         self.report(time.monotonic() - self.began)
 
@@ -75,8 +78,15 @@ class Soak:
         if now - self.said >= 5:
             self.said = now
             whole, seconds = self.arguments.tensors, now - self.began
-            memory = "resident {:.0f} MiB here, {:.0f} MiB there".format(*(size / MIB for size in self.memory[-1])) if self.memory else "epoch 0"
-            print(f"  {self.done:,} of {whole:,} ({self.done / whole:.0%}), {self.done / seconds:,.0f}/s, {memory}", flush=True)
+            memory = (
+                "resident {:.0f} MiB here, {:.0f} MiB there".format(*(size / MIB for size in self.memory[-1]))
+                if self.memory
+                else "epoch 0"
+            )
+            print(
+                f"  {self.done:,} of {whole:,} ({self.done / whole:.0%}), {self.done / seconds:,.0f}/s, {memory}",
+                flush=True,
+            )
 
     def report(self, seconds: float) -> None:
         kinds = self.receiver.seen
@@ -88,8 +98,8 @@ class Soak:
                   f"at most {(later - warm) / MIB:+.1f} MiB after warm-up")  # fmt: skip
             if len(self.memory) >= EPOCHS_MIN and later - warm > GROWTH_MAX:
                 raise Mismatch(f"the {side} grew by {(later - warm) / MIB:.1f} MiB after warm-up")
-        print(f"{self.done:,} tensors over {self.receiver.device.provider} in {seconds:.1f} s, {self.done / seconds:,.0f}/s, "
-              f"{len(self.memory)} epochs: nothing lost, every byte right, both counted the same")  # fmt: skip
+        print(f"{self.done:,} tensors over {self.receiver.device.provider} in {seconds:.1f} s, "
+              f"{self.done / seconds:,.0f}/s, {len(self.memory)} epochs: nothing lost, every byte right, both counted the same")  # fmt: skip
 
     def close(self) -> None:
         self.child.kill()
@@ -111,10 +121,20 @@ def epochs(arguments: argparse.Namespace) -> list[tuple[int, int]]:
 
 def send(arguments: argparse.Namespace) -> None:
     sender = Sender(
-        arguments.url, arguments.sender, arguments.seed, arguments.largest, POOL_SIZE, arguments.damage
+        arguments.url,
+        arguments.sender,
+        arguments.seed,
+        arguments.largest,
+        POOL_SIZE,
+        arguments.timeout,
+        arguments.damage,
     )
-    for number, count in epochs(arguments):
-        sender.epoch(number, count)
+    try:
+        for number, count in epochs(arguments):
+            sender.epoch(number, count)
+    except rt.RdmaError:
+        print("the sender's view: " + sender.dump(), file=sys.stderr, flush=True)
+        raise
     sender.device.close()
 
 
@@ -129,6 +149,7 @@ def receive(arguments: argparse.Namespace) -> int:
         print(f"to repeat it: python tests/soak_edges.py --seed {arguments.seed} --first-epoch {soak.number} "
               f"--tensors {arguments.epoch_size} --epoch-size {arguments.epoch_size} --largest {arguments.largest} "
               f"--url '{arguments.url}' --there '{arguments.there}'", flush=True)  # fmt: skip
+        print(f"the receiver's view: {soak.receiver.dump()}", flush=True)
         return 1
     finally:
         soak.close()
@@ -144,6 +165,7 @@ def main() -> None:
     parser.add_argument("--largest", type=int, default=2 * MIB, help="bytes of a tensor")
     parser.add_argument("--epoch-size", type=int, default=EPOCH, help="tensors for which the edges stay the same")
     parser.add_argument("--first-epoch", type=int, default=0)
+    parser.add_argument("--timeout", type=float, default=60, help="seconds that a sender waits; a receiver half more")
     parser.add_argument("--damage", choices=("byte", "skip"), help="do something wrong once, which must be found")
     parser.add_argument("--sender", help=argparse.SUPPRESS)
     arguments = parser.parse_args()

@@ -1,1 +1,1 @@
-"""The soak of tensor edges: what both processes derive from a seed, and what each of them does. Run by soak_edges.py."""
+"""The soak of tensor edges: what both processes derive from a seed, and what each does. Run by soak_edges.py."""

@@ -184,6 +184,8 @@ class Epoch:
         receiver: dict[str, object] = {"slots": rng.choice(slots)}
         rng.choice((both, sender, receiver)).update(verify="crc32c" if rng.random() < 0.25 else None)
         both["ordering"] = rng.choice((None, *promises.orderings))
+        if group == "deep" and both["ordering"] == "immediate":
+            both["ordering"] = None  # it takes receives, of which a QP has few
         if both["ordering"] == "immediate" or not promises.orders_writes:
             receiver["slots"], both["stripes"] = min(int(str(receiver["slots"])), 2), 1
         if both["ordering"] == "tail":
@@ -203,10 +205,16 @@ class Epoch:
             kind = dtype if both["dtype"] else DTYPES[(index + number) % len(DTYPES)]
             dims = rank if shape is not None or both["rank"] is not None else rng.randrange(17)
             entries.append(self._entry(group, kind, shape, dims, strided))
-        takes = ("plain", "plain", "out region", "out heap", *(("borrow",) if promises.maps_remote and not static else ()))
+        takes = (
+            "plain",
+            "plain",
+            "out region",
+            "out heap",
+            *(("borrow",) if promises.maps_remote and not static else ()),
+        )
         return EdgePlan(
             index=index, name=f"{self.number}.{index}", group=group, static=static, slots=int(str(receiver["slots"])),
-            way=way, source=rng.choice(("region", "heap", "tensor" if way == "bound" and group == "deep" else "region")),
+            way=way, source=rng.choice(("region", "heap", "tensor" if (way, group) == ("bound", "deep") else "region")),
             take="plain" if group == "deep" and rng.random() < 0.8 else rng.choice(takes),
             both=both, sender=sender, receiver=receiver, own_region=rng.random() < 0.5, entries=tuple(entries),
         )  # fmt: skip
@@ -219,7 +227,7 @@ class Epoch:
         members = {group: np.array([edge.index for edge in self.edges if edge.group == group]) for group in GROUPS}
         number = 0
         while count:
-            group = str(rng.choice(GROUPS, p=SHARES))
+            group = GROUPS[number] if number < len(GROUPS) else str(rng.choice(GROUPS, p=SHARES))
             order = rng.choice(members[group], BLOCK[group])
             block = self._block(number, group, order, count)
             count -= len(block.edges)

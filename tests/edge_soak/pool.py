@@ -1,4 +1,4 @@
-"""Random bytes that tensors are slices of, the same in both processes; tensors that lie in them; and how they are compared.
+"""Random bytes that tensors are slices of, the same in both processes; tensors in them; and how they are compared.
 
 A tensor's bytes are its pool's from an offset that edge and sequence give, so that a check is one memcmp. All bit
 patterns occur, NaNs with payloads among them; tensors of bool are slices of a pool of zeros and ones.
@@ -134,6 +134,6 @@ class Pool:
         first = int(where[0])
         found = self.bytes.tobytes().find(got[:64].tobytes()) if len(got) >= 16 else -1
         return (
-            f"{len(where)} of {entry.nbytes} bytes, the first at {first} (0x{got[first]:02x}, not 0x{wanted[first]:02x}), "
-            f"the last at {int(where[-1])}; its first bytes are those of pool offset {found}, due was {offset}"
+            f"{len(where)} of {entry.nbytes} bytes, from {first} (0x{got[first]:02x}, not 0x{wanted[first]:02x}) to "
+            f"{int(where[-1])}; its first bytes are those of pool offset {found}, due was {offset}"
         )

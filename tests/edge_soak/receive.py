@@ -10,7 +10,7 @@ import numpy as np
 
 import rdmatensor as rt
 from edge_soak.plan import Block, EdgePlan, Epoch, Promises
-from edge_soak.pool import Entry, Piece, Pool, memcmp
+from edge_soak.pool import Entry, Piece, Pool, make_entry, memcmp
 from edge_soak.send import TOKEN_WORDS
 
 __all__ = ["Mismatch", "Receiver"]
@@ -28,17 +28,18 @@ class Mismatch(Exception):
 class Receiver:
     """One end of a channel, at which it takes and checks what the plan says."""
 
-    def __init__(self, url: str, seed: int, largest: int, pool_size: int) -> None:
-        self.device = rt.Device(url, qps_per_peer=4, timeout=120)
+    def __init__(self, url: str, seed: int, largest: int, pool_size: int, timeout: float) -> None:
+        self.device = rt.Device(url, qps_per_peer=4, timeout=timeout)
         self.listener = self.device.listen("127.0.0.1:0")
         self.seed = seed
         self.promises = Promises.of(self.device, largest)
         self.pool = Pool(seed, pool_size)
         self.payloads = self.device.region(PAYLOADS_SIZE)
         self.outs = {
-            "out region": self.device.region(largest + 64)[:].view(),
-            "out heap": memoryview(bytearray(largest + 64)),
+            "out region": np.frombuffer(self.device.region(largest + 64)[:].view(), np.uint8),
+            "out heap": np.zeros(largest + 64, np.uint8),
         }
+        self.starts = {where: memory.ctypes.data for where, memory in self.outs.items()}
         self.rng = random.Random(seed)
         self.seen: Counter[str] = Counter()  # kinds of tensors that arrived
 
@@ -69,6 +70,10 @@ class Receiver:
         region = self.payloads if edge.own_region and not edge.static else None
         return self.device.recv_edge(edge.name, region=region, **edge.both, **edge.receiver)  # type: ignore[arg-type]
 
+    def dump(self) -> str:
+        """Who hangs?"""
+        return "\n  ".join(edge.dump() for edge in self.edges if not edge.closed)
+
     def take_end(self, edge: rt.RecvEdge, what: EdgePlan) -> None:
         """The sender has closed the edge: nothing more may come."""
         try:
@@ -81,14 +86,17 @@ class Receiver:
     # ---- a block ----
 
     def take_in_order(self, block: Block) -> None:
-        """In the order in which they were sent: those that lie in slots many at a time, the others one by one."""
+        """In the order in which they were sent: many at a time, or one by one those that are not simply taken, and
+        those
+        whose sender waits for their release.
+        """
         batch: list[Item] = []
         held = [0] * len(self.edges)
         most = self.rng.randint(1, BATCH_MAX)
         plans = self.plans
         for item in block.items():
             edge = item[0]
-            if plans[edge].take != "plain":
+            if plans[edge].take != "plain" or block.group == "single":
                 self.take_one(item)
                 continue
             if held[edge] == plans[edge].slots or len(batch) == most:
@@ -101,7 +109,7 @@ class Receiver:
     def take_batch(self, batch: list[Item]) -> None:
         edges, plans = self.edges, self.plans
         tensors = rt.recv_many([edges[item[0]] for item in batch])
-        pool, other = self.pool.address, self.pool.size
+        pool = self.pool.address
         for item, tensor in zip(batch, tensors, strict=True):
             edge, _, index, offset = item
             entry = plans[edge].entries[index]
@@ -143,14 +151,19 @@ class Receiver:
             return
         with receiver.recv(borrow=plan.take == "borrow") as tensor:
             self.check(item, tensor.dtype, tensor.shape, tensor.address)
-            if entry.dtype.numpy is not None and tensor.numpy().tobytes() != bytes(tensor.view()):
+            if (
+                plan.group == "single"
+                and entry.dtype.numpy is not None
+                and tensor.numpy().tobytes() != bytes(tensor.view())
+            ):
                 raise Mismatch(f"{plan}: array and view differ")
 
     def out(self, where: str, entry: Entry) -> Piece:
-        memory = np.frombuffer(self.outs[where], np.uint8)
+        """Where a tensor is to be put: not on what it holds."""
         start = self.rng.randrange(64)
-        memory[start : start + entry.nbytes] ^= 0xFF
-        return Piece(entry, memory.ctypes.data + start)
+        self.outs[where][start : start + entry.nbytes] ^= 0xFF
+        contiguous = entry if entry.strides is None else make_entry(entry.dtype, entry.shape, None)
+        return Piece(contiguous, self.starts[where] + start)
 
     # ---- checks ----
 

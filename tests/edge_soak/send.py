@@ -29,8 +29,10 @@ class Sender:
     "byte" changes one, "skip" leaves out a tensor, once.
     """
 
-    def __init__(self, url: str, address: str, seed: int, largest: int, pool_size: int, damage: str | None) -> None:
-        self.device = rt.Device(url, qps_per_peer=4, timeout=120)
+    def __init__(
+        self, url: str, address: str, seed: int, largest: int, pool_size: int, timeout: float, damage: str | None
+    ) -> None:
+        self.device = rt.Device(url, qps_per_peer=4, timeout=timeout)
         self.channel = self.device.connect(address)
         self.tokens = self.device.recv_edge("tokens", slots=16, **TOKEN_WORDS)  # type: ignore[arg-type]
         self.seed, self.damage = seed, damage
@@ -45,8 +47,10 @@ class Sender:
         """Sends the tensors of an epoch, and says on stdout what it counted."""
         plan = Epoch(self.seed, number, self.promises, self.pools["heap"].size)
         self.block = -1
-        edges = [self.channel.send_edge(edge.name, **edge.both, **edge.sender) for edge in plan.edges]  # type: ignore[arg-type]
-        makers = [self.maker(edge, opened, plan.prepared[edge.index]) for edge, opened in zip(plan.edges, edges, strict=True)]
+        self.edges = edges = [self.channel.send_edge(edge.name, **edge.both, **edge.sender) for edge in plan.edges]  # type: ignore[arg-type]
+        makers = [
+            self.maker(edge, opened, plan.prepared[edge.index]) for edge, opened in zip(plan.edges, edges, strict=True)
+        ]
         for block in plan.blocks(count):
             while self.block < block.number - 2:
                 self.take_token(number)
@@ -62,6 +66,10 @@ class Sender:
         for edge in edges:
             edge.close()
         print(json.dumps({"epoch": number, "sent": sent, "resident": resident()}), flush=True)
+
+    def dump(self) -> str:
+        """Who hangs?"""
+        return "\n  ".join(edge.dump() for edge in self.edges if not edge.closed)
 
     def maker(self, edge: EdgePlan, opened: rt.SendEdge, prepared: list[int]) -> Callable[[int, int], Any]:
         """What gives the tensor of an entry and offset, as it is sent."""
@@ -113,8 +121,8 @@ class Sender:
             if plan.edges[edge].way == "async":
                 sendings.append(edges[edge].send_async(tensor))
             else:
-                while any(not sending.done() for sending in sendings[-64:]):  # what waits goes first
-                    pass
+                while not all(sending.done() for sending in sendings):  # the receiver takes these first
+                    self.device.progress()
                 edges[edge].send(tensor)
         for sending in sendings:
             sending.wait()
