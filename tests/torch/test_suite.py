@@ -15,10 +15,10 @@ SUITE = Path(__file__).with_name("suite.py")
 SOME = (
     "test_all_gather",
     "test_all_reduce_sum",
-    "test_all_to_all_single_unequal_split",
+    "test_all_gather_object_default_pg",
     "test_barrier_timeout_global",
     "test_batch_isend_irecv_gloo_tags",
-    "test_broadcast_group",
+    "test_broadcast_full_group",
     "test_DistributedDataParallelCPU",
     "test_gather_checks",
     "test_get_future",
