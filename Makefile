@@ -5,7 +5,7 @@
 #   make demo     two processes, real arrays    make fuzz        every fuzz target for FUZZ_SECONDS
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
-#   make soak-edges  a million tensors over edges of every kind, every byte compared
+#   make soak-edges  a million tensors over edges of every kind, every byte compared; soak-deaths kills their senders and receivers
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
 #   make rxe      the tests that want a real verbs driver, on soft-RoCE: in an emulated machine where this kernel has none
 #   make model    the protocol of edges in every order of events, for small bounds
@@ -46,7 +46,7 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak soak-edges wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak soak-edges soak-deaths wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -227,6 +227,9 @@ soak: build
 
 soak-edges: build
 	@$(BIN)/python tests/soak_edges.py $(SOAK_ARGS)
+
+soak-deaths: build
+	@$(BIN)/python tests/soak_deaths.py $(SOAK_ARGS)
 
 wheel: build
 	@rm -rf dist $(BUILD)/wheel && mkdir -p dist

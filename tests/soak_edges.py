@@ -98,8 +98,9 @@ class Soak:
                   f"at most {(later - warm) / MIB:+.1f} MiB after warm-up")  # fmt: skip
             if len(self.memory) >= EPOCHS_MIN and later - warm > GROWTH_MAX:
                 raise Mismatch(f"the {side} grew by {(later - warm) / MIB:.1f} MiB after warm-up")
-        print(f"{self.done:,} tensors over {self.receiver.device.provider} in {seconds:.1f} s, "
-              f"{self.done / seconds:,.0f}/s, {len(self.memory)} epochs: nothing lost, every byte right, both counted the same")  # fmt: skip
+        where, rate = self.receiver.device.provider, self.done / seconds
+        print(f"{self.done:,} tensors over {where} in {seconds:.1f} s, {rate:,.0f}/s, {len(self.memory)} epochs: "
+              "nothing lost, every byte right, both counted the same")  # fmt: skip
 
     def close(self) -> None:
         self.child.kill()
@@ -120,18 +121,12 @@ def epochs(arguments: argparse.Namespace) -> list[tuple[int, int]]:
 
 
 def send(arguments: argparse.Namespace) -> None:
-    sender = Sender(
-        arguments.url,
-        arguments.sender,
-        arguments.seed,
-        arguments.largest,
-        POOL_SIZE,
-        arguments.timeout,
-        arguments.damage,
-    )
+    sender = Sender(arguments.url, arguments.seed, arguments.largest, POOL_SIZE, arguments.timeout, arguments.damage)
+    sender.join(arguments.sender)
     try:
         for number, count in epochs(arguments):
-            sender.epoch(number, count)
+            sent = sender.epoch(number, count)
+            print(json.dumps({"epoch": number, "sent": sent, "resident": resident()}), flush=True)
     except rt.RdmaError:
         print("the sender's view: " + sender.dump(), file=sys.stderr, flush=True)
         raise

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter, deque
 from collections.abc import Callable
+from itertools import islice
 
 import numpy as np
 
@@ -15,6 +16,7 @@ from edge_soak.send import TOKEN_WORDS
 
 __all__ = ["Mismatch", "Receiver"]
 
+AHEAD = 4  # blocks that a sender may have begun before the first of them is taken
 BATCH_MAX = 512  # tensors of one recv_many
 PAYLOADS_SIZE = 64 << 20
 
@@ -41,6 +43,9 @@ class Receiver:
         }
         self.starts = {where: memory.ctypes.data for where, memory in self.outs.items()}
         self.rng = random.Random(seed)
+        self.edges: list[rt.RecvEdge] = []
+        self.taken: list[int] = []  # of each edge
+        self.coming: list[Block] = []  # the block that is being taken, and the next ones
         self.seen: Counter[str] = Counter()  # kinds of tensors that arrived
 
     def join(self) -> None:
@@ -53,13 +58,18 @@ class Receiver:
         """Takes the tensors of an epoch. Returns transfers and bytes of each edge, once its sender has closed it."""
         plan = Epoch(self.seed, number, self.promises, self.pool.size)
         self.plans = plan.edges
+        self.taken = [0] * len(plan.edges)
         self.edges = [self.make(edge) for edge in plan.edges]
-        for block in plan.blocks(count):
+        blocks = plan.blocks(count)
+        self.coming = list(islice(blocks, AHEAD))
+        while self.coming:
+            block = self.coming[0]
             how = self.rng.choice((self.take_in_order, self.take_in_order, self.take_any))
             how(block)
             self.note(block)
             self.tokens.send(np.array([number, block.number], np.uint64))
             progress(len(block.edges))
+            self.coming = [*self.coming[1:], *islice(blocks, 1)]
         received = [[edge.stats.transfers, edge.stats.bytes] for edge in self.edges]
         for edge, what in zip(self.edges, plan.edges, strict=True):
             self.take_end(edge, what)
@@ -112,6 +122,7 @@ class Receiver:
         pool = self.pool.address
         for item, tensor in zip(batch, tensors, strict=True):
             edge, _, index, offset = item
+            self.taken[edge] += 1
             entry = plans[edge].entries[index]
             if entry.strides is None and entry.dtype.code != 1:
                 wrong = memcmp(tensor.address, pool + offset, entry.nbytes)
@@ -147,9 +158,11 @@ class Receiver:
             out = self.out(plan.take, entry)
             if receiver.recv(out=out) is not out:
                 raise Mismatch(f"{plan}: what came back is not out")
+            self.taken[edge] += 1
             self.check(item, entry.name, entry.shape, out.address)
             return
         with receiver.recv(borrow=plan.take == "borrow") as tensor:
+            self.taken[edge] += 1
             self.check(item, tensor.dtype, tensor.shape, tensor.address)
             if (
                 plan.group == "single"
@@ -164,6 +177,36 @@ class Receiver:
         self.outs[where][start : start + entry.nbytes] ^= 0xFF
         contiguous = entry if entry.strides is None else make_entry(entry.dtype, entry.shape, None)
         return Piece(contiguous, self.starts[where] + start)
+
+    # ---- a sender that is lost ----
+
+    def take_rest(self) -> int:
+        """What has arrived of a sender that died: whole tensors in order, then PeerLost, on every edge. How many."""
+        due = {
+            (edge, sequence): item for block in self.coming for item in block.items() for edge, sequence in (item[:2],)
+        }
+        rest = 0
+        for edge, receiver in enumerate(self.edges):
+            while True:
+                try:
+                    tensor = receiver.recv(5.0)
+                except rt.PeerLost as error:
+                    if isinstance(error, rt.PeerClosed):
+                        raise Mismatch(f"{self.plans[edge]}: told of a close: {error}") from error
+                    break
+                self.taken[edge] += 1
+                rest += 1
+                with tensor:
+                    self.check(due[edge, self.taken[edge]], tensor.dtype, tensor.shape, tensor.address)
+        return rest
+
+    def leave(self) -> None:
+        """Closes what belongs to one peer."""
+        for edge in self.edges:
+            edge.close()
+        self.edges, self.coming = [], []
+        self.tokens.close()
+        self.channel.close()
 
     # ---- checks ----
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -30,11 +29,9 @@ class Sender:
     """
 
     def __init__(
-        self, url: str, address: str, seed: int, largest: int, pool_size: int, timeout: float, damage: str | None
+        self, url: str, seed: int, largest: int, pool_size: int, timeout: float, damage: str | None = None
     ) -> None:
         self.device = rt.Device(url, qps_per_peer=4, timeout=timeout)
-        self.channel = self.device.connect(address)
-        self.tokens = self.device.recv_edge("tokens", slots=16, **TOKEN_WORDS)  # type: ignore[arg-type]
         self.seed, self.damage = seed, damage
         self.promises = Promises.of(self.device, largest)
         region = self.device.region(2 * pool_size, access=rt.Access.REMOTE_READ)
@@ -42,9 +39,22 @@ class Sender:
         self.tensors = self.device.region(TENSORS_SIZE, access=rt.Access.REMOTE_READ)
         self.rng = random.Random(seed)
         self.block = -1  # the last that the receiver has finished
+        self.edges: list[rt.SendEdge] = []
 
-    def epoch(self, number: int, count: int) -> None:
-        """Sends the tensors of an epoch, and says on stdout what it counted."""
+    def join(self, address: str) -> None:
+        self.tokens = self.device.recv_edge("tokens", slots=16, **TOKEN_WORDS)  # type: ignore[arg-type]
+        self.channel = self.device.connect(address)
+
+    def leave(self) -> None:
+        """Closes what belongs to one peer."""
+        for edge in self.edges:
+            edge.close()
+        self.edges = []
+        self.tokens.close()
+        self.channel.close()
+
+    def epoch(self, number: int, count: int, progress: Callable[[], None] | None = None) -> list[list[int]]:
+        """Sends the tensors of an epoch. Transfers and bytes of each edge."""
         plan = Epoch(self.seed, number, self.promises, self.pools["heap"].size)
         self.block = -1
         self.edges = edges = [self.channel.send_edge(edge.name, **edge.both, **edge.sender) for edge in plan.edges]  # type: ignore[arg-type]
@@ -54,6 +64,8 @@ class Sender:
         for block in plan.blocks(count):
             while self.block < block.number - 2:
                 self.take_token(number)
+            if progress is not None:
+                progress()
             if block.group == "single":
                 self.send_singly(plan, edges, makers, block)
             else:
@@ -65,7 +77,7 @@ class Sender:
         sent = [[edge.stats.transfers, edge.stats.bytes] for edge in edges]
         for edge in edges:
             edge.close()
-        print(json.dumps({"epoch": number, "sent": sent, "resident": resident()}), flush=True)
+        return sent
 
     def dump(self) -> str:
         """Who hangs?"""

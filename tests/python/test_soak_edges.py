@@ -43,3 +43,13 @@ def test_what_is_wrong_is_found_and_can_be_repeated(damage: str) -> None:
     assert "FAILED in epoch 0, seed 7: " in done.stdout
     assert "Edge '0." in done.stdout or "Mismatch: edge '0." in done.stdout  # one that is missing may be waited for
     assert "to repeat it: python tests/soak_edges.py --seed 7 " in done.stdout
+
+
+def test_peers_that_die_are_told_and_what_came_is_whole() -> None:
+    script = SCRIPT.with_name("soak_deaths.py")
+    done = subprocess.run(
+        [sys.executable, str(script), "--rounds", "7"], capture_output=True, text=True, timeout=150, check=False
+    )
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0
+    assert "7 peers killed" in done.stdout
