@@ -5,6 +5,7 @@
 #                   tests, among them those of the machine itself, of which one is here
 #                   too: interpreters with the fast start and without
 #   make rxe-link   the contract between two devices joined by a link; RXE_LINK="--loss 1%" shapes it
+#   make rxe-perftest  ours beside perftest on soft-RoCE; wants a host with nothing else to do
 #
 # Variables: RXE_ARGS (further arguments for pytest there), RXE_VM (further options for `rdmatensor vm run`, as --plain),
 # RXE_LINK.
@@ -15,7 +16,7 @@ export RXE_VM ?=
 RXE_LINK ?=
 
 # What a machine with soft-RoCE takes along is what is installed here when it is made.
-.PHONY: rxe rxe-link rxe-ready
+.PHONY: rxe rxe-link rxe-perftest rxe-ready
 rxe-ready: $(VENV)/.native $(VENV)/.test $(VENV)/.torch $(STAMP)/packages-rxe
 
 rxe: rxe-ready
@@ -26,3 +27,7 @@ rxe-link: rxe-ready
 	@echo "== the contract on soft-RoCE, between two devices"
 	@$(BIN)/rdmatensor vm run --timeout 1200 --hosts 2 $(RXE_VM) $(RXE_LINK) -- \
 	    python -m pytest -p no:cacheprovider -q $(RXE_ARGS) tests/contract -k verbs
+
+rxe-perftest: rxe-ready
+	@$(BIN)/rdmatensor vm run --timeout 900 --env HOST_LOAD="$$(cut -d ' ' -f 1 /proc/loadavg)" $(RXE_VM) -- \
+	    python benchmarks/perftest.py --json perftest

@@ -19,11 +19,16 @@ ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "benchmarks" / "results"
 
 
-def write(name: str, results: list[dict[str, Any]], provider: str = "shm", device: str = "") -> Path:
-    """Writes benchmarks/results/<name>.json and returns its path."""
+def write(
+    name: str, results: list[dict[str, Any]], provider: str = "shm", device: str = "", load: str | None = None
+) -> Path:
+    """Writes benchmarks/results/<name>.json and returns its path. `load` is the host's, where this is a guest."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({"meta": machine.meta(provider, device), "results": results}, indent=1) + "\n")
+    meta = machine.meta(provider, device)
+    if load:
+        meta["load"] = float(load)
+    path.write_text(json.dumps({"meta": meta, "results": results}, indent=1) + "\n")
     return path
 
 

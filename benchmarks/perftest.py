@@ -256,7 +256,7 @@ def main() -> None:
     parser.add_argument("--device", default="rxe0")
     parser.add_argument("--rows", default="latency,bandwidth,events", help="of which kinds (all)")
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="of the bandwidth rows, in bytes")
-    parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json")
+    parser.add_argument("--json", metavar="NAME", help="write benchmarks/results/NAME.json, with HOST_LOAD as the load")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--wait", default="spin", help="how our ends wait, but in rows with events (spin)")
     parser.add_argument("--awake", action="store_true", help="keep idle processors awake: see above")
@@ -272,12 +272,11 @@ def main() -> None:
     for each in rows(wanted, arguments.device, arguments.wait, arguments.port, sizes, arguments.rounds):
         found.append(each)
         print(show([each]).splitlines()[1], flush=True)
+        if arguments.json:  # row by row: a run that is cut short loses what it did not come to
+            measure.write(arguments.json, found, "verbs", arguments.device, os.environ.get("HOST_LOAD"))
     for process in awake:
         process.kill()
     print(show(found))
-    if arguments.json:
-        path = measure.write(arguments.json, found, "verbs", arguments.device)
-        print(f"written to {path}")
 
 
 if __name__ == "__main__":

@@ -216,6 +216,18 @@ def waiting() -> str:
     return "\n\n".join([text, markdown(("", "p50", "p90", "p99"), rows)])
 
 
+def perftest() -> str:
+    """Ours through Python beside perftest's C programs on one device, in one run."""
+    found = load("perftest")
+    if found is None:
+        return "Not measured yet: `make rxe-perftest`."
+    rows = []
+    for row in found["results"]:
+        values = (f"{short(row[side])} {row['unit']}" for side in ("ours", "perftest"))
+        rows.append((row["mode"], human(row["bytes"]), *values, f"{row['ratio']:.2f}"))
+    return "\n\n".join([conditions(found) + ":", markdown(("what", "bytes", "ours", "perftest", "ratio"), rows)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "transfers": transfers,
     "summary": summary,
@@ -223,6 +235,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "paper-rxe": paper_rxe,
     "collectives": collectives,
     "waiting": waiting,
+    "perftest": perftest,
 }
 
 

@@ -33,6 +33,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import torch_extensions  # type: ignore[import-not-found]  # beside this file
+
 RUN = "/run/rdmatensor"
 SOCKET = f"{RUN}/python.socket"
 HIGH = 1 << 11
@@ -63,9 +65,6 @@ def port(name: str) -> int:
 def write_all(descriptor: int, data: bytes) -> None:
     while data:
         data = data[os.write(descriptor, data) :]
-
-
-# ---- the start ----
 
 
 def put_stand_in() -> None:
@@ -99,7 +98,8 @@ def preload() -> dict[str, float]:
     for name in filter(None, names):
         began = time.perf_counter()
         try:
-            importlib.import_module(name)
+            with torch_extensions.left_alone():
+                importlib.import_module(name)
         except Exception as error:
             print(f"rdmatensor: {name} cannot be imported: {error!r}", flush=True)
         took[name] = round(time.perf_counter() - began, 2)
@@ -329,8 +329,6 @@ class Server:
 
 
 # ---- what a copy does ----
-
-
 def take_over(request: Request) -> None:
     """Gives this process what the stand-in was started with."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -405,6 +403,7 @@ def become(request: Request) -> None:
     importlib.invalidate_caches()
     if "numpy" in sys.modules:
         sys.modules["numpy"].random.seed()  # else every copy would draw the same numbers
+    torch_extensions.call_when_imported()
     process: Any = sys.modules["multiprocessing.process"]
     process.ORIGINAL_DIR = os.getcwd()  # where it looks for the script in a process that it spawns
     main = types.ModuleType("__main__")

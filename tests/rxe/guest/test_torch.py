@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 from conftest import DEVICES
@@ -27,3 +31,15 @@ def test_what_torch_computes_in_registered_memory_is_written_and_read_back() -> 
         assert fabric.there.call(digest_of, "memory") == digest(expected.numpy().tobytes())
         channel.memcpy(back, remote)
         assert torch.equal(torch.from_numpy(back.array(SHAPE, np.float32)), expected)
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("switch", ["0", "1"])
+def test_torch_calls_extensions_when_a_command_imports_it(switch: str) -> None:
+    """This project's own is one, and the command's environment decides. Interpreters here may be copies of one that
+    had imported torch before.
+    """
+    code = "import torch.distributed as dist; print(int(hasattr(dist.Backend, 'RDMATENSOR')), dist.__spec__.name)"
+    environment = {**os.environ, "TORCH_DEVICE_BACKEND_AUTOLOAD": switch}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [switch, "torch.distributed"]
