@@ -49,7 +49,7 @@ paper-micro: build $(VENV)/.bench
 	@mkdir -p $(RESULTS)
 	@$(BENCH) --provider shm --modes $(PAPER_MODES) --sizes $(PAPER_SIZES) \
 	    --json $(RESULTS)/paper-micro-shm.json --plot docs/paper-micro-shm.png
-	@$(RXE_RUN) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
+	@$(BIN)/rdmatensor vm run --timeout 1200 $(RXE_VM) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
 	    --duration 1 --rounds 3 --json $(RESULTS)/paper-micro-rxe.json
 	@$(BIN)/python -m rdmatensor.bench.plot $(RESULTS)/paper-micro-rxe.json docs/paper-micro-rxe.png
 	@$(BIN)/python benchmarks/tables.py

@@ -1,5 +1,5 @@
 /* rdmatensor_team.h: the C interface of teams: processes that send to each other and reduce together. The second header that
- * cffi reads; it is also what code compiled against torch sees, which calls through the table that rt_team_api gives.
+ * cffi reads; it is also what code compiled against torch sees, which calls through the table that rt_team_get_api gives.
  *
  * A team has `size` members; each has one region of rt_team_region_size bytes with both remote rights, and a channel to
  * every other member. csrc/collective/COLLECTIVE.md says what lies in the region and how a message crosses.

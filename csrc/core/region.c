@@ -290,7 +290,8 @@ int rt_region_close(rt_region *region, rt_detail *detail)
                        region->size, operations);
     if (bound > 0)
         return rt_fail(detail, RT_E_BUSY, 0,
-                       "cannot close a region of %" PRIu64 " bytes: %" PRIu32 " prepared copies are bound to it; drop them",
+                       "cannot close a region of %" PRIu64 " bytes: %" PRIu32
+                       " prepared copies or edges are bound to it; close them",
                        region->size, bound);
     region_end(region);
     return RT_OK;

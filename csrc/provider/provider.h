@@ -21,7 +21,7 @@
 
 #include "base/status.h"
 
-/* ---- sizes of what crosses the seam; the derivations are in proto/limits.h, which asserts that both agree ---- */
+/* ---- sizes of what crosses the seam; what of them crosses the wire is bounded again in proto/, and core asserts that both agree ---- */
 enum {
     RT_LINK_ADDRESS_SIZE_MAX = 64, /* opaque bytes that say how to reach a link */
     RT_MEMORY_KEY_SIZE_MAX = 64,   /* opaque bytes that let a peer reach registered memory */
