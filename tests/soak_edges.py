@@ -17,6 +17,7 @@ import select
 import subprocess
 import sys
 import time
+from statistics import median
 
 from edge_soak.plan import GROUPS
 from edge_soak.receive import Mismatch, Receiver
@@ -27,8 +28,8 @@ import rdmatensor as rt
 MIB = 1 << 20
 POOL_SIZE = 8 * MIB
 EPOCH = 500_000  # tensors
-WARM = 0.25  # of the epochs may grow
-GROWTH_MAX = 24 * MIB  # of the others together
+WARM = 0.2  # of the epochs may grow
+GROWTH_MAX = 24 * MIB  # from one half of the others to the other: every epoch has other edges, and slots for them
 EPOCHS_MIN = 12  # for growth to mean something
 
 
@@ -91,13 +92,15 @@ class Soak:
     def report(self, seconds: float) -> None:
         kinds = self.receiver.seen
         print("kinds of tensors and edges: " + ", ".join(f"{kind} {kinds[kind]:,}" for kind in sorted(kinds)))
-        first = int(len(self.memory) * WARM)
         for side, sizes in zip(("receiver", "sender"), zip(*self.memory, strict=True), strict=True):
-            warm, later = max(sizes[: first + 1]), max(sizes[first:])
-            print(f"resident memory of the {side}: {warm / MIB:.1f} MiB warm, {sizes[-1] / MIB:.1f} MiB at the end, "
-                  f"at most {(later - warm) / MIB:+.1f} MiB after warm-up")  # fmt: skip
-            if len(self.memory) >= EPOCHS_MIN and later - warm > GROWTH_MAX:
-                raise Mismatch(f"the {side} grew by {(later - warm) / MIB:.1f} MiB after warm-up")
+            warm = sizes[int(len(sizes) * WARM) :]
+            first, second = median(warm[: (len(warm) + 1) // 2]), median(warm[len(warm) // 2 :])
+            growth = (second - first) / MIB
+            print(f"resident memory of the {side} after each epoch, from {len(sizes) - len(warm)} on: median "
+                  f"{first / MIB:.1f} MiB in the first half, {second / MIB:.1f} MiB in the second ({growth:+.1f}), "
+                  f"at most {max(warm) / MIB:.1f} MiB, at the end {sizes[-1] / MIB:.1f} MiB")  # fmt: skip
+            if len(sizes) >= EPOCHS_MIN and growth * MIB > GROWTH_MAX:
+                raise Mismatch(f"the {side} grew by {growth:.1f} MiB after warm-up")
         where, rate = self.receiver.device.provider, self.done / seconds
         print(f"{self.done:,} tensors over {where} in {seconds:.1f} s, {rate:,.0f}/s, {len(self.memory)} epochs: "
               "nothing lost, every byte right, both counted the same")  # fmt: skip
