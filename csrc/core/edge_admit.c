@@ -233,6 +233,13 @@ static void add_key(rt_channel *channel, rt_edge_request *request)
     request->answered = true;
 }
 
+/* Looks for completions when nobody else may be about to: a sender that does something else polls nothing. */
+static void step(const rt_edge *edge)
+{
+    for (uint32_t stripe = 0; stripe < edge->wiring.layout.stripes; stripe++)
+        rt_queue_step(edge->links[stripe]->queue);
+}
+
 static void close_edge(rt_channel *channel, rt_edge_request *request)
 {
     const rt_edge_message *message = &request->message;
@@ -242,8 +249,9 @@ static void close_edge(rt_channel *channel, rt_edge_request *request)
         rt_turn_take(&edge->turn);
         rt_edge_sender_end(&edge->tx, RT_E_PEER_CLOSED);
         rt_turn_leave(&edge->turn);
+        step(edge);
         if (!rt_edge_quiet(edge))
-            return; /* its memory is in use until the last WRITE is placed */
+            return; /* its memory is in use until the last WRITE is placed; asked again after a moment */
     }
     if (edge != NULL) {
         rt_turn_take(&edge->turn);

@@ -1,0 +1,59 @@
+/* test_edge_close.c: edges that end while something of them is still under way, held, or asked for: both ends learn it, and nothing is
+ * touched that the other end may have given away. Over every provider and way of carrying a flag.
+ *
+ * Needs the whole library. */
+#include "edge_ends.h"
+
+static const uint64_t hundred = 100;
+
+static rt_edge_options bytes_of(const char *name, const uint64_t *size)
+{
+    rt_edge_options options = edge_options(name);
+    options.dtype = RT_DTYPE_UINT8;
+    options.rank = 1;
+    options.dims = size;
+    return options;
+}
+
+/* Lets a millisecond pass at the far end only: nobody polls for the near one's completions. */
+static void far_time(edge_ends *ends)
+{
+    (void)rt_channel_wait_word(ends->core.accepted, ends->core.target, 0, 1, RT_NS_PER_MS);
+}
+
+/* Whether no edge has anything to do with a channel any more. */
+static bool left(rt_device *device, const rt_channel *channel)
+{
+    pthread_mutex_lock(&device->lock);
+    bool empty = channel->rpc == NULL || rt_list_empty(&channel->rpc->edges);
+    pthread_mutex_unlock(&device->lock);
+    return empty;
+}
+
+static bool far_leaves(edge_ends *ends)
+{
+    for (int tries = 0; tries < 2000 && !left(ends->core.far, ends->core.accepted); tries++)
+        far_time(ends);
+    return left(ends->core.far, ends->core.accepted);
+}
+
+static void a_sender_that_does_nothing_lets_its_receiver_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = bytes_of("idle", &hundred);
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
+        rt_edge_close(ends.receiver);
+        CHECK(far_leaves(&ends));
+        edge_end(&ends);
+    }
+}
+
+static const check_test tests[] = {
+    CHECK_TEST(a_sender_that_does_nothing_lets_its_receiver_close),
+};
+CHECK_MAIN(tests)
