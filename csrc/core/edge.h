@@ -107,6 +107,7 @@ typedef struct rt_edge_got {
     bool decoded;
     bool fetching; /* the READ has begun */
     bool borrowed;
+    int32_t failed;    /* how a part of the READ ended that did not end well, or RT_OK: its number is void by then */
     uint32_t unposted; /* a bit for each copy that no operation was free for yet */
     uint32_t op_count;
     int64_t ops[RT_EDGE_STRIPES_MAX];
@@ -298,6 +299,9 @@ uint8_t *rt_edge_line_address(const rt_edge *edge, uint32_t slot, uint32_t strip
 /* ---- edge_fetch.c ---- */
 /* Reads the record of a tensor that has arrived on a dynamic edge, and says what it is. edge->turn held. */
 int rt_edge_take_record(rt_edge *edge, uint64_t sequence, rt_edge_arrival *arrival_out, rt_detail *detail);
+
+/* Collects what has ended of a READ. RT_E_AGAIN, RT_OK, or how the first part of it failed, as often as it is asked. edge->turn held. */
+int rt_edge_fetched(const rt_edge *edge, rt_edge_got *got);
 
 /* ---- edge_receives.c: RECVs beside those of the RPC, for immediates; device->lock held ---- */
 

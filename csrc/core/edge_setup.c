@@ -140,7 +140,7 @@ bool rt_edge_quiet(rt_edge *edge)
     if (edge->stage != NULL)
         quiet = rt_edge_collect(edge->channel, edge->stage->ops, RT_EDGE_STAGES) != RT_E_AGAIN && quiet;
     for (uint32_t slot = 0; edge->got != NULL && slot < edge->rx.slots; slot++)
-        quiet = rt_edge_collect(edge->channel, edge->got[slot].ops, RT_EDGE_STRIPES_MAX) != RT_E_AGAIN && quiet;
+        quiet = rt_edge_fetched(edge, &edge->got[slot]) != RT_E_AGAIN && quiet;
     if (!edge->sender && edge->credit_op != 0)
         quiet = rt_edge_collect(edge->channel, &edge->credit_op, 1) != RT_E_AGAIN && quiet;
     quiet = quiet && edge->borrowed == 0;

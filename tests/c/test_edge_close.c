@@ -4,7 +4,7 @@
  * Needs the whole library. */
 #include "edge_ends.h"
 
-static const uint64_t hundred = 100;
+static const uint64_t hundred = 100, large = 1 << 20;
 
 static rt_edge_options bytes_of(const char *name, const uint64_t *size)
 {
@@ -12,6 +12,14 @@ static rt_edge_options bytes_of(const char *name, const uint64_t *size)
     options.dtype = RT_DTYPE_UINT8;
     options.rank = 1;
     options.dims = size;
+    return options;
+}
+
+static rt_edge_options any_tensor(const char *name)
+{
+    rt_edge_options options = edge_options(name);
+    options.kind = RT_EDGE_DYNAMIC;
+    options.rank = RT_EDGE_RANK_ANY;
     return options;
 }
 
@@ -37,6 +45,75 @@ static bool far_leaves(edge_ends *ends)
     return left(ends->core.far, ends->core.accepted);
 }
 
+static void a_tensor_is_released_after_both_ends_have_closed(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = bytes_of("held", &hundred);
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+        rt_edge_arrival arrival, none;
+        CHECK_INT(edge_send(&ends, &tensor, true), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        rt_edge_close(ends.sender);
+        CHECK_INT(edge_receive(&ends, &none), RT_E_PEER_CLOSED);
+        rt_edge_close(ends.receiver);
+        CHECK(far_leaves(&ends));
+        CHECK_INT(rt_edge_release(ends.receiver, arrival.sequence), RT_OK);
+        CHECK_INT(rt_edge_release(ends.receiver, arrival.sequence), RT_E_INVALID);
+        edge_end(&ends);
+    }
+}
+
+static void a_tensor_is_not_fetched_after_the_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("unfetched");
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+        rt_edge_arrival arrival;
+        uint64_t address = 0;
+        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        CHECK_INT(arrival.address, 0);
+        rt_edge_close(ends.receiver);
+        CHECK_INT(edge_fetch(&ends, arrival.sequence, ends.core.target, 0), RT_E_CLOSED);
+        CHECK(far_leaves(&ends));
+        CHECK_INT(edge_fetch(&ends, arrival.sequence, ends.core.target, 0), RT_E_CLOSED);
+        CHECK_INT(rt_edge_borrow(ends.receiver, arrival.sequence, &address), RT_E_CLOSED);
+        edge_end(&ends);
+    }
+}
+
+static void a_read_that_failed_does_not_end_well_when_it_is_asked_for_again(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("failed");
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
+        rt_edge_arrival arrival;
+        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        int status = rt_edge_fetch(ends.receiver, arrival.sequence, ends.core.target, 0, 0);
+        rt_channel_close(ends.core.channel);
+        if (status == RT_E_AGAIN) {
+            int first = edge_fetch(&ends, arrival.sequence, ends.core.target, 0);
+            int again = edge_fetch(&ends, arrival.sequence, ends.core.target, 0);
+            CHECK(first < 0 && first != RT_E_AGAIN);
+            CHECK(again < 0 && again != RT_E_AGAIN);
+        }
+        edge_end(&ends);
+    }
+}
+
 static void a_sender_that_does_nothing_lets_its_receiver_close(void)
 {
     EDGE_EACH_PLACE(place)
@@ -54,6 +131,9 @@ static void a_sender_that_does_nothing_lets_its_receiver_close(void)
 }
 
 static const check_test tests[] = {
+    CHECK_TEST(a_tensor_is_released_after_both_ends_have_closed),
+    CHECK_TEST(a_tensor_is_not_fetched_after_the_close),
+    CHECK_TEST(a_read_that_failed_does_not_end_well_when_it_is_asked_for_again),
     CHECK_TEST(a_sender_that_does_nothing_lets_its_receiver_close),
 };
 CHECK_MAIN(tests)
