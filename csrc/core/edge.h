@@ -259,8 +259,11 @@ int rt_edge_check_sender(const rt_edge *edge);
 int64_t rt_edge_send_one(const rt_edge_sending *one, int64_t end_ns, rt_edge_together *together);
 /* Posts copies as one operation of a link: RT_OK, and *number_out is 0 when it is finished. RT_E_BUSY: no operation is free. */
 int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
-/* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. */
+/* Collects what has ended of some operations. RT_OK: all have. The status of one that failed, whether or not others are under way, once.
+ * Else RT_E_AGAIN. */
 int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count);
+/* Collects likewise, and says whether any is still under way, however the others ended. */
+bool rt_edge_pending(rt_channel *channel, int64_t *ops, uint32_t count);
 /* Makes the copies of one stripe. `payload` describes where the bytes are. Returns how many. */
 uint32_t rt_edge_copies_of(const rt_edge *edge, const rt_edge_plan *plan, uint64_t sequence, uint32_t stripe, uint32_t crc,
                            const rt_copy *payload, uint32_t payload_count, rt_copy *copies_out);

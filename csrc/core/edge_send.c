@@ -76,7 +76,7 @@ int rt_edge_may_send(rt_edge *edge, uint64_t *sequence_out)
         return status;
     if (edge->stage != NULL && edge->stage->sequence != 0)
         return RT_E_AGAIN; /* an earlier tensor is still being staged: rt_edge_wait_sent moves it */
-    if (edge->stage != NULL && rt_edge_collect(edge->channel, edge->stage->ops, RT_EDGE_STAGES) == RT_E_AGAIN)
+    if (edge->stage != NULL && rt_edge_pending(edge->channel, edge->stage->ops, RT_EDGE_STAGES))
         return RT_E_AGAIN;
     rt_edge_sent *sent = &edge->sent[*sequence_out % edge->tx.slots];
     return sent->sequence == 0 ? RT_OK : rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);

@@ -136,13 +136,13 @@ bool rt_edge_quiet(rt_edge *edge)
     bool quiet = true;
     rt_turn_take(&edge->turn);
     for (uint32_t slot = 0; edge->sent != NULL && slot < edge->tx.slots; slot++)
-        quiet = rt_edge_collect(edge->channel, edge->sent[slot].ops, RT_EDGE_STRIPES_MAX) != RT_E_AGAIN && quiet;
+        quiet = !rt_edge_pending(edge->channel, edge->sent[slot].ops, RT_EDGE_STRIPES_MAX) && quiet;
     if (edge->stage != NULL)
-        quiet = rt_edge_collect(edge->channel, edge->stage->ops, RT_EDGE_STAGES) != RT_E_AGAIN && quiet;
+        quiet = !rt_edge_pending(edge->channel, edge->stage->ops, RT_EDGE_STAGES) && quiet;
     for (uint32_t slot = 0; edge->got != NULL && slot < edge->rx.slots; slot++)
         quiet = rt_edge_fetched(edge, &edge->got[slot]) != RT_E_AGAIN && quiet;
     if (!edge->sender && edge->credit_op != 0)
-        quiet = rt_edge_collect(edge->channel, &edge->credit_op, 1) != RT_E_AGAIN && quiet;
+        quiet = !rt_edge_pending(edge->channel, &edge->credit_op, 1) && quiet;
     quiet = quiet && edge->borrowed == 0;
     rt_turn_leave(&edge->turn);
     return quiet;
