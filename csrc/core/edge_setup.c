@@ -213,7 +213,6 @@ static bool stage(rt_edge *edge)
 static bool run_edge(rt_edge *edge)
 {
     bool moved = false;
-    bool answered = edge->ask.state == RT_ASK_DONE && edge->ask.message.kind == RT_EDGE_OPEN_EDGE;
     if (edge->ask.state == RT_ASK_NEW)
         moved = send_ask(edge);
     if (edge->credit_owed) {
@@ -224,8 +223,8 @@ static bool run_edge(rt_edge *edge)
     }
     if (edge->stage_owed && !edge->close_wanted) /* after the close the tensor may be gone */
         moved |= stage(edge);
-    if (edge->close_wanted && answered)
-        edge->ask.state = RT_ASK_NONE; /* nobody will wire it */
+    if (edge->close_wanted && edge->ask.state == RT_ASK_DONE)
+        edge->ask.state = RT_ASK_NONE; /* nobody will wire it, or use the key */
     if (edge->close_wanted && edge->ask.state == RT_ASK_NONE)
         reap(edge);
     if (edge->close_wanted && !edge->close_told && !edge->peer_knows && edge->ask.state == RT_ASK_NONE && rt_edge_quiet(edge)) {

@@ -45,6 +45,13 @@ static bool far_leaves(edge_ends *ends)
     return left(ends->core.far, ends->core.accepted);
 }
 
+static bool near_leaves(edge_ends *ends)
+{
+    for (int tries = 0; tries < 2000 && !left(ends->core.near, ends->core.channel); tries++)
+        far_time(ends);
+    return left(ends->core.near, ends->core.channel);
+}
+
 static void a_tensor_is_released_after_both_ends_have_closed(void)
 {
     EDGE_EACH_PLACE(place)
@@ -114,6 +121,30 @@ static void a_read_that_failed_does_not_end_well_when_it_is_asked_for_again(void
     }
 }
 
+static void a_key_that_is_asked_for_does_not_hold_up_the_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("asked");
+        edge_join(&ends, place, &options);
+        rt_region *region = core_region(ends.core.near, 4096, RT_RIGHT_REMOTE_READ);
+        rt_edge_tensor tensor = edge_bytes((void *)(uintptr_t)rt_region_address(region), hundred);
+        rt_edge_arrival arrival;
+        pthread_mutex_lock(&ends.core.far->lock); /* nobody answers meanwhile */
+        int64_t sent = rt_edge_send_tensor(ends.sender, &tensor, 0);
+        pthread_mutex_unlock(&ends.core.far->lock);
+        CHECK_INT(sent, RT_E_AGAIN);
+        rt_edge_close(ends.sender);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_E_PEER_CLOSED);
+        CHECK(near_leaves(&ends));
+        CHECK_INT(rt_edge_send_tensor(ends.sender, &tensor, 0), RT_E_CLOSED);
+        edge_end(&ends);
+        rt_region_drop(region);
+    }
+}
+
 static void a_sender_that_does_nothing_lets_its_receiver_close(void)
 {
     EDGE_EACH_PLACE(place)
@@ -134,6 +165,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_tensor_is_released_after_both_ends_have_closed),
     CHECK_TEST(a_tensor_is_not_fetched_after_the_close),
     CHECK_TEST(a_read_that_failed_does_not_end_well_when_it_is_asked_for_again),
+    CHECK_TEST(a_key_that_is_asked_for_does_not_hold_up_the_close),
     CHECK_TEST(a_sender_that_does_nothing_lets_its_receiver_close),
 };
 CHECK_MAIN(tests)
