@@ -172,6 +172,18 @@ static bool awaited(rt_edge *edge)
     return open;
 }
 
+/* Whether the peer must be told of the close: it was not yet, and has not closed itself; or it did, and waits for the release of tensors
+ * that will not come any more. */
+static bool owes_close(rt_edge *edge)
+{
+    if (edge->close_told || !edge->peer_knows || edge->sender || !rt_edge_joined(edge))
+        return !edge->close_told && !edge->peer_knows;
+    rt_turn_take(&edge->turn);
+    bool awaited_there = edge->terms.flow == RT_EDGE_FLOW_CREDIT && edge->rx.credited < edge->rx.final;
+    rt_turn_leave(&edge->turn);
+    return awaited_there;
+}
+
 /* The edge and its channel have nothing more to do with each other. */
 static void leave(rt_edge *edge)
 {
@@ -227,11 +239,11 @@ static bool run_edge(rt_edge *edge)
         edge->ask.state = RT_ASK_NONE; /* nobody will wire it, or use the key */
     if (edge->close_wanted && edge->ask.state == RT_ASK_NONE)
         reap(edge);
-    if (edge->close_wanted && !edge->close_told && !edge->peer_knows && edge->ask.state == RT_ASK_NONE && rt_edge_quiet(edge)) {
+    if (edge->close_wanted && edge->ask.state == RT_ASK_NONE && owes_close(edge) && rt_edge_quiet(edge)) {
         ask_to_close(edge);
         moved |= send_ask(edge);
     }
-    bool over = edge->close_wanted && edge->peer_knows && edge->ask.state == RT_ASK_NONE;
+    bool over = edge->close_wanted && edge->peer_knows && edge->ask.state == RT_ASK_NONE && !owes_close(edge);
     if (over && rt_edge_quiet(edge) && !awaited(edge)) {
         leave(edge);
         return true;

@@ -52,6 +52,53 @@ static bool near_leaves(edge_ends *ends)
     return left(ends->core.near, ends->core.channel);
 }
 
+static bool far_knows(edge_ends *ends)
+{
+    for (int tries = 0; tries < 2000; tries++) {
+        pthread_mutex_lock(&ends->core.far->lock);
+        bool knows = ends->receiver->peer_knows;
+        pthread_mutex_unlock(&ends->core.far->lock);
+        if (knows)
+            return true;
+        far_time(ends);
+    }
+    return false;
+}
+
+/* One tensor, which is not received. */
+static void leave_one(const edge_place *place, const rt_edge_options *options)
+{
+    edge_ends ends;
+    edge_begin(&ends, place, 1);
+    edge_join(&ends, place, options);
+    rt_region *region = core_region(ends.core.near, 4096, RT_RIGHT_REMOTE_READ);
+    rt_edge_tensor tensor = edge_bytes((void *)(uintptr_t)rt_region_address(region), hundred);
+    CHECK_INT(edge_send(&ends, &tensor, options->kind == RT_EDGE_STATIC), RT_OK);
+    rt_edge_close(ends.sender);
+    CHECK(far_knows(&ends));
+    rt_edge_close(ends.receiver);
+    int status, tries = 0;
+    do
+        status = rt_edge_wait_released(ends.sender, 1, RT_NS_PER_MS);
+    while (status == RT_E_AGAIN && ++tries < 2000);
+    CHECK_INT(status, RT_E_PEER_CLOSED);
+    CHECK(near_leaves(&ends));
+    CHECK(far_leaves(&ends));
+    CHECK_INT(rt_region_close(region, &ends.detail), RT_OK);
+    rt_region_drop(region);
+    edge_end(&ends);
+}
+
+static void a_receiver_that_leaves_tensors_of_a_closed_sender_tells_it(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        rt_edge_options fixed = bytes_of("left", &hundred), dynamic = any_tensor("left");
+        leave_one(place, &fixed);
+        leave_one(place, &dynamic);
+    }
+}
+
 static void a_tensor_is_released_after_both_ends_have_closed(void)
 {
     EDGE_EACH_PLACE(place)
@@ -162,6 +209,7 @@ static void a_sender_that_does_nothing_lets_its_receiver_close(void)
 }
 
 static const check_test tests[] = {
+    CHECK_TEST(a_receiver_that_leaves_tensors_of_a_closed_sender_tells_it),
     CHECK_TEST(a_tensor_is_released_after_both_ends_have_closed),
     CHECK_TEST(a_tensor_is_not_fetched_after_the_close),
     CHECK_TEST(a_read_that_failed_does_not_end_well_when_it_is_asked_for_again),
