@@ -96,6 +96,7 @@ typedef struct rt_edge_stage {
     uint64_t chunk_size;
     rt_edge_tensor tensor;         /* what is being staged, as sequence … */
     uint64_t sequence, size, done; /* … 0: nothing. How much of the stripe has been posted */
+    uint64_t given_up;             /* a sequence that was given up half staged, or 0 */
     uint32_t stripe, crc, chunks;
     int64_t ops[RT_EDGE_STAGES];
     rt_copy copies[RT_EDGE_STAGES][RT_EDGE_COPIES];
@@ -283,6 +284,8 @@ int rt_edge_stage_begin(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t si
 /* Goes on staging. RT_OK: all is posted. RT_E_AGAIN: chunks are under way, or time is up; then edge->stage_owed, and the service,
  * once it is kicked, goes on too: the receiver may wait for this tensor while its sender waits for something else. edge->turn held. */
 int rt_edge_stage_run(rt_edge *edge, int64_t end_ns);
+/* The edge closes, or is over: no more is posted of a tensor that is half staged. edge->turn held. */
+void rt_edge_stage_give_up(rt_edge *edge);
 
 static inline int64_t rt_edge_slice_end(const rt_device *device, int64_t timeout_ns)
 {

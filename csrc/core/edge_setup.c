@@ -153,8 +153,7 @@ static void ask_to_close(rt_edge *edge)
     bool wired = rt_edge_joined(edge);
     edge->ask.message = (rt_edge_message){.kind = RT_EDGE_CLOSE_EDGE, .number = edge->number, .by_sender = edge->sender};
     rt_turn_take(&edge->turn);
-    bool half = wired && edge->stage != NULL && edge->stage->sequence != 0; /* was given up while it was staged */
-    edge->ask.message.final = wired && edge->sender ? edge->tx.sent - half : 0;
+    edge->ask.message.final = wired && edge->sender ? edge->tx.sent : 0;
     rt_turn_leave(&edge->turn);
     edge->ask.state = RT_ASK_NEW;
     edge->close_told = true;
@@ -233,7 +232,7 @@ static bool run_edge(rt_edge *edge)
         rt_edge_give_credit(edge);
         rt_turn_leave(&edge->turn);
     }
-    if (edge->stage_owed && !edge->close_wanted) /* after the close the tensor may be gone */
+    if (edge->stage_owed)
         moved |= stage(edge);
     if (edge->close_wanted && edge->ask.state == RT_ASK_DONE)
         edge->ask.state = RT_ASK_NONE; /* nobody will wire it, or use the key */

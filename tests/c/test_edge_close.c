@@ -192,6 +192,38 @@ static void a_key_that_is_asked_for_does_not_hold_up_the_close(void)
     }
 }
 
+static void a_tensor_that_was_half_staged_is_given_up_by_the_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = bytes_of("half", &large);
+        options.staging = 1;
+        edge_join(&ends, place, &options);
+        memset(ends.core.here, 0xab, large);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
+        rt_edge_arrival arrival;
+        rt_edge_info info;
+        int64_t sequence = rt_edge_send_tensor(ends.sender, &tensor, 0);
+        pthread_mutex_lock(&ends.core.near->lock); /* the service does not go on with it */
+        bool half = sequence > 0 && ends.sender->stage->sequence != 0 && ends.sender->stage->stripe == 0;
+        rt_edge_close(ends.sender);
+        pthread_mutex_unlock(&ends.core.near->lock);
+        int status = RT_E_AGAIN, tries = 0;
+        while (half && status == RT_E_AGAIN && ++tries < 2000)
+            status = rt_edge_wait_sent(ends.sender, (uint64_t)sequence, RT_NS_PER_MS);
+        if (half) {
+            CHECK_INT(status, RT_E_CLOSED);
+            CHECK_INT(edge_receive(&ends, &arrival), RT_E_PEER_CLOSED);
+            rt_edge_get_info(ends.receiver, &info);
+            uint8_t *slot = (uint8_t *)(uintptr_t)info.slots_address + info.slot_stride * ((uint64_t)sequence % 2);
+            CHECK_INT(slot[large - 1], 0);
+        }
+        edge_end(&ends);
+    }
+}
+
 static void a_sender_that_does_nothing_lets_its_receiver_close(void)
 {
     EDGE_EACH_PLACE(place)
@@ -208,12 +240,26 @@ static void a_sender_that_does_nothing_lets_its_receiver_close(void)
     }
 }
 
+static void a_tensor_of_another_dtype_is_refused_where_every_rank_fits(void)
+{
+    edge_ends ends;
+    edge_begin(&ends, &edge_places[0], 1);
+    rt_edge_options options = any_tensor("typed");
+    options.dtype = RT_DTYPE_FLOAT32;
+    edge_join(&ends, &edge_places[0], &options);
+    rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+    CHECK_INT(rt_edge_send_tensor(ends.sender, &tensor, 0), RT_E_INVALID);
+    edge_end(&ends);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(a_receiver_that_leaves_tensors_of_a_closed_sender_tells_it),
     CHECK_TEST(a_tensor_is_released_after_both_ends_have_closed),
     CHECK_TEST(a_tensor_is_not_fetched_after_the_close),
     CHECK_TEST(a_read_that_failed_does_not_end_well_when_it_is_asked_for_again),
     CHECK_TEST(a_key_that_is_asked_for_does_not_hold_up_the_close),
+    CHECK_TEST(a_tensor_that_was_half_staged_is_given_up_by_the_close),
     CHECK_TEST(a_sender_that_does_nothing_lets_its_receiver_close),
+    CHECK_TEST(a_tensor_of_another_dtype_is_refused_where_every_rank_fits),
 };
 CHECK_MAIN(tests)
