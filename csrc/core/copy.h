@@ -44,6 +44,8 @@ int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns);
  * may be repeated, and what it finds last is what is returned. RT_E_AGAIN at the end; RT_E_INTERRUPTED. */
 typedef int (*rt_look)(void *object);
 int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns);
+/* Waits until nobody is in rt_wait_memory. The device is closed, its provider's is not yet. No lock held. */
+void rt_waiters_leave(rt_device *device);
 
 /* ---- link.c ---- */
 void rt_links_free(rt_channel *channel);

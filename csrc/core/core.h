@@ -102,6 +102,7 @@ struct rt_device {
     _Atomic(rt_remote *) detached; /* remotes to detach once the lock is free: remote.c */
     _Atomic uint32_t references;   /* the opener's, and one per channel and listener: of the struct, not of what it does */
     _Atomic bool closed;
+    _Atomic uint32_t waiters; /* threads that wait for memory, with the provider's help: closing it waits for them */
     rt_device *next; /* in the list of all devices of the process */
 };
 

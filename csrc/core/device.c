@@ -7,6 +7,7 @@
 #include <unistd.h>
 
 #include "base/random.h"
+#include "core/control.h"
 #include "core/copy.h"
 
 _Static_assert((int)RT_LINK_ADDRESS_SIZE_MAX == (int)RT_HANDSHAKE_ADDRESS_MAX, "an offer carries what the seam gives");
@@ -406,10 +407,12 @@ void rt_device_close(rt_device *device)
     rt_service_stop(device);
     pthread_mutex_lock(&device->lock);
     abandon_channels(device);
+    rt_remotes_settle(device);
     rt_edges_device_close(device);
     rt_rpc_device_close(device);
     device->closed = true;
     pthread_mutex_unlock(&device->lock);
+    rt_waiters_leave(device);
     rt_region_close_all(device);
     keep_turns(device);
     close_descriptors(device);

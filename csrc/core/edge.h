@@ -96,6 +96,7 @@ typedef struct rt_edge_stage {
     uint64_t chunk_size;
     rt_edge_tensor tensor;         /* what is being staged, as sequence … */
     uint64_t sequence, size, done; /* … 0: nothing. How much of the stripe has been posted */
+    uint64_t given_up;             /* a sequence that was given up half staged, or 0 */
     uint32_t stripe, crc, chunks;
     int64_t ops[RT_EDGE_STAGES];
     rt_copy copies[RT_EDGE_STAGES][RT_EDGE_COPIES];
@@ -107,6 +108,7 @@ typedef struct rt_edge_got {
     bool decoded;
     bool fetching; /* the READ has begun */
     bool borrowed;
+    int32_t failed;    /* how a part of the READ ended that did not end well, or RT_OK: its number is void by then */
     uint32_t unposted; /* a bit for each copy that no operation was free for yet */
     uint32_t op_count;
     int64_t ops[RT_EDGE_STRIPES_MAX];
@@ -258,8 +260,11 @@ int rt_edge_check_sender(const rt_edge *edge);
 int64_t rt_edge_send_one(const rt_edge_sending *one, int64_t end_ns, rt_edge_together *together);
 /* Posts copies as one operation of a link: RT_OK, and *number_out is 0 when it is finished. RT_E_BUSY: no operation is free. */
 int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
-/* Collects what has ended of some operations. RT_OK: all have; RT_E_AGAIN; or the status of the first that failed. */
+/* Collects what has ended of some operations. RT_OK: all have. The status of one that failed, whether or not others are under way, once.
+ * Else RT_E_AGAIN. */
 int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count);
+/* Collects likewise, and says whether any is still under way, however the others ended. */
+bool rt_edge_pending(rt_channel *channel, int64_t *ops, uint32_t count);
 /* Makes the copies of one stripe. `payload` describes where the bytes are. Returns how many. */
 uint32_t rt_edge_copies_of(const rt_edge *edge, const rt_edge_plan *plan, uint64_t sequence, uint32_t stripe, uint32_t crc,
                            const rt_copy *payload, uint32_t payload_count, rt_copy *copies_out);
@@ -279,6 +284,8 @@ int rt_edge_stage_begin(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t si
 /* Goes on staging. RT_OK: all is posted. RT_E_AGAIN: chunks are under way, or time is up; then edge->stage_owed, and the service,
  * once it is kicked, goes on too: the receiver may wait for this tensor while its sender waits for something else. edge->turn held. */
 int rt_edge_stage_run(rt_edge *edge, int64_t end_ns);
+/* The edge closes, or is over: no more is posted of a tensor that is half staged. edge->turn held. */
+void rt_edge_stage_give_up(rt_edge *edge);
 
 static inline int64_t rt_edge_slice_end(const rt_device *device, int64_t timeout_ns)
 {
@@ -298,6 +305,9 @@ uint8_t *rt_edge_line_address(const rt_edge *edge, uint32_t slot, uint32_t strip
 /* ---- edge_fetch.c ---- */
 /* Reads the record of a tensor that has arrived on a dynamic edge, and says what it is. edge->turn held. */
 int rt_edge_take_record(rt_edge *edge, uint64_t sequence, rt_edge_arrival *arrival_out, rt_detail *detail);
+
+/* Collects what has ended of a READ. RT_E_AGAIN, RT_OK, or how the first part of it failed, as often as it is asked. edge->turn held. */
+int rt_edge_fetched(const rt_edge *edge, rt_edge_got *got);
 
 /* ---- edge_receives.c: RECVs beside those of the RPC, for immediates; device->lock held ---- */
 

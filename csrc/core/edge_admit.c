@@ -248,6 +248,7 @@ static void close_edge(rt_channel *channel, rt_edge_request *request)
     if (edge != NULL && message->by_sender == 0 && rt_edge_joined(edge)) {
         rt_turn_take(&edge->turn);
         rt_edge_sender_end(&edge->tx, RT_E_PEER_CLOSED);
+        rt_edge_take_credit(edge); /* its tensors are free */
         rt_turn_leave(&edge->turn);
         step(edge);
         if (!rt_edge_quiet(edge))

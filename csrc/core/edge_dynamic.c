@@ -97,8 +97,8 @@ static int add_key(rt_edge *edge, rt_region *region, int64_t end_ns, rt_detail *
     for (;;) {
         uint32_t seen = atomic_load_explicit(&device->change, memory_order_acquire), key;
         pthread_mutex_lock(&device->lock);
-        bool mine = edge->asked_region == region;
-        int status = edge->asked_region != NULL ? take_answer(edge, detail) : RT_OK;
+        bool mine = edge->asked_region == region || edge->close_wanted;
+        int status = edge->close_wanted ? RT_E_CLOSED : edge->asked_region != NULL ? take_answer(edge, detail) : RT_OK;
         if (status != RT_OK && status != RT_E_AGAIN && !mine && rt_channel_state(edge->channel) == RT_CHANNEL_READY)
             status = RT_OK; /* another region was refused: its own sender hears of it */
         rt_turn_take(&edge->turn);

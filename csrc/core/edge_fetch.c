@@ -70,13 +70,16 @@ typedef struct fetching {
     int64_t end_ns;
 } fetching;
 
-/* RT_OK: the tensor waits at the sender, and this thread may fetch it. edge->turn held. */
+/* RT_OK: the tensor waits at the sender, and this thread may fetch it. After the close only what was posted before it goes on: the
+ * sender hears of the close when that has ended, and may change its tensors then. edge->turn held. */
 static int check_fetch(rt_edge *edge, uint64_t sequence)
 {
     if (edge->terms.edge_kind != RT_EDGE_DYNAMIC || sequence == 0)
         return RT_E_INVALID;
     const rt_edge_got *got = got_of(edge, sequence);
-    return got->decoded && got->record.sequence == sequence && !got->record.eager ? RT_OK : RT_E_INVALID;
+    if (!got->decoded || got->record.sequence != sequence || got->record.eager)
+        return RT_E_INVALID;
+    return edge->close_wanted && !got->fetching ? RT_E_CLOSED : RT_OK;
 }
 
 /* Posts the READs, over several QPs when it is large. edge->turn held. */
@@ -94,6 +97,8 @@ static int begin(const fetching *fetch)
     if (rt_edge_receiver_event(&edge->rx, fetch->sequence, RT_SLOT_FETCH) != RT_OK)
         return RT_E_INVALID;
     got->fetching = true;
+    got->failed = RT_OK;
+    got->unposted = 0;
     got->op_count = 0;
     for (uint64_t from = 0; from < size; from += part) {
         uint32_t index = got->op_count++;
@@ -109,12 +114,28 @@ static int begin(const fetching *fetch)
     return RT_OK;
 }
 
+int rt_edge_fetched(const rt_edge *edge, rt_edge_got *got)
+{
+    bool pending = false;
+    for (uint32_t index = 0; index < RT_EDGE_STRIPES_MAX; index++) {
+        int ended = rt_edge_collect(edge->channel, &got->ops[index], 1);
+        pending = pending || ended == RT_E_AGAIN;
+        if (ended != RT_OK && ended != RT_E_AGAIN && got->failed == RT_OK)
+            got->failed = ended;
+    }
+    return pending ? RT_E_AGAIN : got->failed;
+}
+
 /* Posts what is not posted yet, and collects what has ended. edge->turn held. */
 static int move(const fetching *fetch)
 {
     rt_edge *edge = fetch->edge;
     rt_edge_got *got = got_of(edge, fetch->sequence);
     uint32_t first = edge->links[0]->index;
+    if (edge->close_wanted && got->unposted != 0) {
+        got->unposted = 0;
+        got->failed = RT_E_CLOSED;
+    }
     for (uint32_t index = 0; index < got->op_count; index++) {
         if ((got->unposted & 1u << index) == 0)
             continue;
@@ -124,7 +145,7 @@ static int move(const fetching *fetch)
             return status == RT_E_BUSY ? RT_E_AGAIN : status;
         got->unposted &= ~(1u << index);
     }
-    return rt_edge_collect(edge->channel, got->ops, got->op_count);
+    return rt_edge_fetched(edge, got);
 }
 
 /* The READ has ended well: its bytes are valid now (RDMA-RULES 9), and the sender may have its tensor back. edge->turn held. */

@@ -64,11 +64,21 @@ int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
         int ended = rt_op_collect(channel, ops[index]);
         if (ended != RT_E_AGAIN)
             ops[index] = 0;
-        status = status == RT_OK ? ended : status;
+        if (status == RT_OK || (status == RT_E_AGAIN && ended != RT_OK))
+            status = ended; /* a failure counts more than what is under way: its number is void, so it is told once */
     }
     /* What was flushed went with its channel, which knows why. */
     bool failed = status == RT_E_FLUSHED && atomic_load_explicit(&channel->state, memory_order_acquire) == RT_CHANNEL_FAILED;
     return failed ? rt_channel_refuse(channel, NULL) : status;
+}
+
+bool rt_edge_pending(rt_channel *channel, int64_t *ops, uint32_t count)
+{
+    bool pending = false;
+    (void)rt_edge_collect(channel, ops, count);
+    for (uint32_t index = 0; index < count; index++)
+        pending = pending || ops[index] != 0;
+    return pending;
 }
 
 /* ---- several with one doorbell ---- */

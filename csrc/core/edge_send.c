@@ -37,6 +37,17 @@ static void let_go(rt_edge *edge, uint64_t before)
     }
 }
 
+/* Nobody reads tensors of the edge any more. edge->turn held. */
+static void let_go_all(rt_edge *edge)
+{
+    for (uint32_t slot = 0; slot < edge->tx.slots; slot++) {
+        rt_region *kept = edge->sent[slot].kept;
+        edge->sent[slot].kept = NULL;
+        if (kept != NULL)
+            atomic_fetch_sub_explicit(&kept->operations, 1, memory_order_release);
+    }
+}
+
 /* Looks at the credit and at the channel. edge->turn held. */
 int rt_edge_take_credit(rt_edge *edge)
 {
@@ -48,14 +59,11 @@ int rt_edge_take_credit(rt_edge *edge)
         if (!rt_edge_lost(edge))
             return status;
         rt_edge_sender_end(&edge->tx, status);
-        for (uint64_t sequence = before + 1; sequence <= edge->tx.sent; sequence++) {
-            rt_edge_sent *sent = &edge->sent[sequence % edge->tx.slots];
-            if (sent->kept != NULL)
-                atomic_fetch_sub_explicit(&sent->kept->operations, 1, memory_order_release);
-            sent->kept = NULL;
-        }
+        let_go_all(edge);
         return status;
     }
+    if (edge->tx.state == RT_EDGE_OVER && edge->tx.failure == RT_E_PEER_CLOSED)
+        let_go_all(edge); /* it closes when it reads nothing any more */
     if (edge->terms.flow == RT_EDGE_FLOW_CREDIT) {
         /* Pairs with the release store, or the device's WRITE, of the receiver's credit. */
         uint64_t word = rt_load_acquire_u64((const uint64_t *)(const void *)edge->credit_line.address);
@@ -76,7 +84,7 @@ int rt_edge_may_send(rt_edge *edge, uint64_t *sequence_out)
         return status;
     if (edge->stage != NULL && edge->stage->sequence != 0)
         return RT_E_AGAIN; /* an earlier tensor is still being staged: rt_edge_wait_sent moves it */
-    if (edge->stage != NULL && rt_edge_collect(edge->channel, edge->stage->ops, RT_EDGE_STAGES) == RT_E_AGAIN)
+    if (edge->stage != NULL && rt_edge_pending(edge->channel, edge->stage->ops, RT_EDGE_STAGES))
         return RT_E_AGAIN;
     rt_edge_sent *sent = &edge->sent[*sequence_out % edge->tx.slots];
     return sent->sequence == 0 ? RT_OK : rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);

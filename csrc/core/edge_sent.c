@@ -20,6 +20,8 @@ static int look_sent(void *object)
         status = rt_edge_stage_run(edge, ask->end_ns);
     if (status == RT_OK && sent->sequence == ask->sequence)
         status = rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);
+    if (status == RT_OK && edge->stage != NULL && edge->stage->given_up == ask->sequence)
+        status = edge->tx.failure; /* the receiver gets none of it */
     int credit = rt_edge_take_credit(edge);
     bool by_release = edge->terms.flow == RT_EDGE_FLOW_CREDIT && (ask->released || edge->terms.edge_kind == RT_EDGE_DYNAMIC);
     if (status == RT_OK && by_release && ask->sequence > edge->tx.released) {

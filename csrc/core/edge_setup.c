@@ -136,13 +136,13 @@ bool rt_edge_quiet(rt_edge *edge)
     bool quiet = true;
     rt_turn_take(&edge->turn);
     for (uint32_t slot = 0; edge->sent != NULL && slot < edge->tx.slots; slot++)
-        quiet = rt_edge_collect(edge->channel, edge->sent[slot].ops, RT_EDGE_STRIPES_MAX) != RT_E_AGAIN && quiet;
+        quiet = !rt_edge_pending(edge->channel, edge->sent[slot].ops, RT_EDGE_STRIPES_MAX) && quiet;
     if (edge->stage != NULL)
-        quiet = rt_edge_collect(edge->channel, edge->stage->ops, RT_EDGE_STAGES) != RT_E_AGAIN && quiet;
+        quiet = !rt_edge_pending(edge->channel, edge->stage->ops, RT_EDGE_STAGES) && quiet;
     for (uint32_t slot = 0; edge->got != NULL && slot < edge->rx.slots; slot++)
-        quiet = rt_edge_collect(edge->channel, edge->got[slot].ops, RT_EDGE_STRIPES_MAX) != RT_E_AGAIN && quiet;
+        quiet = rt_edge_fetched(edge, &edge->got[slot]) != RT_E_AGAIN && quiet;
     if (!edge->sender && edge->credit_op != 0)
-        quiet = rt_edge_collect(edge->channel, &edge->credit_op, 1) != RT_E_AGAIN && quiet;
+        quiet = !rt_edge_pending(edge->channel, &edge->credit_op, 1) && quiet;
     quiet = quiet && edge->borrowed == 0;
     rt_turn_leave(&edge->turn);
     return quiet;
@@ -153,8 +153,7 @@ static void ask_to_close(rt_edge *edge)
     bool wired = rt_edge_joined(edge);
     edge->ask.message = (rt_edge_message){.kind = RT_EDGE_CLOSE_EDGE, .number = edge->number, .by_sender = edge->sender};
     rt_turn_take(&edge->turn);
-    bool half = wired && edge->stage != NULL && edge->stage->sequence != 0; /* was given up while it was staged */
-    edge->ask.message.final = wired && edge->sender ? edge->tx.sent - half : 0;
+    edge->ask.message.final = wired && edge->sender ? edge->tx.sent : 0;
     rt_turn_leave(&edge->turn);
     edge->ask.state = RT_ASK_NEW;
     edge->close_told = true;
@@ -170,6 +169,18 @@ static bool awaited(rt_edge *edge)
     bool open = edge->tx.state != RT_EDGE_OVER;
     rt_turn_leave(&edge->turn);
     return open;
+}
+
+/* Whether the peer must be told of the close: it was not yet, and has not closed itself; or it did, and waits for the release of tensors
+ * that will not come any more. */
+static bool owes_close(rt_edge *edge)
+{
+    if (edge->close_told || !edge->peer_knows || edge->sender || !rt_edge_joined(edge))
+        return !edge->close_told && !edge->peer_knows;
+    rt_turn_take(&edge->turn);
+    bool awaited_there = edge->terms.flow == RT_EDGE_FLOW_CREDIT && edge->rx.credited < edge->rx.final;
+    rt_turn_leave(&edge->turn);
+    return awaited_there;
 }
 
 /* The edge and its channel have nothing more to do with each other. */
@@ -213,7 +224,6 @@ static bool stage(rt_edge *edge)
 static bool run_edge(rt_edge *edge)
 {
     bool moved = false;
-    bool answered = edge->ask.state == RT_ASK_DONE && edge->ask.message.kind == RT_EDGE_OPEN_EDGE;
     if (edge->ask.state == RT_ASK_NEW)
         moved = send_ask(edge);
     if (edge->credit_owed) {
@@ -222,17 +232,17 @@ static bool run_edge(rt_edge *edge)
         rt_edge_give_credit(edge);
         rt_turn_leave(&edge->turn);
     }
-    if (edge->stage_owed && !edge->close_wanted) /* after the close the tensor may be gone */
+    if (edge->stage_owed)
         moved |= stage(edge);
-    if (edge->close_wanted && answered)
-        edge->ask.state = RT_ASK_NONE; /* nobody will wire it */
+    if (edge->close_wanted && edge->ask.state == RT_ASK_DONE)
+        edge->ask.state = RT_ASK_NONE; /* nobody will wire it, or use the key */
     if (edge->close_wanted && edge->ask.state == RT_ASK_NONE)
         reap(edge);
-    if (edge->close_wanted && !edge->close_told && !edge->peer_knows && edge->ask.state == RT_ASK_NONE && rt_edge_quiet(edge)) {
+    if (edge->close_wanted && edge->ask.state == RT_ASK_NONE && owes_close(edge) && rt_edge_quiet(edge)) {
         ask_to_close(edge);
         moved |= send_ask(edge);
     }
-    bool over = edge->close_wanted && edge->peer_knows && edge->ask.state == RT_ASK_NONE;
+    bool over = edge->close_wanted && edge->peer_knows && edge->ask.state == RT_ASK_NONE && !owes_close(edge);
     if (over && rt_edge_quiet(edge) && !awaited(edge)) {
         leave(edge);
         return true;

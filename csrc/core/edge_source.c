@@ -14,8 +14,9 @@ static bool is_static(const rt_edge *edge)
 static int mismatch(const rt_edge *edge, const rt_tensor_shape *given, rt_detail *detail)
 {
     char own[96], theirs[96];
-    rt_tensor_describe(&edge->terms.shape, own, sizeof own);
     rt_tensor_describe(given, theirs, sizeof theirs);
+    if (is_static(edge)) /* else it may have no rank to describe */
+        rt_tensor_describe(&edge->terms.shape, own, sizeof own);
     if (is_static(edge))
         return rt_fail(detail, RT_E_INVALID, 0, "edge \"%s\" carries %s, not %s: convert or reshape the tensor", edge->name, own,
                        theirs);

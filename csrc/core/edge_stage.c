@@ -122,13 +122,26 @@ static void step(const rt_edge *edge)
         rt_queue_step(edge->links[stripe]->queue);
 }
 
+void rt_edge_stage_give_up(rt_edge *edge)
+{
+    rt_edge_stage *stage = edge->stage;
+    if (stage == NULL || stage->sequence == 0)
+        return;
+    if (stage->stripe < edge->wiring.layout.stripes) { /* else all of it is in operations, which end by themselves */
+        stage->given_up = stage->sequence;
+        rt_edge_sender_give_up(&edge->tx, stage->sequence);
+    }
+    stage->sequence = 0;
+    edge->stage_owed = false;
+}
+
 static int run(rt_edge *edge, int64_t end_ns)
 {
     rt_edge_stage *stage = edge->stage;
     const rt_edge_layout *layout = &edge->wiring.layout;
     while (stage->sequence != 0 && stage->stripe < layout->stripes) {
         if (edge->tx.state == RT_EDGE_OVER) { /* the receiver closed, or is lost: nobody wants the rest */
-            stage->sequence = 0;
+            rt_edge_stage_give_up(edge);
             return edge->tx.failure;
         }
         uint64_t from, size = rt_edge_stripe(layout, stage->size, stage->stripe, &from);

@@ -81,8 +81,10 @@ static void join(rt_edge *edge)
         edge->key_count = 1;
         rt_region_reference(edge->keys[0]);
     }
-    if (edge->peer_knows) /* it was closed there while it was wired here */
+    if (edge->peer_knows) /* it was closed there, or here, while it was wired */
         rt_edge_sender_end(&edge->tx, RT_E_PEER_CLOSED);
+    if (edge->close_wanted)
+        rt_edge_sender_close(&edge->tx);
     rt_turn_leave(&edge->turn);
     edge->ask.state = RT_ASK_NONE;
     atomic_store_explicit(&edge->phase, RT_EDGE_PHASE_JOINED, memory_order_release);
@@ -158,10 +160,12 @@ void rt_edge_close(rt_edge *edge)
     rt_list_remove(&edge->name_node);
     if (first && rt_edge_joined(edge)) {
         rt_turn_take(&edge->turn);
-        if (edge->sender)
+        if (edge->sender) {
+            rt_edge_stage_give_up(edge); /* after this its tensor may be gone */
             rt_edge_sender_close(&edge->tx);
-        else
+        } else {
             rt_edge_receiver_end(&edge->rx, RT_E_CLOSED);
+        }
         rt_turn_leave(&edge->turn);
     }
     rt_channel *channel = edge->channel;

@@ -246,7 +246,9 @@ int64_t rt_op_adopt(rt_link *link, const rt_copy *copies, uint32_t count)
 {
     rt_op *op = rt_op_take(link);
     assert(op != NULL);
-    op->cursor = (rt_cursor){copies, count, 0, 0};
+    if (count == 1) /* the caller may forget the operation, and then its copy */
+        op->single = copies[0];
+    op->cursor = (rt_cursor){count == 1 ? &op->single : copies, count, 0, 0};
     pin(link, op);
     return rt_op_hold(link, op);
 }

@@ -280,12 +280,12 @@ static void drive(rt_device *device)
     }
 }
 
-int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns)
+static int wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns)
 {
     rt_waiter waiter = {.device = device, .end_ns = end_ns};
     for (;;) {
         int found = look(object);
-        if (found != RT_E_AGAIN)
+        if (found != RT_E_AGAIN || atomic_load(&device->closed))
             return found;
         drive(device);
         enum rt_step step = device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
@@ -301,6 +301,24 @@ int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns
             found = look(object);
             return found != RT_E_AGAIN ? found : RT_E_INTERRUPTED;
         }
+    }
+}
+
+/* Pairs with rt_waiters_leave: either it finds us, or we find the device closed. */
+int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns)
+{
+    atomic_fetch_add(&device->waiters, 1);
+    int status = wait_memory(device, look, object, end_ns);
+    atomic_fetch_sub(&device->waiters, 1);
+    return status;
+}
+
+/* Who looks finds the device closed; who sleeps is woken, or by himself after a slice at the latest. */
+void rt_waiters_leave(rt_device *device)
+{
+    while (!device->limits.virtual_time && atomic_load(&device->waiters) != 0) {
+        device->provider->memory_wake(device->pdevice);
+        nanosleep(&(struct timespec){.tv_nsec = RT_NAP_MIN_NS}, NULL);
     }
 }
 

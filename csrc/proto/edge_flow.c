@@ -159,6 +159,14 @@ bool rt_edge_sender_keeps(const rt_edge_sender *sender, uint64_t sequence)
     return sender->state != RT_EDGE_OVER && sequence > sender->released;
 }
 
+void rt_edge_sender_give_up(rt_edge_sender *sender, uint64_t sequence)
+{
+    assert(sequence != 0 && sequence == sender->sent);
+    if (sequence > sender->released) /* else the peer released what it cannot have: nothing is waited for */
+        sender->sent = sequence - 1;
+    settle(sender);
+}
+
 void rt_edge_sender_close(rt_edge_sender *sender)
 {
     if (sender->state != RT_EDGE_OPEN)

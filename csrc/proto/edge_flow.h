@@ -64,6 +64,8 @@ void rt_edge_sender_sent(rt_edge_sender *sender, uint64_t sequence);
 int rt_edge_sender_credit(rt_edge_sender *sender, uint64_t word, rt_detail *detail);
 /* Whether the receiver may still READ or borrow this tensor: until then a dynamic edge's tensor stays alive and unchanged. */
 bool rt_edge_sender_keeps(const rt_edge_sender *sender, uint64_t sequence);
+/* The newest tensor is not sent after all, because the edge closes or is over: its flag was not written and never will be. */
+void rt_edge_sender_give_up(rt_edge_sender *sender, uint64_t sequence);
 /* This side sends no more. OVER when nothing is waited for, else DRAINING until everything is released. */
 void rt_edge_sender_close(rt_edge_sender *sender);
 /* The channel failed (RT_E_PEER_LOST …), or the receiver closed the edge (RT_E_PEER_CLOSED). */

@@ -45,6 +45,185 @@ static bool far_leaves(edge_ends *ends)
     return left(ends->core.far, ends->core.accepted);
 }
 
+static bool near_leaves(edge_ends *ends)
+{
+    for (int tries = 0; tries < 2000 && !left(ends->core.near, ends->core.channel); tries++)
+        far_time(ends);
+    return left(ends->core.near, ends->core.channel);
+}
+
+static bool far_knows(edge_ends *ends)
+{
+    for (int tries = 0; tries < 2000; tries++) {
+        pthread_mutex_lock(&ends->core.far->lock);
+        bool knows = ends->receiver->peer_knows;
+        pthread_mutex_unlock(&ends->core.far->lock);
+        if (knows)
+            return true;
+        far_time(ends);
+    }
+    return false;
+}
+
+/* One tensor, which is not received. */
+static void leave_one(const edge_place *place, const rt_edge_options *options)
+{
+    edge_ends ends;
+    edge_begin(&ends, place, 1);
+    edge_join(&ends, place, options);
+    rt_region *region = core_region(ends.core.near, 4096, RT_RIGHT_REMOTE_READ);
+    rt_edge_tensor tensor = edge_bytes((void *)(uintptr_t)rt_region_address(region), hundred);
+    CHECK_INT(edge_send(&ends, &tensor, options->kind == RT_EDGE_STATIC), RT_OK);
+    rt_edge_close(ends.sender);
+    CHECK(far_knows(&ends));
+    rt_edge_close(ends.receiver);
+    int status, tries = 0;
+    do
+        status = rt_edge_wait_released(ends.sender, 1, RT_NS_PER_MS);
+    while (status == RT_E_AGAIN && ++tries < 2000);
+    CHECK_INT(status, RT_E_PEER_CLOSED);
+    CHECK(near_leaves(&ends));
+    CHECK(far_leaves(&ends));
+    CHECK_INT(rt_region_close(region, &ends.detail), RT_OK);
+    rt_region_drop(region);
+    edge_end(&ends);
+}
+
+static void a_receiver_that_leaves_tensors_of_a_closed_sender_tells_it(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        rt_edge_options fixed = bytes_of("left", &hundred), dynamic = any_tensor("left");
+        leave_one(place, &fixed);
+        leave_one(place, &dynamic);
+    }
+}
+
+static void a_tensor_is_released_after_both_ends_have_closed(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = bytes_of("held", &hundred);
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+        rt_edge_arrival arrival, none;
+        CHECK_INT(edge_send(&ends, &tensor, true), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        rt_edge_close(ends.sender);
+        CHECK_INT(edge_receive(&ends, &none), RT_E_PEER_CLOSED);
+        rt_edge_close(ends.receiver);
+        CHECK(far_leaves(&ends));
+        CHECK_INT(rt_edge_release(ends.receiver, arrival.sequence), RT_OK);
+        CHECK_INT(rt_edge_release(ends.receiver, arrival.sequence), RT_E_INVALID);
+        edge_end(&ends);
+    }
+}
+
+static void a_tensor_is_not_fetched_after_the_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("unfetched");
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+        rt_edge_arrival arrival;
+        uint64_t address = 0;
+        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        CHECK_INT(arrival.address, 0);
+        rt_edge_close(ends.receiver);
+        CHECK_INT(edge_fetch(&ends, arrival.sequence, ends.core.target, 0), RT_E_CLOSED);
+        CHECK(far_leaves(&ends));
+        CHECK_INT(edge_fetch(&ends, arrival.sequence, ends.core.target, 0), RT_E_CLOSED);
+        CHECK_INT(rt_edge_borrow(ends.receiver, arrival.sequence, &address), RT_E_CLOSED);
+        edge_end(&ends);
+    }
+}
+
+static void a_read_that_failed_does_not_end_well_when_it_is_asked_for_again(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("failed");
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
+        rt_edge_arrival arrival;
+        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        int status = rt_edge_fetch(ends.receiver, arrival.sequence, ends.core.target, 0, 0);
+        rt_channel_close(ends.core.channel);
+        if (status == RT_E_AGAIN) {
+            int first = edge_fetch(&ends, arrival.sequence, ends.core.target, 0);
+            int again = edge_fetch(&ends, arrival.sequence, ends.core.target, 0);
+            CHECK(first < 0 && first != RT_E_AGAIN);
+            CHECK(again < 0 && again != RT_E_AGAIN);
+        }
+        edge_end(&ends);
+    }
+}
+
+static void a_key_that_is_asked_for_does_not_hold_up_the_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("asked");
+        edge_join(&ends, place, &options);
+        rt_region *region = core_region(ends.core.near, 4096, RT_RIGHT_REMOTE_READ);
+        rt_edge_tensor tensor = edge_bytes((void *)(uintptr_t)rt_region_address(region), hundred);
+        rt_edge_arrival arrival;
+        pthread_mutex_lock(&ends.core.far->lock); /* nobody answers meanwhile */
+        int64_t sent = rt_edge_send_tensor(ends.sender, &tensor, 0);
+        pthread_mutex_unlock(&ends.core.far->lock);
+        CHECK_INT(sent, RT_E_AGAIN);
+        rt_edge_close(ends.sender);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_E_PEER_CLOSED);
+        CHECK(near_leaves(&ends));
+        CHECK_INT(rt_edge_send_tensor(ends.sender, &tensor, 0), RT_E_CLOSED);
+        edge_end(&ends);
+        rt_region_drop(region);
+    }
+}
+
+static void a_tensor_that_was_half_staged_is_given_up_by_the_close(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = bytes_of("half", &large);
+        options.staging = 1;
+        edge_join(&ends, place, &options);
+        memset(ends.core.here, 0xab, large);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
+        rt_edge_arrival arrival;
+        rt_edge_info info;
+        int64_t sequence = rt_edge_send_tensor(ends.sender, &tensor, 0);
+        pthread_mutex_lock(&ends.core.near->lock); /* the service does not go on with it */
+        bool half = sequence > 0 && ends.sender->stage->sequence != 0 && ends.sender->stage->stripe == 0;
+        rt_edge_close(ends.sender);
+        pthread_mutex_unlock(&ends.core.near->lock);
+        int status = RT_E_AGAIN, tries = 0;
+        while (half && status == RT_E_AGAIN && ++tries < 2000)
+            status = rt_edge_wait_sent(ends.sender, (uint64_t)sequence, RT_NS_PER_MS);
+        if (half) {
+            CHECK_INT(status, RT_E_CLOSED);
+            CHECK_INT(edge_receive(&ends, &arrival), RT_E_PEER_CLOSED);
+            rt_edge_get_info(ends.receiver, &info);
+            uint8_t *slot = (uint8_t *)(uintptr_t)info.slots_address + info.slot_stride * ((uint64_t)sequence % 2);
+            CHECK_INT(slot[large - 1], 0);
+        }
+        edge_end(&ends);
+    }
+}
+
 static void a_sender_that_does_nothing_lets_its_receiver_close(void)
 {
     EDGE_EACH_PLACE(place)
@@ -61,7 +240,26 @@ static void a_sender_that_does_nothing_lets_its_receiver_close(void)
     }
 }
 
+static void a_tensor_of_another_dtype_is_refused_where_every_rank_fits(void)
+{
+    edge_ends ends;
+    edge_begin(&ends, &edge_places[0], 1);
+    rt_edge_options options = any_tensor("typed");
+    options.dtype = RT_DTYPE_FLOAT32;
+    edge_join(&ends, &edge_places[0], &options);
+    rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
+    CHECK_INT(rt_edge_send_tensor(ends.sender, &tensor, 0), RT_E_INVALID);
+    edge_end(&ends);
+}
+
 static const check_test tests[] = {
+    CHECK_TEST(a_receiver_that_leaves_tensors_of_a_closed_sender_tells_it),
+    CHECK_TEST(a_tensor_is_released_after_both_ends_have_closed),
+    CHECK_TEST(a_tensor_is_not_fetched_after_the_close),
+    CHECK_TEST(a_read_that_failed_does_not_end_well_when_it_is_asked_for_again),
+    CHECK_TEST(a_key_that_is_asked_for_does_not_hold_up_the_close),
+    CHECK_TEST(a_tensor_that_was_half_staged_is_given_up_by_the_close),
     CHECK_TEST(a_sender_that_does_nothing_lets_its_receiver_close),
+    CHECK_TEST(a_tensor_of_another_dtype_is_refused_where_every_rank_fits),
 };
 CHECK_MAIN(tests)

@@ -181,9 +181,53 @@ static void an_end_in_the_middle_reaches_both_sides_and_nothing_torn_is_received
     }
 }
 
+static void *await_one(void *argument)
+{
+    edge_lane *lane = argument;
+    rt_edge_arrival arrival;
+    do
+        lane->status = rt_edge_receive(lane->receiver, RT_SLICE_NS, &arrival);
+    while (lane->status == RT_E_AGAIN || lane->status == RT_E_INTERRUPTED);
+    return NULL;
+}
+
+static void a_device_that_closes_waits_for_who_waits_for_an_edge(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        if (!has_threads(place))
+            continue;
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_device *far = ends.core.far;
+        rt_device_reference(far); /* it is closed twice */
+        for (uint32_t round = 0; round < 8; round++) {
+            const core_setup setup = {.provider = place->provider};
+            rt_device *device = round == 0 ? far : core_is(&setup, "shm") ? core_device(&setup, "", false) : NULL;
+            if (device == NULL)
+                break;
+            edge_lane lane = {.status = RT_OK};
+            rt_edge_options options = edge_options("nobody's");
+            pthread_t thread;
+            options.kind = RT_EDGE_DYNAMIC;
+            CHECK_INT(rt_edge_create(device, &options, NULL, &lane.receiver, &ends.detail), RT_OK);
+            pthread_create(&thread, NULL, await_one, &lane);
+            while (atomic_load(&device->waiters) == 0)
+                continue;
+            rt_device_close(device);
+            pthread_join(thread, NULL);
+            CHECK_INT(lane.status, RT_E_CLOSED);
+            rt_edge_drop(lane.receiver);
+        }
+        edge_end(&ends);
+        rt_device_unreference(far);
+    }
+}
+
 static const check_test tests[] = {
     CHECK_TEST(edges_of_one_channel_run_at_once_and_each_in_order),
     CHECK_TEST(an_end_in_the_middle_reaches_both_sides_and_nothing_torn_is_received),
+    CHECK_TEST(a_device_that_closes_waits_for_who_waits_for_an_edge),
 };
 
 CHECK_MAIN(tests)
