@@ -30,4 +30,4 @@ rxe-link: rxe-ready
 
 rxe-perftest: rxe-ready
 	@$(BIN)/rdmatensor vm run --timeout 900 --env HOST_LOAD="$$(cut -d ' ' -f 1 /proc/loadavg)" $(RXE_VM) -- \
-	    python benchmarks/perftest.py --json perftest
+	    python benchmarks/perftest.py --awake --json perftest

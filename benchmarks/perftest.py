@@ -13,6 +13,9 @@ Latency, WRITE: half of a round trip. Each end waits until the last word of its 
 verbs promise; programs that may not assume it write the word in a message of its own, as in the row "write + word".
 Latency, READ: until the bytes of a READ are here; ib_read_lat.
 
+READ, theirs pause: the same with `--latency_gap`, which is in their time as what Python does between two READs is in
+ours. Soft-RoCE's workers fall asleep when nothing is posted for some us, and waking them costs as much as a READ.
+
 Ours and theirs take turns, round by round; medians of the rounds. On an emulated machine only the ratios mean anything.
 Waking an idle processor costs there as much as a transfer, and whether it goes idle between two of them hangs on a few
 us; with --awake none ever does, for ours and theirs alike.
@@ -43,6 +46,7 @@ BEHIND = 64 * MIB  # where the word of its own lies
 DEPTH = 128
 LATENCY_SIZE = 4 * KIB
 TURNS = 500  # of a latency test
+GAP_US = 10  # about what one call through Python costs where the processor is emulated
 BYTES = 32 * MIB  # of a bandwidth test, at least COUNT_MIN and at most COUNT_MAX messages
 COUNT_MIN, COUNT_MAX = 5, 2000
 PATIENCE = 120
@@ -181,8 +185,8 @@ class Theirs:
         )  # READs under way: as many as the device allows, on both sides
         return self.run(f"ib_{verb}_bw", "-s", str(size), "-n", str(count), *depth)[3] * MIB  # "BW average", MiB/s
 
-    def latency(self, verb: str, count: int) -> float:
-        return self.run(f"ib_{verb}_lat", "-s", str(LATENCY_SIZE), "-n", str(count))[4] * 1e-6  # "t_typical", us
+    def latency(self, verb: str, count: int, *more: str) -> float:
+        return self.run(f"ib_{verb}_lat", "-s", str(LATENCY_SIZE), "-n", str(count), *more)[4] * 1e-6  # "t_typical", us
 
 
 def row(
@@ -208,6 +212,8 @@ def latencies(ours: Ours, theirs: Theirs, rounds: int) -> Iterator[dict[str, Any
     yield row("write + word", LATENCY_SIZE, "us", lambda: ours.write_latency(True, TURNS), write, rounds)
     read = partial(theirs.latency, "read", TURNS)
     yield row("read latency", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), read, rounds)
+    paused = partial(theirs.latency, "read", TURNS, f"--latency_gap={GAP_US}")
+    yield row("read latency, theirs pause", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), paused, rounds)
 
 
 def bandwidths(
@@ -270,7 +276,7 @@ def main() -> None:
     sizes = [int(size) for size in arguments.sizes.split(",")]
     wanted = arguments.rows.split(",")
     for each in rows(wanted, arguments.device, arguments.wait, arguments.port, sizes, arguments.rounds):
-        found.append(each)
+        found.append({**each, "awake": arguments.awake})
         print(show([each]).splitlines()[1], flush=True)
         if arguments.json:  # row by row: a run that is cut short loses what it did not come to
             measure.write(arguments.json, found, "verbs", arguments.device, os.environ.get("HOST_LOAD"))
