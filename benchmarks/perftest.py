@@ -14,7 +14,7 @@ verbs promise; programs that may not assume it write the word in a message of it
 Latency, READ: until the bytes of a READ are here; ib_read_lat.
 
 READ, theirs pause: the same with `--latency_gap`, which is in their time as what Python does between two READs is in
-ours. Soft-RoCE's workers fall asleep when nothing is posted for some us, and waking them costs as much as a READ.
+ours. Soft-RoCE takes far longer when it was not posted to for some us, probably since its workers fall asleep.
 
 Ours and theirs take turns, round by round; medians of the rounds. On an emulated machine only the ratios mean anything.
 Waking an idle processor costs there as much as a transfer, and whether it goes idle between two of them hangs on a few
