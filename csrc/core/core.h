@@ -103,7 +103,7 @@ struct rt_device {
     _Atomic uint32_t references;   /* the opener's, and one per channel and listener: of the struct, not of what it does */
     _Atomic bool closed;
     _Atomic uint32_t waiters; /* threads that wait for memory, with the provider's help: closing it waits for them */
-    rt_device *next; /* in the list of all devices of the process */
+    rt_device *next;          /* in the list of all devices of the process */
 };
 
 /* The struct and its queues live until the last reference is gone, so that a call on a channel after close finds its state. */

@@ -146,12 +146,12 @@ struct rt_edge {
 
     /* device->lock */
     rt_edge_asking ask;
-    _Atomic bool close_wanted; /* CLOSE_EDGE is to be sent when no other request is outstanding */
-    bool close_told;           /* … or was */
-    bool peer_knows;           /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
+    _Atomic bool close_wanted;    /* CLOSE_EDGE is to be sent when no other request is outstanding */
+    bool close_told;              /* … or was */
+    bool peer_knows;              /* EDGE_CLOSED came, or the peer closed it, or the channel is gone */
     int64_t reap_ns, reap_nap_ns; /* when to look for completions while it closes, and how long after that again */
     rt_region *asked_region;      /* an ADD_KEY of it is outstanding; referenced */
-    rt_detail failure;         /* of opening, until JOINED */
+    rt_detail failure;            /* of opening, until JOINED */
 
     rt_turn turn;      /* guards all below */
     rt_detail trouble; /* the newest, in words */
@@ -165,7 +165,7 @@ struct rt_edge {
     rt_edge_sent *sent;       /* by slot */
     rt_edge_got *got;         /* by slot, of a dynamic edge */
     rt_edge_stage *stage;
-    rt_edge_memory spare; /* dynamic sender: a large staging buffer between two tensors */
+    rt_edge_memory spare;                 /* dynamic sender: a large staging buffer between two tensors */
     rt_region *source;                    /* cache: where the last tensor lay; referenced */
     rt_region *keys[RT_EDGE_KEYS_MAX];    /* sender, dynamic: announced regions, referenced … */
     rt_remote *remotes[RT_EDGE_KEYS_MAX]; /* … and receiver: attached, by key */

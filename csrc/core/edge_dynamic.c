@@ -76,7 +76,8 @@ static int ask_for_key(rt_edge *edge, rt_region *region, rt_detail *detail)
     rt_edge_message message = {.kind = RT_EDGE_ADD_KEY, .number = edge->number, .key = (uint16_t)edge->key_count};
     size_t size = 0;
     if (edge->key_count == RT_EDGE_KEYS_MAX)
-        return rt_fail(detail, RT_E_BUSY, 0, "its tensors come from more than %d regions: take them from fewer", RT_EDGE_KEYS_MAX);
+        return rt_fail(detail, RT_E_BUSY, 0, "its tensors come from more than %d regions: take them from fewer",
+                       RT_EDGE_KEYS_MAX);
     int status = rt_region_handle(region, 0, region->size, message.tensors.bytes, &size, detail);
     message.tensors.size = (uint8_t)size;
     if (status == RT_OK)
