@@ -103,7 +103,7 @@ struct rt_device {
     _Atomic uint32_t references;   /* the opener's, and one per channel and listener: of the struct, not of what it does */
     _Atomic bool closed;
     _Atomic uint32_t waiters; /* threads that wait for memory, with the provider's help: closing it waits for them */
-    rt_device *next; /* in the list of all devices of the process */
+    rt_device *next;          /* in the list of all devices of the process */
 };
 
 /* The struct and its queues live until the last reference is gone, so that a call on a channel after close finds its state. */
@@ -161,6 +161,9 @@ bool rt_region_range_busy(rt_region *region, uint64_t offset, uint64_t size);
 /* Frees quarantined blocks that nothing uses any more. Called without locks. Nobody has to: asking for the region's
  * statistics, running out of memory, freeing when nothing is in flight, and closing do it too. */
 void rt_region_settle(rt_region *region);
+/* The same, unless a thread is at it now. Who has device->lock, as the control plane when it frees what an edge had, must not wait for
+ * who settles, since that takes device->lock. rt_region_free does no more than this. */
+void rt_region_settle_now(rt_region *region);
 
 /* What a handle of this range says, all but its key. RT_E_CLOSED, RT_E_ACCESS, RT_E_INVALID, RT_E_BOUNDS. */
 int rt_region_describe(const rt_region *region, uint64_t offset, uint64_t size, rt_handle *handle_out, rt_detail *detail);

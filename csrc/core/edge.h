@@ -44,12 +44,12 @@ struct rt_edge_pool {
 };
 
 /* Takes zeroed memory with RT_RIGHT_REMOTE_WRITE or RT_RIGHT_REMOTE_READ. May register, which is slow: *registered_out says so.
- * Without any lock. */
+ * Best without any lock. */
 int rt_edge_memory_take(rt_device *device, uint32_t rights, uint64_t size, uint64_t alignment, rt_edge_memory *memory_out,
                         bool *registered_out, rt_detail *detail);
 /* Takes it from a region of the caller's. */
 int rt_edge_memory_take_from(rt_region *region, uint64_t size, uint64_t alignment, rt_edge_memory *memory_out, rt_detail *detail);
-/* Gives it back; nothing local is posted from it any more, or it is quarantined. Without any lock. Does nothing when there is none. */
+/* Gives it back; nothing local is posted from it any more, or it is quarantined. Does nothing when there is none. */
 void rt_edge_memory_give(rt_edge_memory *memory);
 
 /* ---- the edge ---- */

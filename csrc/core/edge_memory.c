@@ -18,10 +18,19 @@ static uint32_t kind_of(uint32_t rights)
     return rights == RT_RIGHT_REMOTE_WRITE ? 0 : 1;
 }
 
-/* Takes a block of a region, which it references. */
-static bool take_block(rt_region *region, uint64_t size, uint64_t alignment, rt_edge_memory *memory_out)
+/* A block of a region of ours. The device's lock may be held. */
+static int64_t allocate(rt_region *region, uint64_t size, uint64_t alignment)
 {
-    int64_t block = rt_region_allocate(region, size, alignment);
+    int64_t block = rt_arena_allocate(region->arena, size, alignment);
+    if (block != RT_E_NO_MEMORY)
+        return block;
+    rt_region_settle_now(region);
+    return rt_arena_allocate(region->arena, size, alignment);
+}
+
+/* Takes a block of a region, which it references. */
+static bool take_block(rt_region *region, int64_t block, uint64_t size, rt_edge_memory *memory_out)
+{
     uint64_t offset, capacity;
     if (block < 0 || rt_arena_range(region->arena, block, &offset, &capacity) != RT_OK)
         return false;
@@ -67,7 +76,7 @@ int rt_edge_memory_take(rt_device *device, uint32_t rights, uint64_t size, uint6
     bool own = size >= OWN_SIZE_MIN;
     rt_region *region = NULL;
     for (; !own && (region = pooled(device, kind, count)) != NULL; count++) {
-        if (take_block(region, size, alignment, memory_out)) {
+        if (take_block(region, allocate(region, size, alignment), size, memory_out)) {
             memset(memory_out->address, 0, size);
             return RT_OK;
         }
@@ -78,7 +87,7 @@ int rt_edge_memory_take(rt_device *device, uint32_t rights, uint64_t size, uint6
     if (status != RT_OK)
         return status;
     *registered_out = true;
-    if (!take_block(region, size, alignment, memory_out)) {
+    if (!take_block(region, allocate(region, size, alignment), size, memory_out)) {
         rt_region_close(region, NULL);
         rt_region_drop(region);
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no room for %llu bytes in a region made for them", (unsigned long long)size);
@@ -90,7 +99,7 @@ int rt_edge_memory_take(rt_device *device, uint32_t rights, uint64_t size, uint6
 int rt_edge_memory_take_from(rt_region *region, uint64_t size, uint64_t alignment, rt_edge_memory *memory_out, rt_detail *detail)
 {
     atomic_fetch_add_explicit(&region->bound, 1, memory_order_relaxed);
-    if (!take_block(region, size, alignment, memory_out)) {
+    if (!take_block(region, rt_region_allocate(region, size, alignment), size, memory_out)) {
         atomic_fetch_sub_explicit(&region->bound, 1, memory_order_release);
         rt_region_stats stats;
         rt_region_get_stats(region, &stats);

@@ -412,8 +412,11 @@ static int64_t send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t 
         status = rt_edge_check_tensor(edge, tensor, &size, NULL);
     if (status != RT_OK)
         return status;
-    if (edge->terms.edge_kind == RT_EDGE_DYNAMIC)
+    if (edge->terms.edge_kind == RT_EDGE_DYNAMIC) {
+        if (together != NULL) /* what was gathered may be what brings the credit that this one waits for */
+            rt_edge_together_flush(together);
         return rt_edge_send_dynamic(edge, tensor, size, end_ns);
+    }
     sending send = {.edge = edge, .tensor = tensor, .size = size, .end_ns = end_ns, .together = together};
     send.item_size = rt_dtype_size(tensor->dtype);
     return send_when_due(&send, end_ns);

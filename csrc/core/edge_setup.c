@@ -31,12 +31,23 @@ int rt_edge_ask(rt_edge *edge, const rt_edge_message *message)
     return RT_OK;
 }
 
+/* Whether an answer waits for room among the SENDs. */
+static bool answers_wait(const rt_rpc *rpc)
+{
+    bool wait = false;
+    for (uint32_t index = 0; index < RT_RPC_REQUESTS_MAX; index++)
+        wait = wait || (rpc->edge_requests[index].active && rpc->edge_requests[index].answered);
+    return wait;
+}
+
 static bool send_ask(rt_edge *edge)
 {
     rt_rpc *rpc = edge->channel->rpc;
     uint8_t bytes[RT_EDGE_MESSAGE_MAX];
     if (rt_rpc_outstanding(rpc) >= RT_RPC_REQUESTS_MAX)
         return false;
+    if (edge->ask.message.kind == RT_EDGE_CLOSE_EDGE && answers_wait(rpc))
+        return false; /* the close of an edge must not come before EDGE_OPENED, whose peer would open what is gone */
     edge->ask.message.request = rpc->next_request;
     int64_t size = rt_edge_message_encode(&edge->ask.message, bytes, sizeof bytes);
     assert(size > 0);

@@ -439,6 +439,25 @@ static void block_reclaim(rt_region *region, int64_t block)
     atomic_fetch_sub_explicit(&region->deferred_count, 1, memory_order_relaxed);
 }
 
+/* Decides about every quarantined block. region->settling held. */
+static void settle(rt_region *region)
+{
+    int64_t next, block = rt_arena_next_deferred(region->arena, 0);
+    for (; block != 0; block = next) {
+        next = rt_arena_next_deferred(region->arena, block);
+        if (!block_busy(region, block))
+            block_reclaim(region, block);
+    }
+}
+
+void rt_region_settle_now(rt_region *region)
+{
+    if (atomic_load_explicit(&region->deferred_count, memory_order_acquire) == 0 || pthread_mutex_trylock(&region->settling) != 0)
+        return;
+    settle(region);
+    pthread_mutex_unlock(&region->settling);
+}
+
 int rt_region_free(rt_region *region, int64_t block)
 {
     if (rt_forked())
@@ -446,18 +465,19 @@ int rt_region_free(rt_region *region, int64_t block)
     if (region->arena == NULL)
         return RT_E_UNSUPPORTED;
     if (atomic_load_explicit(&region->operations, memory_order_acquire) == 0) {
-        rt_region_settle(region);
+        rt_region_settle_now(region);
         return rt_arena_free(region->arena, block);
     }
     /* Into quarantine first, then the question: an operation found busy ends after this count, and settles the block. */
-    pthread_mutex_lock(&region->settling);
+    bool asks = pthread_mutex_trylock(&region->settling) == 0;
+    atomic_fetch_add_explicit(&region->deferred_count, 1, memory_order_release);
     int status = rt_arena_defer(region->arena, block);
-    if (status == RT_OK) {
-        atomic_fetch_add_explicit(&region->deferred_count, 1, memory_order_release);
-        if (!block_busy(region, block))
-            block_reclaim(region, block);
-    }
-    pthread_mutex_unlock(&region->settling);
+    if (status != RT_OK)
+        atomic_fetch_sub_explicit(&region->deferred_count, 1, memory_order_relaxed);
+    else if (asks && !block_busy(region, block))
+        block_reclaim(region, block);
+    if (asks)
+        pthread_mutex_unlock(&region->settling);
     return status;
 }
 
@@ -466,11 +486,6 @@ void rt_region_settle(rt_region *region)
     if (region->arena == NULL || atomic_load_explicit(&region->deferred_count, memory_order_acquire) == 0)
         return;
     pthread_mutex_lock(&region->settling);
-    int64_t next, block = rt_arena_next_deferred(region->arena, 0);
-    for (; block != 0; block = next) {
-        next = rt_arena_next_deferred(region->arena, block);
-        if (!block_busy(region, block))
-            block_reclaim(region, block);
-    }
+    settle(region);
     pthread_mutex_unlock(&region->settling);
 }

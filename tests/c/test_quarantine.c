@@ -187,11 +187,31 @@ static void an_abandoned_operation_keeps_its_block_in_quarantine_until_the_provi
     flight_end(&made);
 }
 
+/* Who settles waits for device->lock; who frees may have it. */
+static void who_frees_does_not_wait_for_who_settles(void)
+{
+    flight made = flight_begin("settling");
+    int64_t used = rt_region_allocate(made.local, 4096, 64), other = rt_region_allocate(made.local, MIB - 4096, 64);
+    int64_t number = flight_start(&made, offset_of(used), 4096);
+    pthread_mutex_lock(&made.local->settling);
+    CHECK_INT(rt_region_free(made.local, other), RT_OK);
+    CHECK_INT(rt_region_free(made.local, other), RT_E_INVALID);
+    CHECK_INT(rt_region_free(made.local, used), RT_OK);
+    rt_region_settle_now(made.local);
+    pthread_mutex_unlock(&made.local->settling);
+    CHECK_INT(rt_region_allocate(made.local, MIB - 4096, 64), other); /* settled as it is wanted */
+    CHECK_INT(rt_region_allocate(made.local, 4096, 64), RT_E_NO_MEMORY);
+    flight_land(&made, number);
+    CHECK_INT(rt_region_allocate(made.local, 4096, 64), used);
+    flight_end(&made);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(a_region_in_use_cannot_be_closed_and_loses_nothing),
     CHECK_TEST(a_region_bound_by_prepared_copies_cannot_be_closed),
     CHECK_TEST(a_block_freed_under_an_operation_is_served_again_only_after_it),
     CHECK_TEST(a_block_that_no_operation_touches_is_free_at_once),
     CHECK_TEST(an_abandoned_operation_keeps_its_block_in_quarantine_until_the_provider_is_done),
+    CHECK_TEST(who_frees_does_not_wait_for_who_settles),
 };
 CHECK_MAIN(tests)
