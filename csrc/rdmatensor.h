@@ -334,7 +334,7 @@ typedef struct rt_edge_sending {
 int rt_edge_create(rt_device *device, const rt_edge_options *options, rt_region *region, rt_edge **edge_out, rt_detail *detail);
 /* Begins to open the sending end; the request waits at the peer until the edge is made there or `wait_ns` has passed. */
 int rt_edge_open(rt_channel *channel, const rt_edge_options *options, int64_t wait_ns, rt_edge **edge_out, rt_detail *detail);
-/* Waits until both ends are joined. RT_E_AGAIN at the end of the slice; any other failure of a sender is final. */
+/* Waits until both ends are joined; of a sender, by one thread. RT_E_AGAIN at the end of the slice; any other failure of a sender is final. */
 int rt_edge_wait_open(rt_edge *edge, int64_t timeout_ns, rt_detail *detail);
 void rt_edge_get_info(const rt_edge *edge, rt_edge_info *info_out);
 void rt_edge_get_stats(rt_edge *edge, rt_edge_stats *stats_out);
@@ -376,7 +376,8 @@ int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t tim
  * registration) and waits. RT_E_AGAIN at the end of the slice: call again with the same arguments. After RT_OK the sender is told
  * that it may have its tensor back: the sequence is released. */
 int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns);
-/* Where a tensor that lies at the sender can be read in place until its release. RT_E_UNSUPPORTED where it cannot. */
+/* Where a tensor that lies at the sender can be read in place until its release, or until this device is closed. RT_E_UNSUPPORTED where
+ * it cannot. */
 int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out);
 /* The peer's range in which a borrowed tensor lies, with a reference that the caller drops (rt_remote_drop): views of the tensor
  * keep it mapped. NULL when the sequence is not borrowed. */
