@@ -238,6 +238,7 @@ struct rt_op {
     int32_t status;                                    /* the first failure, or RT_OK */
     bool cancelled;                                    /* post no more of it */
     bool pinned;                                       /* its regions and remotes are counted as used */
+    bool unwatched;                                    /* gives itself back when it ends well; else waits to be collected */
     uint32_t outstanding;                              /* posted items that are not retired */
     rt_cursor cursor;                                  /* what is not posted yet */
     rt_copy single;                                    /* the one copy, when it came without an array */

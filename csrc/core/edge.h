@@ -161,7 +161,8 @@ struct rt_edge {
     rt_copy credit_copy;      /* receiver: of every credit; its word lies at the start of `lines` */
     int64_t credit_op;        /* … of the one that must end before the next is posted, or is not wholly posted itself */
     _Atomic bool credit_owed; /* the service goes on with it */
-    _Atomic bool stage_owed;  /* … and with a tensor that was left half staged */
+    _Atomic bool stage_owed;  /* … and with a tensor that was left half staged, … */
+    _Atomic bool record_owed; /* … and with records for which the link had no room yet */
     rt_edge_sent *sent;       /* by slot */
     rt_edge_got *got;         /* by slot, of a dynamic edge */
     rt_edge_stage *stage;
@@ -235,7 +236,10 @@ int rt_edge_check_tensor(const rt_edge *edge, const rt_edge_tensor *tensor, uint
 
 /* ---- edge_post.c ---- */
 
-/* Takes an operation of each of the links, or of none: RT_E_BUSY, after a look for some that have ended. */
+/* Whether each of the links has an operation that is free. */
+bool rt_edge_may_post(rt_link *const *links, uint32_t count);
+/* Takes an operation of each of the links, or of none: RT_E_BUSY, after a look for some that have ended. One that ends well gives
+ * itself back, so that tensors that nobody asks for hold none; one that failed waits for rt_edge_collect. */
 int rt_edge_reserve(rt_link *const *links, uint32_t count, rt_op **ops_out);
 /* Posts copies as an operation that was reserved. */
 int rt_edge_post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
@@ -276,6 +280,8 @@ int rt_edge_may_send(rt_edge *edge, uint64_t *sequence_out);
 /* Bytes of `lines` at a sender. */
 uint64_t rt_edge_source_span(const rt_edge *edge, uint32_t slots, uint32_t stripes);
 /* edge_dynamic.c */
+/* Whether the record of this sequence is wholly posted, and needs nobody to move it on. Takes edge->turn. */
+bool rt_edge_record_posted(rt_edge *edge, uint64_t sequence);
 int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t size, int64_t end_ns);
 /* Makes the ring of chunks, which may register: without any turn. */
 int rt_edge_stage_prepare(rt_edge *edge, rt_detail *detail);

@@ -299,15 +299,18 @@ static int64_t post(dynamic *send)
     return (int64_t)send->sequence;
 }
 
-/* RT_OK: the record is wholly posted, and needs nobody to move it on. */
+bool rt_edge_record_posted(rt_edge *edge, uint64_t sequence)
+{
+    rt_turn_take(&edge->turn);
+    int64_t number = edge->sent[sequence % edge->tx.slots].ops[0];
+    rt_turn_leave(&edge->turn);
+    return number == 0 || rt_op_posted(edge->channel, number);
+}
+
 static int look_posted(void *object)
 {
     const dynamic *send = object;
-    rt_edge *edge = send->edge;
-    rt_turn_take(&edge->turn);
-    int64_t number = edge->sent[send->sequence % edge->tx.slots].ops[0];
-    rt_turn_leave(&edge->turn);
-    return number == 0 || rt_op_posted(edge->channel, number) ? RT_OK : RT_E_AGAIN;
+    return rt_edge_record_posted(send->edge, send->sequence) ? RT_OK : RT_E_AGAIN;
 }
 
 /* A large staging buffer is kept for the next tensor, whose receiver knows it; others go back. Without any turn. */
@@ -351,7 +354,10 @@ int64_t rt_edge_send_dynamic(rt_edge *edge, const rt_edge_tensor *tensor, uint64
         rt_turn_leave(&edge->turn);
     }
     give(edge, &old);
-    if (result > 0 && !edge->device->limits.completes_in_post)
-        (void)rt_wait_memory(edge->device, look_posted, &send, end_ns); /* where the slice ends, who waits next moves it on */
+    bool waits = result > 0 && !edge->device->limits.completes_in_post;
+    if (waits && rt_wait_memory(edge->device, look_posted, &send, end_ns) != RT_OK) {
+        edge->record_owed = true; /* the receiver may wait for it, and its sender for nothing */
+        rt_service_kick(edge->device);
+    }
     return result == RT_E_BUSY ? RT_E_AGAIN : result;
 }

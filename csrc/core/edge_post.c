@@ -6,6 +6,8 @@ int rt_edge_reserve(rt_link *const *links, uint32_t count, rt_op **ops_out)
     for (uint32_t index = 0; index < count; index++) {
         rt_turn_take(&links[index]->turn);
         ops_out[index] = rt_op_take(links[index]);
+        if (ops_out[index] != NULL)
+            ops_out[index]->unwatched = true;
         rt_turn_leave(&links[index]->turn);
         if (ops_out[index] != NULL)
             continue;
@@ -40,6 +42,17 @@ int rt_edge_post(rt_link *link, const rt_copy *copies, uint64_t count, int64_t e
     rt_op *op;
     int status = rt_edge_reserve(&link, 1, &op);
     return status == RT_OK ? rt_edge_post_reserved(link, op, copies, count, end_ns, number_out) : status;
+}
+
+bool rt_edge_may_post(rt_link *const *links, uint32_t count)
+{
+    bool may = true;
+    for (uint32_t index = 0; may && index < count; index++) {
+        rt_turn_take(&links[index]->turn);
+        may = !rt_list_empty(&links[index]->free_ops);
+        rt_turn_leave(&links[index]->turn);
+    }
+    return may;
 }
 
 bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out)

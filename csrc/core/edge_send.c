@@ -87,7 +87,9 @@ int rt_edge_may_send(rt_edge *edge, uint64_t *sequence_out)
     if (edge->stage != NULL && rt_edge_pending(edge->channel, edge->stage->ops, RT_EDGE_STAGES))
         return RT_E_AGAIN;
     rt_edge_sent *sent = &edge->sent[*sequence_out % edge->tx.slots];
-    return sent->sequence == 0 ? RT_OK : rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);
+    status = sent->sequence == 0 ? RT_OK : rt_edge_collect(edge->channel, sent->ops, edge->wiring.layout.stripes);
+    bool posts = edge->device->limits.completes_in_post || rt_edge_may_post(edge->links, edge->wiring.layout.stripes);
+    return status == RT_OK && !posts ? RT_E_AGAIN : status;
 }
 
 /* Takes the edge's turn and keeps it when it may send. */

@@ -232,6 +232,19 @@ static bool stage(rt_edge *edge)
     return moved;
 }
 
+/* A step with records that the link had no room for; the last is posted last. True when it got on. */
+static bool post_records(rt_edge *edge)
+{
+    bool moved = rt_queue_step(edge->links[0]->queue) > 0;
+    edge->record_owed = false; /* before the look: who sends meanwhile sets it again */
+    rt_turn_take(&edge->turn);
+    uint64_t last = edge->tx.sent;
+    rt_turn_leave(&edge->turn);
+    if (last != 0 && !rt_edge_record_posted(edge, last))
+        edge->record_owed = true;
+    return moved;
+}
+
 static bool run_edge(rt_edge *edge)
 {
     bool moved = false;
@@ -245,6 +258,8 @@ static bool run_edge(rt_edge *edge)
     }
     if (edge->stage_owed)
         moved |= stage(edge);
+    if (edge->record_owed)
+        moved |= post_records(edge);
     if (edge->close_wanted && edge->ask.state == RT_ASK_DONE)
         edge->ask.state = RT_ASK_NONE; /* nobody will wire it, or use the key */
     if (edge->close_wanted && edge->ask.state == RT_ASK_NONE)
@@ -286,7 +301,7 @@ int64_t rt_edges_next_deadline(const rt_channel *channel)
     for (const rt_list *node = rpc->edges.next; node != &rpc->edges; node = node->next) {
         const rt_edge *edge = RT_LIST_ENTRY(node, rt_edge, node);
         bool closing = edge->close_wanted && edge->ask.state == RT_ASK_NONE;
-        int64_t at = edge->credit_owed || edge->stage_owed ? soon : closing ? edge->reap_ns : INT64_MAX;
+        int64_t at = edge->credit_owed || edge->stage_owed || edge->record_owed ? soon : closing ? edge->reap_ns : INT64_MAX;
         due = at < due ? at : due;
     }
     return due;

@@ -28,7 +28,7 @@ rt_op *rt_op_take(rt_link *link)
     rt_op *op = RT_LIST_ENTRY(link->free_ops.next, rt_op, node);
     rt_list_remove(&op->node);
     op->status = RT_OK;
-    op->cancelled = op->pinned = false;
+    op->cancelled = op->pinned = op->unwatched = false;
     op->prepared = NULL;
     op->outstanding = 0;
     op->writes = op->reads = op->bytes_written = op->bytes_read = 0;
@@ -40,7 +40,8 @@ void rt_op_give(rt_link *link, rt_op *op)
 {
     assert(op->outstanding == 0 && !op->pinned);
     op->generation++;
-    atomic_store_explicit(&op->number, 0, memory_order_relaxed);
+    /* Number stores are releases, for rt_op_find: who finds another number in its place sees what the operation brought. */
+    atomic_store_explicit(&op->number, 0, memory_order_release);
     atomic_store_explicit(&op->state, RT_OP_FREE, memory_order_relaxed);
     rt_list_prepend(&link->free_ops, &op->node); /* the next copy takes this one, which is in the cache */
 }
@@ -79,7 +80,7 @@ static void pin(rt_link *link, rt_op *op)
         rt_remote_reference(remote_of(&op->cursor.copies[index]));
     op->pinned = true;
     atomic_fetch_add_explicit(&link->channel->device->operations, 1, memory_order_relaxed);
-    atomic_store_explicit(&op->number, number_of(link, op), memory_order_relaxed);
+    atomic_store_explicit(&op->number, number_of(link, op), memory_order_release);
 }
 
 static void unpin(const rt_link *link, rt_op *op)
@@ -122,6 +123,11 @@ void rt_op_end(rt_link *link, rt_op *op)
         rt_op_give(link, op);
         return;
     }
+    if (op->unwatched && op->status == RT_OK && !op->cancelled) {
+        rt_op_give(link, op);
+        rt_device_tell(link->channel->device);
+        return;
+    }
     /* Pairs with the acquire of waiters: status and what a READ brought are visible to them. */
     atomic_store_explicit(&op->state, RT_OP_DONE, memory_order_release);
     rt_device_tell(link->channel->device);
@@ -156,7 +162,7 @@ rt_op *rt_op_find(rt_channel *channel, int64_t number, rt_link **link_out)
         return NULL;
     rt_link *link = &channel->links[link_index];
     rt_op *op = &link->ops[value & (RT_OPS_PER_LINK - 1)];
-    if (atomic_load_explicit(&op->number, memory_order_relaxed) != number)
+    if (atomic_load_explicit(&op->number, memory_order_acquire) != number)
         return NULL;
     *link_out = link;
     return op;
@@ -194,17 +200,28 @@ int64_t rt_op_begin(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns)
     return number;
 }
 
+/* Whether the operation is the one of this number. Link turn held: one that is unwatched may have given itself back before. */
+static bool is_still(const rt_op *op, int64_t number)
+{
+    return atomic_load_explicit(&op->number, memory_order_relaxed) == number;
+}
+
 int rt_op_collect(rt_channel *channel, int64_t number)
 {
     rt_link *link = NULL;
     rt_op *op = rt_op_find(channel, number, &link);
     if (op == NULL)
         return RT_OK;
-    if (atomic_load_explicit(&op->state, memory_order_acquire) != RT_OP_DONE)
+    if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_RUNNING)
         return RT_E_AGAIN;
-    int status = op->status;
+    int status = RT_OK;
     rt_turn_take(&link->turn);
-    rt_op_give(link, op);
+    if (is_still(op, number)) { /* it had not given itself back */
+        bool done = atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
+        status = done ? op->status : RT_E_AGAIN;
+        if (done)
+            rt_op_give(link, op);
+    }
     rt_turn_leave(&link->turn);
     return status;
 }
@@ -216,7 +233,8 @@ bool rt_op_posted(rt_channel *channel, int64_t number)
     if (op == NULL)
         return true;
     rt_turn_take(&link->turn);
-    bool posted = rt_list_empty(&op->node) || atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
+    bool done = !is_still(op, number) || atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE;
+    bool posted = done || rt_list_empty(&op->node);
     rt_turn_leave(&link->turn);
     return posted;
 }
@@ -228,6 +246,10 @@ void rt_op_forget(rt_channel *channel, int64_t number)
     if (op == NULL)
         return;
     rt_turn_take(&link->turn);
+    if (!is_still(op, number)) {
+        rt_turn_leave(&link->turn);
+        return;
+    }
     if (atomic_load_explicit(&op->state, memory_order_relaxed) == RT_OP_DONE)
         rt_op_give(link, op);
     else
@@ -238,7 +260,7 @@ void rt_op_forget(rt_channel *channel, int64_t number)
 int64_t rt_op_hold(rt_link *link, rt_op *op)
 {
     int64_t number = number_of(link, op);
-    atomic_store_explicit(&op->number, number, memory_order_relaxed);
+    atomic_store_explicit(&op->number, number, memory_order_release);
     return number;
 }
 
@@ -246,6 +268,7 @@ int64_t rt_op_adopt(rt_link *link, const rt_copy *copies, uint32_t count)
 {
     rt_op *op = rt_op_take(link);
     assert(op != NULL);
+    op->unwatched = true;
     if (count == 1) /* the caller may forget the operation, and then its copy */
         op->single = copies[0];
     op->cursor = (rt_cursor){count == 1 ? &op->single : copies, count, 0, 0};

@@ -125,7 +125,7 @@ static void a_region_bound_by_prepared_copies_cannot_be_closed(void)
     uint64_t bad;
     CHECK_INT(rt_prepared_create(made.channel, 0, &copy, 1, &prepared, &bad), RT_OK);
     CHECK_INT(rt_region_close(made.local, &detail), RT_E_BUSY);
-    CHECK_HAS(detail.text, "1 prepared copies are bound to it; drop them");
+    CHECK_HAS(detail.text, "1 prepared copies or edges are bound to it; close them");
     rt_prepared_drop(prepared);
     CHECK_INT(rt_region_close(made.local, &detail), RT_OK);
     flight_end(&made);

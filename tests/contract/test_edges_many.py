@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -34,6 +35,20 @@ def test_many_sends_end_with_their_deadline_and_say_which_was_not_sent(ends: End
         rt.send_many([array])  # type: ignore[list-item]
     with pytest.raises(rt.InvalidArgument, match="shape"):
         rt.send_many([(backs[0].edge, np.zeros(5, np.float32))])
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_more_tensors_than_a_qp_has_operations_wait_for_their_receivers(
+    ends: Ends, need: Callable[[rt.Limits, str], None], dynamic: bool
+) -> None:
+    need(ends.limits, "orders_writes")  # elsewhere flags take receives, of which a QP has few
+    backs = [Back(ends, slots=128, **({} if dynamic else {"shape": (4,)})) for _ in range(3)]
+    arrays = [np.full(4, number, np.float32) for number in range(128)]
+    for back in backs:
+        rt.send_many([(back.edge, array) for array in arrays], timeout=10.0)
+    for back in backs:
+        for array in arrays:
+            assert back.recv()[2] == array.tobytes()
 
 
 def test_many_are_received_in_one_call(ends: Ends) -> None:
