@@ -332,6 +332,34 @@ static void regions_are_announced_whoever_asked_and_large_staging_is_used_again(
     }
 }
 
+static void a_staged_tensor_stays_as_it_is_until_its_release(void)
+{
+    enum { SIZE = 100003 };
+    static uint8_t first[SIZE], second[SIZE];
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        rt_edge_arrival arrivals[2];
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = edge_options("staged");
+        options.kind = RT_EDGE_DYNAMIC;
+        options.rank = RT_EDGE_RANK_ANY;
+        edge_join(&ends, place, &options);
+        core_fill(first, SIZE, 1);
+        core_fill(second, SIZE, 2);
+        rt_edge_tensor tensors[2] = {edge_bytes(first, SIZE), edge_bytes(second, SIZE)};
+        for (uint32_t index = 0; index < 2; index++)
+            CHECK_INT(edge_send(&ends, &tensors[index], false), RT_OK);
+        for (uint32_t index = 0; index < 2; index++)
+            CHECK_INT(edge_receive(&ends, &arrivals[index]), RT_OK);
+        for (uint32_t index = 0; index < 2; index++) {
+            CHECK_INT(edge_fetch(&ends, arrivals[index].sequence, ends.core.target, 0), RT_OK);
+            CHECK_BYTES(ends.core.there, index == 0 ? first : second, SIZE);
+        }
+        edge_end(&ends);
+    }
+}
+
 static void a_kept_promise_of_the_loop_needs_no_credit_and_a_broken_one_is_caught(void)
 {
     EDGE_EACH_PLACE(place)
@@ -371,6 +399,7 @@ static const check_test tests[] = {
     CHECK_TEST(many_sends_share_doorbells_and_arrive_each_on_its_edge),
     CHECK_TEST(dynamic_tensors_arrive_eagerly_or_by_read),
     CHECK_TEST(regions_are_announced_whoever_asked_and_large_staging_is_used_again),
+    CHECK_TEST(a_staged_tensor_stays_as_it_is_until_its_release),
     CHECK_TEST(a_kept_promise_of_the_loop_needs_no_credit_and_a_broken_one_is_caught),
 };
 
