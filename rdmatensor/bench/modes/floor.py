@@ -66,7 +66,7 @@ class FloorEnd(End):
         mine, other = (0, 1) if self.setup.first else (1, 0)
         self._inbox: Bytes = self._maps[other]
         self._loops = Loops(ways[mine], ways[other], stride, slots, DEADLINE_S)
-        self.outgoing = np.zeros(size, np.uint8)
+        self.outgoing = np.full(size, 1, np.uint8)
         self._sent = 0
         return None
 
