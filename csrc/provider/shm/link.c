@@ -57,7 +57,6 @@ int shm_link_create(rt_pdevice *pdevice, uint32_t send_queue, uint32_t receive_q
     memset(link, 0, sizeof *link);
     link->base = (rt_plink){.device = pdevice, .send_queue = send_queue, .receive_queue = receive_queue};
     link->index = index;
-    link->stream_size_min = device->stream_size_min;
     link->queue_bell = -1;
     int status = rt_random(link->token, sizeof link->token, detail);
     if (status == RT_OK)

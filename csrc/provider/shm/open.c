@@ -2,7 +2,6 @@
 #include "provider/shm/shm.h"
 
 #include <assert.h>
-#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -158,21 +157,6 @@ static void bells_close(shm_device *device)
     shm_bell_close(&device->memory_bell);
 }
 
-/* From which size copies go past the cache: see post.c. What sysconf says of the last cache is, on some processors, the sum over
- * cores that do not share it, so the kernel is asked. */
-static uint64_t stream_size_min(void)
-{
-    const uint64_t least = (uint64_t)8 << 20, most = SHM_MESSAGE_SIZE_MAX;
-    uint64_t kibibytes = 0;
-    FILE *file = fopen("/sys/devices/system/cpu/cpu0/cache/index3/size", "re");
-    if (file == NULL)
-        return least;
-    int found = fscanf(file, "%" SCNu64 "K", &kibibytes);
-    fclose(file);
-    uint64_t quarter = found == 1 && kibibytes < UINT32_MAX ? kibibytes * 1024 / 4 : 0;
-    return quarter < least ? least : quarter < most ? quarter : most;
-}
-
 static int shm_open_device(const rt_open_options *options, rt_pdevice **device_out, rt_detail *detail)
 {
     int status = check_options(options, detail);
@@ -182,7 +166,6 @@ static int shm_open_device(const rt_open_options *options, rt_pdevice **device_o
     if (device == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory to open shm");
     memset(device, 0, sizeof *device);
-    device->stream_size_min = stream_size_min();
     device->base.limits = shm_limits;
     snprintf(device->base.name, sizeof device->base.name, SHM_DEVICE_NAME);
     device->queue_count = options->data_queues + 1;

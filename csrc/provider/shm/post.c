@@ -7,23 +7,6 @@
 
 #include <assert.h>
 #include <string.h>
-#if defined(__x86_64__)
-#include <emmintrin.h>
-#endif
-
-/* How large copies are made. Measured with two processes on two cores of an EPYC 7003 under KVM (32 MiB L3), glibc 2.36,
- * GB/s, medians; "read" is with the peer reading all of it after each copy:
- *                          1 MiB   4 MiB   8 MiB   16 MiB   256 MiB in one   256 MiB by 16 MiB
- *     memcpy                30.5    28.7    16.7      7.7             11.0                 6.4
- *     rep movsb             21.9                      7.9              9.0                 6.9
- *     non-temporal SSE2     19.1    19.2    19.1     17.1             10.4                11.7
- *     memcpy, read           2.8     4.1     3.3      3.6              5.7                 4.2
- *     non-temporal, read     6.8     7.8     6.2      5.6              6.0                 6.3
- * memcpy turns to non-temporal stores at three quarters of the cache it believes in (192 MiB there), which items of 16 MiB
- * never reach; so we turn at a quarter of the last cache (open.c), where both ends fill half of it and non-temporal stores win
- * even when nobody reads. Below, a peer that reads at once would be served better by them too, one that does not would be served
- * worse. Where the cache is said to be larger (a Xeon under KVM: 480 MiB, of which others use most), memcpy is ahead up to 16 MiB
- * and behind at 64 MiB, so that items of the largest size are always copied so. */
 
 static const struct {
     const char *name;
@@ -51,73 +34,8 @@ int shm_outcome_status(enum shm_outcome outcome)
     return outcomes[outcome].status;
 }
 
-#if defined(__x86_64__)
-enum { STREAM_PAGE = 4096, STREAM_PAGES = 4, STREAM_AHEAD = 512, STREAM_LINE = 64 };
-
-static inline void stream_line(uint8_t *to, const uint8_t *from)
-{
-    const __m128i *source = (const __m128i *)(const void *)from;
-    __m128i *target = (__m128i *)(void *)to;
-    __m128i first = _mm_loadu_si128(source), second = _mm_loadu_si128(source + 1);
-    __m128i third = _mm_loadu_si128(source + 2), fourth = _mm_loadu_si128(source + 3);
-    _mm_stream_si128(target, first);
-    _mm_stream_si128(target + 1, second);
-    _mm_stream_si128(target + 2, third);
-    _mm_stream_si128(target + 3, fourth);
-}
-
-/* Copies past the cache, four pages side by side, which keeps more of the memory's banks busy: a tenth faster than one after the
- * other at 16 MiB, a third at 256 MiB. The fence makes the stores visible before any later one, as ordinary stores are. */
-static void copy_streaming(uint8_t *to, const uint8_t *from, uint64_t size)
-{
-    uint64_t at = (64 - ((uintptr_t)to & 63)) & 63;
-    memcpy(to, from, at);
-    for (; size - at >= STREAM_PAGES * STREAM_PAGE; at += STREAM_PAGES * STREAM_PAGE) {
-        for (uint64_t line = at; line < at + STREAM_PAGE; line += STREAM_LINE) {
-            for (uint64_t page = 0; page < STREAM_PAGES; page++)
-                _mm_prefetch((const char *)from + line + page * STREAM_PAGE + STREAM_AHEAD, _MM_HINT_T0);
-            for (uint64_t page = 0; page < STREAM_PAGES; page++)
-                stream_line(to + line + page * STREAM_PAGE, from + line + page * STREAM_PAGE);
-        }
-    }
-    for (; size - at >= STREAM_LINE; at += STREAM_LINE)
-        stream_line(to + at, from + at);
-    _mm_sfence();
-    memcpy(to + at, from + at, size - at);
-}
-#else
-static void copy_streaming(uint8_t *to, const uint8_t *from, uint64_t size)
-{
-    memcpy(to, from, size);
-}
-#endif
-
-/* Copies of this size and above go up and down in turn, a block at a time. */
-#define SHM_SWEEP_SIZE_MIN ((uint64_t)256 << 10)
-#define SHM_SWEEP_BLOCK ((uint64_t)64 << 10)
-
-/* What the last copy touched last is what is left of it in the cache, and a source is often sent again at once: a parameter to
- * one worker after the other. A copy that begins there finds it; one that always begins at the front has thrown away, by the
- * time it comes to what was left, what it came for. The same source and target again, GB/s, on a Xeon with 2 MiB of L2:
- *                            512 KiB   1 MiB   2 MiB   4 MiB   8 MiB
- *     always upwards            52       29      14     13.4    13
- *     up and down in turn       53       37      21     16.4    14.7
- * With nothing in the cache the direction makes no difference. */
-static void copy_sweeping(shm_link *link, uint8_t *to, const uint8_t *from, uint64_t size)
-{
-    link->sweeps_down = !link->sweeps_down;
-    if (!link->sweeps_down) {
-        memcpy(to, from, size);
-        return;
-    }
-    for (uint64_t end = size, start; end > 0; end = start) {
-        start = (end - 1) / SHM_SWEEP_BLOCK * SHM_SWEEP_BLOCK;
-        memcpy(to + start, from + start, end - start);
-    }
-}
-
 /* Copies one piece. Eight bytes are one load and one release store where they are aligned: limits.places_words_whole. */
-static inline void place(shm_link *link, uint8_t *to, const uint8_t *from, uint64_t size)
+static inline void place(shm_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
 {
     if (size == sizeof(uint64_t)) {
         uint64_t word;
@@ -129,13 +47,11 @@ static inline void place(shm_link *link, uint8_t *to, const uint8_t *from, uint6
             rt_store_release_u64((uint64_t *)(void *)to, word); /* pairs with the acquire load of who waits for the word */
         else
             memcpy(to, &word, sizeof word);
-    } else if (__builtin_expect(size < SHM_SWEEP_SIZE_MIN, 1)) {
+    } else if (__builtin_expect(size < SHM_LARGE_SIZE_MIN, 1)) {
         if (size != 0)
             memcpy(to, from, size);
-    } else if (size < link->stream_size_min) {
-        copy_sweeping(link, to, from, size);
     } else {
-        copy_streaming(to, from, size);
+        shm_copy_large(paces, to, from, size);
     }
 }
 
@@ -152,18 +68,18 @@ static inline uint64_t total_size(const rt_work *item, uint64_t most)
     return total;
 }
 
-static void gather(shm_link *link, uint8_t *to, const rt_work *item)
+static void gather(shm_pace *paces, uint8_t *to, const rt_work *item)
 {
     for (uint32_t index = 0; index < item->segment_count; index++) {
-        place(link, to, item->segments[index].address, item->segments[index].size);
+        place(paces, to, item->segments[index].address, item->segments[index].size);
         to += item->segments[index].size;
     }
 }
 
-static void scatter(shm_link *link, const rt_work *item, const uint8_t *from)
+static void scatter(shm_pace *paces, const rt_work *item, const uint8_t *from)
 {
     for (uint32_t index = 0; index < item->segment_count; index++) {
-        place(link, item->segments[index].address, from, item->segments[index].size);
+        place(paces, item->segments[index].address, from, item->segments[index].size);
         from += item->segments[index].size;
     }
 }
@@ -190,15 +106,16 @@ static inline enum shm_outcome execute_write(shm_link *link, const rt_work *item
     if (outcome != SHM_DONE)
         return outcome;
     uint8_t *target = remote->address + item->remote_offset;
+    shm_pace *paces = shm_device_of(link->base.device)->write_paces;
     rt_fence_release(); /* a later WRITE is placed after an earlier one; pairs with the acquire load of who reads the later */
     if (item->segment_count == 1) {
-        place(link, target, item->segments[0].address, size);
+        place(paces, target, item->segments[0].address, size);
     } else if (size == sizeof(uint64_t)) {
         _Alignas(8) uint8_t word[sizeof(uint64_t)]; /* so that a gathered word is placed whole too */
-        gather(link, word, item);
-        place(link, target, word, sizeof word);
+        gather(paces, word, item);
+        place(paces, target, word, sizeof word);
     } else {
-        gather(link, target, item);
+        gather(paces, target, item);
     }
     shm_count(&link->writes, 1);
     shm_count(&link->bytes_written, size);
@@ -213,7 +130,7 @@ static inline enum shm_outcome execute_read(shm_link *link, const rt_work *item)
     enum shm_outcome outcome = check_remote(remote, item->remote_offset, size, RT_ACCESS_REMOTE_READ);
     if (outcome != SHM_DONE)
         return outcome;
-    scatter(link, item, remote->address + item->remote_offset);
+    scatter(shm_device_of(link->base.device)->read_paces, item, remote->address + item->remote_offset);
     shm_count(&link->reads, 1);
     shm_count(&link->bytes_read, size);
     return SHM_DONE;
@@ -257,7 +174,7 @@ static enum shm_outcome execute_send(shm_link *link, const rt_work *item)
     enum shm_outcome outcome = check_ring(link);
     if (outcome != SHM_DONE)
         return outcome;
-    gather(link, link->out->slots[link->out_head % SHM_RING_SLOTS].bytes, item);
+    gather(shm_device_of(link->base.device)->write_paces, link->out->slots[link->out_head % SHM_RING_SLOTS].bytes, item);
     ring_publish(link, SHM_SLOT_SEND, (uint32_t)size, 0);
     shm_count(&link->sends, 1);
     return SHM_DONE;

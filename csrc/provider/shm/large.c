@@ -1,0 +1,128 @@
+/* large.c: copies of half a mebibyte and more, each made the way that was fastest for its size so far. HOT like post.c.
+ *
+ * Which way is fastest hangs on the processor, on what glibc believes of its caches, on whether the source is in one of them,
+ * and on what the peer does meanwhile; no threshold fits two machines. GB/s, copies between two processes' memory:
+ *                               EPYC 7003 under KVM (32 MiB L3)    newer EPYC (32 MiB L3, AVX-512)
+ *                                 4 MiB   16 MiB   256 MiB           4 MiB   16 MiB   256 MiB
+ *     memcpy (glibc 2.36)          28.7      7.7      11.0            22.8     19.7      19.2
+ *     rep movsb                              7.9       9.0            29.5     23.2      27.4
+ *     non-temporal, one page       19.2     17.1      10.4            29.5     24.5      25.7
+ *     non-temporal, four pages                        11.2            19.8     18.5      18.4
+ * So each way is tried a few times for each power of two, timed, and from then on the fastest is taken, and once in a while
+ * another, in case things have changed. Two looks at the clock cost 50 ns, a copy of the least size 10 µs. */
+#include "base/clock.h"
+#include "provider/shm/shm.h"
+
+#include <string.h>
+#if defined(__x86_64__)
+#include <emmintrin.h>
+#endif
+
+enum {
+    TRIES = 3,            /* of each way before one is chosen */
+    TRY_AGAIN_EVERY = 64, /* copies */
+    COST_KEPT = 4, /* a cost moves by a fourth towards a newer one, and by no more than its double: a copy is preempted too */
+};
+
+typedef void (*copy_way)(uint8_t *to, const uint8_t *from, uint64_t size);
+
+static void copy_plain(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+    memcpy(to, from, size);
+}
+
+#if defined(__x86_64__)
+enum { PAGE = 4096, LINE = 64, AHEAD = 512, PAGES = 4 };
+
+static void copy_string(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+    __asm__ volatile("rep movsb" : "+D"(to), "+S"(from), "+c"(size) : : "memory");
+}
+
+static inline void stream_line(uint8_t *to, const uint8_t *from)
+{
+    const __m128i *source = (const __m128i *)(const void *)from;
+    __m128i *target = (__m128i *)(void *)to;
+    __m128i first = _mm_loadu_si128(source), second = _mm_loadu_si128(source + 1);
+    __m128i third = _mm_loadu_si128(source + 2), fourth = _mm_loadu_si128(source + 3);
+    _mm_stream_si128(target, first);
+    _mm_stream_si128(target + 1, second);
+    _mm_stream_si128(target + 2, third);
+    _mm_stream_si128(target + 3, fourth);
+}
+
+/* Past the cache, `pages` pages side by side: more of them keep more of the memory's banks busy, where there are banks to spare.
+ * The fence makes the stores visible before any later one, as ordinary stores are. */
+static inline __attribute__((always_inline)) void stream(uint8_t *to, const uint8_t *from, uint64_t size, uint64_t pages)
+{
+    uint64_t at = (LINE - ((uintptr_t)to & (LINE - 1))) & (LINE - 1);
+    memcpy(to, from, at);
+    for (; size - at >= pages * PAGE; at += pages * PAGE) {
+        for (uint64_t line = at; line < at + PAGE; line += LINE) {
+            for (uint64_t page = 0; page < pages; page++)
+                _mm_prefetch((const char *)from + line + page * PAGE + AHEAD, _MM_HINT_T0);
+            for (uint64_t page = 0; page < pages; page++)
+                stream_line(to + line + page * PAGE, from + line + page * PAGE);
+        }
+    }
+    for (; size - at >= LINE; at += LINE)
+        stream_line(to + at, from + at);
+    _mm_sfence();
+    memcpy(to + at, from + at, size - at);
+}
+
+static void copy_streaming(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+    stream(to, from, size, 1);
+}
+
+static void copy_streaming_pages(uint8_t *to, const uint8_t *from, uint64_t size)
+{
+    stream(to, from, size, PAGES);
+}
+
+static const copy_way ways[] = {copy_plain, copy_string, copy_streaming, copy_streaming_pages};
+#else
+static const copy_way ways[] = {copy_plain};
+#endif
+
+enum { WAYS = sizeof ways / sizeof ways[0] };
+_Static_assert((int)WAYS <= (int)SHM_COPY_WAYS, "room in shm_pace");
+
+static uint32_t fastest(const shm_pace *pace)
+{
+    uint32_t best = 0, least = UINT32_MAX;
+    for (uint32_t way = 0; way < WAYS; way++) {
+        uint32_t cost = atomic_load_explicit(&pace->cost[way], memory_order_relaxed);
+        if (cost < least) {
+            least = cost;
+            best = way;
+        }
+    }
+    return best;
+}
+
+/* Takes what a copy cost, in ps a KiB, into account. Threads may do so at once; then one is forgotten. */
+static void learn(_Atomic uint32_t *cost, int64_t elapsed_ns, uint64_t size, bool trying)
+{
+    int64_t before = atomic_load_explicit(cost, memory_order_relaxed);
+    int64_t now = elapsed_ns * 1000 / (int64_t)(size >> 10);
+    if (before != 0 && trying)
+        now = now < before ? now : before; /* the first touch of a page takes long, whichever way it is made */
+    else if (before != 0)
+        now = before + ((now < 2 * before ? now : 2 * before) - before) / COST_KEPT;
+    now = now < 1 ? 1 : now < UINT32_MAX ? now : UINT32_MAX - 1;
+    atomic_store_explicit(cost, (uint32_t)now, memory_order_relaxed);
+}
+
+void shm_copy_large(shm_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
+{
+    uint32_t class = (uint32_t)(63 - __builtin_clzll(size / SHM_LARGE_SIZE_MIN));
+    shm_pace *pace = &paces[class < SHM_PACES ? class : SHM_PACES - 1];
+    uint32_t number = atomic_fetch_add_explicit(&pace->copies, 1, memory_order_relaxed);
+    bool trying = number < WAYS * TRIES;
+    uint32_t way = trying ? number % WAYS : number % TRY_AGAIN_EVERY == 0 ? number / TRY_AGAIN_EVERY % WAYS : fastest(pace);
+    int64_t begin = rt_clock_now_ns();
+    ways[way](to, from, size);
+    learn(&pace->cost[way], rt_clock_now_ns() - begin, size, trying);
+}
