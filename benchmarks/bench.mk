@@ -29,6 +29,7 @@ $(VENV)/.bench: $(VENV)/.build
 bench: build $(VENV)/.test $(VENV)/.torch $(VENV)/.bench
 	@mkdir -p $(RESULTS)
 	@$(BENCH) $(BENCH_ARGS) --json $(RESULTS)/transfers.json --plot docs/transfers.png
+	@$(BENCH) --modes memcpy,memcpy-read,floor --sizes 64,4Ki,1Mi,4Mi,16Mi,64Mi,256Mi --json $(RESULTS)/channel.json
 	@$(BENCH) collectives --json $(RESULTS)/collectives.json
 	@$(PYTEST) -q --benchmark-only --benchmark-json=$(BUILD)/calls.json benchmarks
 	@$(BIN)/python benchmarks/batches.py --json batches

@@ -216,6 +216,41 @@ def waiting() -> str:
     return "\n\n".join([text, markdown(("", "p50", "p90", "p99"), rows)])
 
 
+def channel() -> str:
+    """The channel's verb alone beside the floor, in one run."""
+    found = load("channel")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    by = {(row["mode"], row["bytes"]): row for row in found["results"]}
+    rows = []
+    for size in sorted({row["bytes"] for row in found["results"]}):
+        floor = by["floor", size]
+        cells = [short(p50(floor)), short(rate(floor))]
+        for mode in ("memcpy", "memcpy-read"):
+            row = by[mode, size]
+            cells += [short(p50(row)), short(rate(row)), f"{(rate(row) or 0) / (rate(floor) or 1):.2f}"]
+        rows.append((human(size), *cells))
+    head = ("bytes", "floor, µs", "GB/s", "WRITE, µs", "GB/s", "of the floor's", "READ, µs", "GB/s", "of the floor's")
+    return "\n\n".join([f"One way, median ({conditions(found)}):", markdown(head, rows)])
+
+
+def batches() -> str:
+    """Many copies in one call, the arena, and growth."""
+    found = load("batches")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    rows = []
+    for row in found["results"]:
+        if "copies" in row:
+            what = f"{row['mode']}, {row['copies']:,} of {row['bytes'] // row['copies']} bytes"
+            rows.append((what, f"{row['copies_per_s'] / 1e6:.2f} million a second"))
+        elif row["mode"] == "growth":
+            rows.append((f"memory, over {row['transfers']:,} transfers", f"{row['grown_bytes']:,} bytes more"))
+        else:
+            rows.append((row["mode"], f"{1e3 * row['us']:,.0f} ns"))
+    return "\n\n".join([conditions(found) + ":", markdown(("what", "figure"), rows)])
+
+
 def perftest() -> str:
     """Ours through Python beside perftest's C programs on one device, in one run."""
     found = load("perftest")
@@ -233,6 +268,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "summary": summary,
     "paper-shm": paper_shm,
     "paper-rxe": paper_rxe,
+    "channel": channel,
+    "batches": batches,
     "collectives": collectives,
     "waiting": waiting,
     "perftest": perftest,
