@@ -1,4 +1,5 @@
-/* limits.h: every fixed capacity of the protocol and of core, with its derivation and what happens when it is full.
+/* limits.h: the fixed capacities of the protocol and of core, with their derivation and what happens when they are full. What only
+ * one file needs stands there; a provider's are in its own header.
  *
  * Sizes are bytes unless the name says count or depth. */
 #ifndef RT_PROTO_LIMITS_H
