@@ -2,7 +2,7 @@
 #
 #   make bench         everything, with the peers that are installed; then the tables of the documents
 #   make bench-peers   all peers into .venv (apt-get for MPI and UCX, pip for the others)
-#   make paper-micro   the paper's micro-benchmark, on shm and on soft-RoCE, as tables and pictures
+#   make paper-micro   the paper's micro-benchmark, on shm and on soft-RoCE, as one table and one picture
 #   make bench-check   BASE=commit: is this checkout slower than that commit? CHECK_ARGS="--starts 11" is more patient
 #   make tables        the tables of README.md and docs/benchmarks.md from the result files
 #
@@ -49,10 +49,10 @@ bench-check: build
 paper-micro: build $(VENV)/.bench
 	@mkdir -p $(RESULTS)
 	@$(BENCH) --provider shm --modes $(PAPER_MODES) --sizes $(PAPER_SIZES) \
-	    --json $(RESULTS)/paper-micro-shm.json --plot docs/paper-micro-shm.png
+	    --json $(RESULTS)/paper-micro-shm.json
 	@$(BIN)/rdmatensor vm run --timeout 1200 $(RXE_VM) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
 	    --duration 1 --rounds 3 --json $(RESULTS)/paper-micro-rxe.json
-	@$(BIN)/python -m rdmatensor.bench.plot $(RESULTS)/paper-micro-rxe.json docs/paper-micro-rxe.png
+	@$(BIN)/python -m rdmatensor.bench.plot docs/paper-micro.png $(RESULTS)/paper-micro-shm.json $(RESULTS)/paper-micro-rxe.json
 	@$(BIN)/python benchmarks/tables.py
 
 tables: build

@@ -138,26 +138,37 @@ def ratios(found: dict[str, Any]) -> dict[str, dict[int, float]]:
     return answer
 
 
-def paper(name: str) -> str:
-    """RDMA.zerocp over the others, beside the paper's ranges, with a sentence on each computed from the figures."""
-    found = load(name)
-    if found is None:
+def paper() -> str:
+    """RDMA.zerocp and how many times longer the others take, on both providers, beside the paper's ranges."""
+    found = {label: load(name) for label, name in (("shm", "paper-micro-shm"), ("rxe", "paper-micro-rxe"))}
+    there = {label: one for label, one in found.items() if one is not None}
+    if not there:
         return "Not measured yet: `make paper-micro`."
-    times = ratios(found)
-    by = {(row["mode"], row["bytes"]): p50(row) for row in found["results"]}
-    sizes = sorted({row["bytes"] for row in found["results"]})
+    times = {label: ratios(one) for label, one in there.items()}
+    own = {
+        label: {row["bytes"]: p50(row) for row in one["results"] if row["mode"] == "static"}
+        for label, one in there.items()
+    }
     rows = []
-    for size in sizes:
-        cells = [short(by.get((mode, size))) for mode in (*PAPER, "static")]
-        over = (f"{times[mode][size]:.1f}" if size in times[mode] else "-" for mode in PAPER)
-        rows.append((human(size), *cells, *over))
-    head = ("bytes", *(f"{label}, µs" for label, _, _ in PAPER.values()), "RDMA.zerocp, µs",
-            *(f"over {label}" for label, _, _ in PAPER.values()))  # fmt: skip
-    ranges = []
-    for mode, (label, low, high) in PAPER.items():
-        if times[mode]:
-            ranges.append(sentence(label, low, high, times[mode]))
-    return "\n\n".join([conditions(found) + ":", markdown(head, rows), "\n".join(ranges)])
+    for size in sorted({row["bytes"] for one in there.values() for row in one["results"]}):
+        cells = []
+        for label in there:
+            cells.append(short(own[label].get(size)))
+            cells += [f"{seen[size]:.2f}" if size in (seen := times[label][mode]) else "-" for mode in PAPER]
+        rows.append((human(size), *cells))
+    ranges = (f"{low:g} to {high:g}" for _, low, high in PAPER.values())
+    rows.append(("the paper", *("-", *ranges) * len(there)))
+    head = ["bytes"]
+    for label in there:
+        head += [f"{label}: RDMA.zerocp, µs", *(f"{name}, times" for name, _, _ in PAPER.values())]
+    lines = [f"{label}: {conditions(one)}" for label, one in there.items()]
+    said = [
+        sentence(f"{name} on {label}", low, high, times[label][mode])
+        for label in there
+        for mode, (name, low, high) in PAPER.items()
+        if times[label][mode]
+    ]
+    return "\n\n".join(["  \n".join(lines), markdown(tuple(head), rows), "\n".join(said)])
 
 
 def sentence(label: str, low: float, high: float, seen: dict[int, float]) -> str:
@@ -175,14 +186,6 @@ def sentence(label: str, low: float, high: float, seen: dict[int, float]) -> str
     if above:
         parts.append(f"more at {', '.join(human(size) for size in above)}")
     return f"{said}: {'; '.join(parts)}."
-
-
-def paper_shm() -> str:
-    return paper("paper-micro-shm")
-
-
-def paper_rxe() -> str:
-    return paper("paper-micro-rxe")
 
 
 # ---- the rest ----
@@ -266,8 +269,7 @@ def perftest() -> str:
 TABLES: dict[str, Callable[[], str]] = {
     "transfers": transfers,
     "summary": summary,
-    "paper-shm": paper_shm,
-    "paper-rxe": paper_rxe,
+    "paper": paper,
     "channel": channel,
     "batches": batches,
     "collectives": collectives,

@@ -1,6 +1,6 @@
 """The picture: latency and bandwidth against size, both on log axes, the limit drawn. matplotlib is optional.
 
-`python -m rdmatensor.bench.plot RESULT.json PICTURE.png` draws one that was measured elsewhere.
+`python -m rdmatensor.bench.plot PICTURE.png RESULT.json ...` draws what was measured elsewhere, in a row each.
 """
 
 from __future__ import annotations
@@ -39,12 +39,21 @@ def check(path: str) -> None:
         raise InvalidArgument("bench", f"--plot {path}", why) from None
 
 
-def draw(path: str, results: list[dict[str, Any]], title: str) -> None:
-    """Writes the picture of the rows of a result."""
+def draw(path: str, *panels: tuple[str, list[dict[str, Any]]]) -> None:
+    """Writes the picture of the rows of results, each under its title."""
     import_module("matplotlib").use("Agg")
     pyplot: Any = import_module("matplotlib.pyplot")
 
-    figure, axes = pyplot.subplots(1, 2, figsize=(12, 5.2), layout="constrained")
+    figure = pyplot.figure(figsize=(12, 5.2 * len(panels)), layout="constrained")
+    for part, (title, results) in zip(figure.subfigures(len(panels), 1, squeeze=False)[:, 0], panels, strict=True):
+        panel(part, title, results)
+    figure.savefig(path, dpi=150)
+    pyplot.close(figure)
+
+
+def panel(figure: Any, title: str, results: list[dict[str, Any]]) -> None:
+    """Latency and bandwidth of one result, side by side."""
+    axes = figure.subplots(1, 2)
     what = (("one way, µs (median; of our modes up to p99)", median), ("GB/s", rate))
     for axis, (name, value) in zip(axes, what, strict=True):
         for mode in dict.fromkeys(row["mode"] for row in results):
@@ -61,8 +70,6 @@ def draw(path: str, results: list[dict[str, Any]], title: str) -> None:
         axis.minorticks_off()
     axes[1].legend(frameon=False, fontsize="small", loc="center left", bbox_to_anchor=(1, 0.5))
     figure.suptitle(title, fontsize="medium")
-    figure.savefig(path, dpi=150)
-    pyplot.close(figure)
 
 
 def median(row: dict[str, Any]) -> float | None:
@@ -94,11 +101,11 @@ def tick(size: int) -> str:
     return str(size)
 
 
-def main(result: str, picture: str) -> None:
-    """Draws a file that --json wrote."""
+def main(picture: str, *results: str) -> None:
+    """Draws files that --json wrote."""
     check(picture)
-    found = json.loads(Path(result).read_text())
-    draw(picture, found["results"], title_of(found["meta"]))
+    found = [json.loads(Path(result).read_text()) for result in results]
+    draw(picture, *((title_of(one["meta"]), one["results"]) for one in found))
 
 
 def title_of(meta: dict[str, Any]) -> str:

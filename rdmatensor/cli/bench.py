@@ -173,7 +173,7 @@ def write(given: argparse.Namespace, found: run.Run, meta: dict[str, object], be
     if given.csv:
         Path(given.csv).write_text(report.as_csv(found))
     if given.plot:
-        plot.draw(given.plot, objects["results"], plot.title_of(meta))
+        plot.draw(given.plot, (plot.title_of(meta), objects["results"]))
     if before is not None:
         print(f"\n{compare.as_text(before, objects)}")
 
