@@ -19,6 +19,7 @@ HEADERS = (
     "csrc/rdmatensor_team.h",
     "csrc/bench/bench.h",
     "csrc/python/dlpack.h",
+    "csrc/python/quick.h",
 )
 SOURCES = (
     "csrc/base/*.c",
@@ -61,7 +62,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "rdmatensor.h"\n#include "rdmatensor_team.h"\n#include "bench/bench.h"\n#include "python/dlpack.h"\n',
+    '#include "rdmatensor.h"\n#include "rdmatensor_team.h"\n#include "bench/bench.h"\n#include "python/dlpack.h"\n#include "python/quick.h"\n',
     sources=sources(PYTHON_SOURCES if archive else (*SOURCES, *PYTHON_SOURCES)),
     extra_objects=[archive] if archive else [],
     include_dirs=["csrc"],

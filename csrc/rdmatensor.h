@@ -388,6 +388,11 @@ int rt_edge_ready(rt_edge *edge);
 /* Waits until at least one of these receiving edges of one device is ready; gives the indices of up to `capacity` of them. Returns
  * how many, RT_E_AGAIN at the end of the slice, RT_E_INVALID for edges of different devices. */
 int64_t rt_edges_wait_any(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, uint32_t *ready_out, uint64_t capacity);
+/* The usual cases of rt_edge_send, rt_edge_receive_static and rt_edge_release, which never wait, not even for another thread: RT_E_AGAIN
+ * when it is another case, and nothing has changed. `looks`: how often to look for a tensor, some 25 ns each. */
+int64_t rt_edge_send_at_once(rt_edge *edge, uint64_t address, uint64_t size);
+int64_t rt_edge_receive_at_once(rt_edge *edge, uint32_t looks);
+int rt_edge_release_at_once(rt_edge *edge, uint64_t sequence);
 /* The sentence that says how edges of this channel carry their flags when nobody asks for a mode. */
 int rt_channel_ordering(rt_channel *channel, char *text_out, size_t capacity);
 

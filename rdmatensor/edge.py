@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["Edge", "make_terms"]
 
 
-class Edge:
+class Edge(_core.QuickEdge):
     """One end of a named one-way path for tensors: a `SendEdge` or a `RecvEdge`. A context manager.
 
     Static when shape and element type are known before: a tensor is written straight into a slot at the receiver.
@@ -36,11 +36,9 @@ class Edge:
         "_copies",
         "_dtype",
         "_final",
-        "_handle",
         "_lock",
         "_registrations",
         "_shape",
-        "_slice_ns",
         "device",
         "flow",
         "kind",

@@ -42,7 +42,7 @@ class RecvEdge(Edge):
     threads may use it.
     """
 
-    __slots__ = ("_eager", "_forms", "_life", "_limbo", "_memory", "_pointer", "_region", "_slots", "_waiting")
+    __slots__ = ("_eager", "_life", "_limbo", "_memory", "_region", "_slots")
 
     def __init__(self, device: Device, handle: EdgeHandle, terms: EdgeTerms, region: Region | None, life: Life) -> None:
         super().__init__(device, handle, terms)
@@ -60,6 +60,7 @@ class RecvEdge(Edge):
         """Whether a tensor is there, or the end: `recv` would not wait. Never blocks."""
         return bool(self._waiting or _ready(self._live()))
 
+    @_core.receiving(Tensor)
     def recv(self, timeout: float | None = None, *, out: Any = None, borrow: bool = False) -> Any:
         """The next tensor. Blocks until there is one; DeadlineExceeded at the end of `timeout` (seconds, None for the
         device's; 0 looks once), and nothing is lost.
@@ -153,6 +154,14 @@ class RecvEdge(Edge):
             self._waiting.appendleft(tensor)
 
     # ---- the long ways ----
+
+    def _go_on(self, status: int) -> Tensor:
+        """After a call of C in which no tensor came within a slice."""
+        handle = self._handle
+        if handle is None:
+            raise self._closed_error("receive a tensor")
+        sequence = self._insist(partial(_receive_static, handle), status, None)
+        return Tensor(self._forms[sequence % self._slots], handle, self, sequence)
 
     def _insist(self, step: Callable[[int], int], status: int, timeout: float | None) -> int:
         """Asks again until something came; raises what ends the wait."""

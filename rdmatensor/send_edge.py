@@ -43,7 +43,7 @@ class SendEdge(Edge):
     it: their tensors follow one another.
     """
 
-    __slots__ = ("_backlog", "_kept", "_nbytes", "_pointer", "_slots", "_templates", "channel")
+    __slots__ = ("_kept", "_nbytes", "_slots", "_templates", "channel")
 
     def __init__(self, channel: Channel, handle: EdgeHandle, terms: EdgeTerms) -> None:
         super().__init__(channel.device, handle, terms)
@@ -103,7 +103,7 @@ class SendEdge(Edge):
         handle = self._live()
         if self._nbytes >= 0 and strides is None and self._fits(dtype, shape):
             packed = _pack(self._pointer, 0, address, self._nbytes)
-            return BoundSend(self, _send, (handle, address, self._nbytes), owner, packed, self._nbytes)
+            return BoundSend(self, _send, (handle, address, self._nbytes), owner, packed, self._nbytes, address)
         made, nbytes = self._struct(address, dtype, shape, strides)
         packed = _pack(self._pointer, _core.edge_tensor_pointer(made), 0, 0)
         return BoundSend(self, _send_tensor, (handle, made), owner, packed, nbytes)

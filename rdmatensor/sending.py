@@ -78,28 +78,40 @@ class Sending:
         return f"<Sending on {self._edge.name!r}, {state}>"
 
 
-class BoundSend:
+class BoundSend(_core.QuickBound):
     """A tensor bound to an edge, checked once: call it to send what the tensor holds then, again and again.
 
-    The fastest way to repeat a send. It keeps the tensor alive until it is dropped.
+    `bound(timeout=None)` sends it as `SendEdge.send` does: the fastest way to repeat a send. It keeps the tensor alive
+    until it is dropped.
     """
 
-    __slots__ = ("__weakref__", "_begin", "_edge", "_nbytes", "_owner", "_packed", "_run")
+    __slots__ = ("__weakref__", "_begin", "_nbytes", "_owner", "_packed")
 
     def __init__(
-        self, edge: SendEdge, begin: Any, arguments: tuple[Any, ...], owner: object, packed: bytes, nbytes: int
+        self,
+        edge: SendEdge,
+        begin: Any,
+        arguments: tuple[Any, ...],
+        owner: object,
+        packed: bytes,
+        nbytes: int,
+        address: int | None = None,
     ) -> None:
         self._edge = edge
         self._begin = partial(begin, *arguments)
-        self._run = partial(begin, *arguments, edge._slice_ns)
         self._owner = owner
         self._nbytes = nbytes
-        self._packed = packed  # as rt_edge_sending; what it points to is in `_run`
+        self._packed = packed  # as rt_edge_sending; what it points to is in `_begin`
+        if address is not None:  # contiguous, of a static edge: it is sent without what follows
+            self._pointer, self._address, self._size = edge._pointer, address, nbytes
 
-    def __call__(self, timeout: float | None = None) -> None:
-        """Sends it, as `SendEdge.send` does."""
+    def _call(self, timeout: float | None = None) -> None:
+        """What is not sent at once."""
+        self._go_on(self._edge._start(self._begin, timeout), timeout)
+
+    def _go_on(self, result: int, timeout: float | None = None) -> None:
+        """After a call of C that did not send all of it."""
         edge = self._edge
-        result = self._run() if timeout is None and not edge._backlog else edge._start(self._begin, timeout)
         if result > 0 and edge._nbytes < 0:
             edge._sent(result, self._owner, self._nbytes)
         elif result:

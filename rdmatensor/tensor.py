@@ -51,7 +51,7 @@ class Form:
             self.interface = {"version": 3, "shape": shape, "typestr": dtype.numpy.str, "data": (address, readonly)}
 
 
-class Tensor:
+class Tensor(_core.QuickTensor):
     """Memory inside a region, as an array that is contiguous in row-major order.
 
     Made by `Region.empty`, and given by the edges that receive. NumPy and torch see the memory itself, not a copy:
@@ -74,13 +74,9 @@ class Tensor:
     15.0
     """
 
-    __slots__ = ("__weakref__", "_edge", "_form", "_keep", "_ticket")
-
-    def __init__(self, form: Form, keep: object, edge: Any = None, ticket: int = 0) -> None:
-        self._form = form
-        self._keep = keep
-        self._edge = edge  # whose slot it lies in, until it is released
-        self._ticket = ticket  # for the edge: which of its tensors this is; negative once it was released
+    # Its form, what keeps the memory, the edge whose slot it lies in until it is released, and for the edge a ticket: which of
+    # its tensors this is, and negative once it was released. These and `release` are the base's.
+    __slots__ = ("__weakref__",)
 
     @property
     def shape(self) -> Shape:
@@ -192,17 +188,7 @@ class Tensor:
     def __dlpack_device__(self) -> tuple[int, int]:
         return _HOST
 
-    # ---- giving back what was received ----
-
-    def release(self) -> None:
-        """Gives a received tensor's slot back to the sender. Twice is fine; a tensor that was not received keeps its
-        memory.
-
-        Views of it that still exist see the next tensor come: drop them first, or copy.
-        """
-        edge = self._edge
-        if edge is not None:
-            edge._release(self)
+    # ---- giving back what was received: with `release`, or when it goes ----
 
     def __enter__(self) -> Tensor:
         return self
@@ -211,11 +197,6 @@ class Tensor:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
-
-    def __del__(self) -> None:
-        edge = self._edge
-        if edge is not None:
-            edge._forgotten(self)
 
     def __repr__(self) -> str:
         form = self._form

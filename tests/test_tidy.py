@@ -102,7 +102,7 @@ def may_include(layer: str, header: str) -> bool:
         "collective": ("collective/", "core/core.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
         "interface": ("base/status.h", "rdmatensor.h"),
         "bench": ("bench/", "rdmatensor.h", "base/"),
-        "python": ("python/",),
+        "python": ("python/", "rdmatensor.h"),
     }
     if layer.startswith("provider/"):
         return header.startswith((f"{layer}/", "provider/provider.h", "base/"))

@@ -69,7 +69,8 @@ struct rt_device {
     uint32_t links_per_peer;
     uint32_t pollers;
     uint32_t wait_policy;
-    uint32_t spins; /* looks before an adaptive wait yields; 0 on one core */
+    uint32_t spins;       /* looks before an adaptive wait yields; 0 on one core */
+    _Atomic bool patient; /* the last sleep of such a wait was short: wait.c */
     rt_queue *queues;
     int loop_fd;       /* epoll for event loops: all queues, plus loop_event_fd; -1 in virtual time */
     int loop_event_fd; /* written when an operation ends while `armed` */

@@ -7,7 +7,7 @@
  *   edge_admit.c    the receiver's answers                                  edge_fetch.c    records: READ, borrow
  *   edge_wire.c     an answer becomes an edge; its end                      edge_receives.c RECVs for immediates
  *   edge_post.c     operations, alone and with one doorbell                 edge_stage.c, edge_dynamic.c, edge_many.c: kinds of sends
- *   edge_sent.c     what became of a tensor that was sent
+ *   edge_sent.c     what became of a tensor that was sent                  edge_quick.c    the usual case, without waiting
  *
  * Locks: edge->turn guards what its comment says; taken after device->lock, before a link's turn. Whoever holds it never takes
  * device->lock and never sleeps. The control plane (device->lock held) joins and ends edges. */
@@ -244,8 +244,8 @@ int rt_edge_reserve(rt_link *const *links, uint32_t count, rt_op **ops_out);
 /* Posts copies as an operation that was reserved. */
 int rt_edge_post_reserved(rt_link *link, rt_op *op, const rt_copy *copies, uint64_t count, int64_t end_ns, int64_t *number_out);
 
-/* rt_link_post_small, with the link's turn taken and left. */
-bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
+/* rt_link_post_small, with the link's turn taken and left. At once: false too when the turn is not free. */
+bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, bool at_once, int64_t *number_out);
 
 /* Operations of one link that will share a doorbell. */
 typedef struct rt_edge_together {
@@ -256,6 +256,14 @@ typedef struct rt_edge_together {
 /* Adds copies as an operation with a number; posts what was gathered before when it must. RT_E_BUSY: no operation is free. */
 int rt_edge_together_add(rt_edge_together *together, rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out);
 void rt_edge_together_flush(rt_edge_together *together);
+
+/* ---- edge_quick.c ---- */
+
+/* The short way of a small contiguous tensor and its flag, where posting is copying. The copies of a tensor that is sent again from the
+ * same place are those of the last time; only the sequence is new. False: go the long way. edge->turn held. */
+bool rt_edge_post_plain(rt_edge *edge, uint64_t sequence, uint64_t address, uint64_t size, const rt_region *region, bool at_once,
+                        int64_t *result_out);
+void rt_edge_count_sent(rt_edge *edge, uint64_t sequence, uint64_t size);
 
 /* ---- edge_send.c, edge_stage.c ---- */
 /* RT_OK: this end of the edge may send. */

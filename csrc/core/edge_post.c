@@ -55,10 +55,13 @@ bool rt_edge_may_post(rt_link *const *links, uint32_t count)
     return may;
 }
 
-bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, int64_t *number_out)
+bool rt_edge_post_small(rt_link *link, const rt_copy *copies, uint32_t count, bool at_once, int64_t *number_out)
 {
     int status = RT_OK;
-    rt_turn_take(&link->turn);
+    if (!at_once)
+        rt_turn_take(&link->turn);
+    else if (!rt_turn_try(&link->turn))
+        return false;
     bool taken = rt_link_post_small(link, copies, count, number_out);
     if (taken && *number_out != 0)
         status = rt_op_settle(link, *number_out);

@@ -77,9 +77,14 @@ int rt_edge_take_credit(rt_edge *edge)
 
 int rt_edge_may_send(rt_edge *edge, uint64_t *sequence_out)
 {
-    int status = rt_edge_take_credit(edge);
-    if (status == RT_OK)
-        status = rt_edge_sender_next(&edge->tx, sequence_out);
+    /* While credit is left, the line of a static edge stays with the receiver, who then writes it without fetching it first. */
+    bool dynamic = edge->terms.edge_kind == RT_EDGE_DYNAMIC;
+    bool up = atomic_load_explicit(&edge->channel->state, memory_order_acquire) == RT_CHANNEL_READY;
+    int status = !dynamic && up ? rt_edge_sender_next(&edge->tx, sequence_out) : RT_E_AGAIN;
+    if (status == RT_E_AGAIN) {
+        status = rt_edge_take_credit(edge);
+        status = status == RT_OK ? rt_edge_sender_next(&edge->tx, sequence_out) : status;
+    }
     if (status != RT_OK)
         return status;
     if (edge->stage != NULL && edge->stage->sequence != 0)
@@ -249,50 +254,6 @@ static rt_copy *copies_for(rt_edge_sent *sent, uint64_t runs, uint32_t stripes)
     return sent->copies;
 }
 
-static void count_sent(const sending *send)
-{
-    rt_edge *edge = send->edge;
-    rt_edge_sender_sent(&edge->tx, send->sequence);
-    edge->stats.transfers++;
-    edge->stats.bytes += send->size;
-}
-
-/* The short way of the usual case: a small contiguous tensor and its flag, where posting is copying. The copies of a tensor that is sent
- * again from the same place are those of the last time; only the sequence is new. False: go the long way. edge->turn held. */
-static bool post_plain(const sending *send, const rt_region *region, int64_t *result_out)
-{
-    rt_edge *edge = send->edge;
-    const rt_edge_wiring *wiring = &edge->wiring;
-    if (!edge->plain || send->size > UNTIMED_MAX || send->size == 0)
-        return false;
-    uint32_t slot = rt_edge_slot(&wiring->layout, send->sequence);
-    rt_edge_sent *sent = &edge->sent[slot];
-    uint64_t address = send->tensor->address;
-    if (sent->plain_address == address && sent->plain_region == region) {
-        memcpy(rt_edge_source_of(edge, slot, 0) + RT_EDGE_SOURCE_LINE + RT_EDGE_LINE_FLAG, &send->sequence,
-               sizeof send->sequence);
-    } else {
-        rt_edge_plan plan;
-        rt_edge_plan_make(wiring, send->sequence, 0, 0, send->size, 0, &plan);
-        const rt_copy payload = {.region = (uint64_t)(uintptr_t)region,
-                                 .region_offset = address - (uint64_t)(uintptr_t)region->address,
-                                 .remote = (uint64_t)(uintptr_t)edge->slots_remote,
-                                 .remote_offset = rt_edge_slot_offset(&wiring->layout, slot),
-                                 .size = send->size,
-                                 .direction = RT_WRITE};
-        uint32_t count = rt_edge_copies_of(edge, &plan, send->sequence, 0, 0, &payload, 1, sent->copies);
-        assert(count == 2);
-        sent->plain_address = address;
-        sent->plain_region = region;
-    }
-    if (!rt_edge_post_small(edge->links[0], sent->copies, 2, &sent->ops[0]))
-        return false;
-    sent->sequence = send->sequence;
-    count_sent(send);
-    *result_out = sent->ops[0] == 0 ? 0 : (int64_t)send->sequence;
-    return true;
-}
-
 /* Posts a tensor that lies in a region, stripe by stripe. edge->turn held. */
 static int64_t post_static(const sending *send, const rt_region *region, uint64_t runs)
 {
@@ -327,7 +288,7 @@ static int64_t post_static(const sending *send, const rt_region *region, uint64_
     }
     if (status != RT_OK)
         return status;
-    count_sent(send);
+    rt_edge_count_sent(edge, send->sequence, send->size);
     return pending ? (int64_t)send->sequence : 0;
 }
 
@@ -372,7 +333,8 @@ static int64_t send_static(sending *send)
         region = edge->staging_wanted || !gathers(edge, runs, run_size) ? NULL : rt_edge_region_of(edge, address, span, &left);
     }
     int64_t result = left ? rt_edge_may_send(edge, &send->sequence) : RT_OK;
-    bool plain = result == RT_OK && region != NULL && runs == 1 && post_plain(send, region, &result);
+    bool plain = result == RT_OK && region != NULL && runs == 1 && send->size <= UNTIMED_MAX &&
+                 rt_edge_post_plain(edge, send->sequence, send->tensor->address, send->size, region, false, &result);
     if (result == RT_OK && !plain)
         result = region != NULL ? post_static(send, region, send->size == 0 ? 0 : runs) : send_staged(send);
     bool owed = edge->stage_owed;

@@ -2,6 +2,11 @@
  *
  * The policy: look; spin for a while if a core is free to spin on; give the core away between looks; then block. A blocked
  * thread costs nothing and a spinning one costs its core, which is a disaster where the core is the peer's (RDMA-RULES 26).
+ * Being woken takes tens of microseconds. Two ends that answer each other and once sleep, because one of them lost its core for a
+ * moment, would from then on each wait for the other's wake-up, for longer than they spin: and sleep again, for ever. So a sleep
+ * that was short makes the next waits patient: where nobody takes the core that they give away, they spin on for as long as such
+ * a sleep may take. One that was long, as those of who waits for nothing in particular, ends that. Where a core comes back late,
+ * somebody computes on it; then to block is better than to give it away again, since who is woken is served before who was polite.
  *
  * Blocking on a completion queue: one thread, the leader, holds the queue's turn, arms the queue, looks once more and sleeps
  * on its descriptors. The others, followers, sleep on queue->epoch, which is bumped whenever something was found, when a leader
@@ -16,6 +21,10 @@
 enum {
     RT_YIELDS = 32,                /* looks with the core given away in between, before an adaptive wait blocks */
     RT_CLOCK_EVERY = 64,           /* looks between two readings of the clock while spinning */
+    RT_PATIENCE_NS = 100000,       /* a patient wait spins so long, … */
+    RT_SHORT_NS = 200000,          /* … and a sleep that ended within this was short */
+    RT_TAKEN_NS = 5000,            /* a core that is given away for this long was used by others, … */
+    RT_BUSY_NS = 500000,           /* … and for this long by somebody who computes */
     RT_NAP_MIN_NS = 20000,         /* naps where the provider cannot wake a receiver: from 20 us … */
     RT_NAP_MAX_NS = 2000000,       /* … to 2 ms, which keeps an idle waiter well under 1 % of a core */
     RT_FOLLOWER_NAP_NS = 10000000, /* a follower looks for a free turn at least this often */
@@ -26,9 +35,57 @@ typedef struct rt_waiter {
     int64_t end_ns;
     uint32_t looks;
     int64_t nap_ns;
+    int64_t spun_ns;    /* when it first gave the core away, or 0 */
+    int64_t blocked_ns; /* when it first blocked, or 0 */
+    uint32_t yields;    /* how often it gave the core away … */
+    bool taken;         /* … and whether somebody took it */
 } rt_waiter;
 
 enum rt_step { RT_STEP_LOOK, RT_STEP_BLOCK, RT_STEP_END };
+
+/* Gives the core away; what to do after another look. */
+static enum rt_step give_away(rt_waiter *waiter)
+{
+    int64_t before_ns = rt_device_time(waiter->device);
+    sched_yield();
+    int64_t after_ns = rt_device_time(waiter->device), took_ns = after_ns - before_ns;
+    if (waiter->yields++ == 0)
+        waiter->spun_ns = before_ns;
+    waiter->taken = waiter->taken || took_ns >= RT_TAKEN_NS;
+    return took_ns >= RT_BUSY_NS ? RT_STEP_BLOCK : after_ns >= waiter->end_ns ? RT_STEP_END : RT_STEP_LOOK;
+}
+
+/* After the looks between which the core is given away: whether to go on, spinning most of the time. */
+static enum rt_step be_patient(rt_waiter *waiter)
+{
+    const rt_device *device = waiter->device;
+    if (waiter->taken || waiter->blocked_ns != 0 || !atomic_load_explicit(&device->patient, memory_order_relaxed))
+        return RT_STEP_BLOCK;
+    if (waiter->looks % RT_CLOCK_EVERY != 0) {
+        rt_pause();
+        return RT_STEP_LOOK;
+    }
+    return rt_device_time(device) - waiter->spun_ns < RT_PATIENCE_NS ? give_away(waiter) : RT_STEP_BLOCK;
+}
+
+static void waiter_blocks(rt_waiter *waiter)
+{
+    if (waiter->blocked_ns == 0)
+        waiter->blocked_ns = rt_device_time(waiter->device);
+}
+
+/* It found what it waited for, or gave up: what that says of the next wait. Gives the status back. */
+static int waiter_ends(const rt_waiter *waiter, int status)
+{
+    rt_device *device = waiter->device;
+    if (waiter->blocked_ns == 0)
+        return status;
+    int64_t begin_ns = waiter->spun_ns != 0 ? waiter->spun_ns : waiter->blocked_ns;
+    bool was_short = status != RT_E_AGAIN && rt_device_time(device) - begin_ns < RT_SHORT_NS;
+    if (atomic_load_explicit(&device->patient, memory_order_relaxed) != was_short)
+        atomic_store_explicit(&device->patient, was_short, memory_order_relaxed);
+    return status;
+}
 
 /* What to do after a look that found nothing. */
 static enum rt_step waiter_step(rt_waiter *waiter)
@@ -41,12 +98,8 @@ static enum rt_step waiter_step(rt_waiter *waiter)
         sched_yield();
         return looks % 16 == 0 && rt_device_time(device) >= waiter->end_ns ? RT_STEP_END : RT_STEP_LOOK;
     case RT_WAIT_ADAPTIVE:
-        if (looks > device->spins + RT_YIELDS)
-            return RT_STEP_BLOCK;
-        if (looks > device->spins) {
-            sched_yield();
-            return RT_STEP_LOOK;
-        }
+        if (looks > device->spins)
+            return waiter->yields < RT_YIELDS ? give_away(waiter) : be_patient(waiter);
         break;
     case RT_WAIT_SPIN: break;
     }
@@ -177,10 +230,10 @@ static int settle(rt_link *link, const rt_op *op)
     return ended_with(link, op);
 }
 
-static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
+static int wait_on(rt_waiter *waiter, rt_link *link, const rt_op *op)
 {
     rt_queue *queue = link->queue;
-    rt_waiter waiter = {.device = queue->device, .end_ns = slice_end_ns};
+    int64_t slice_end_ns = waiter->end_ns;
     for (;;) {
         uint32_t seen = atomic_load_explicit(&queue->epoch, memory_order_acquire);
         if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
@@ -191,15 +244,16 @@ static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
         if (moved < 0)
             return moved;
         if (moved > 0) {
-            waiter.looks = 0;
+            waiter->looks = 0;
             if (rt_device_time(queue->device) >= slice_end_ns && atomic_load(&op->state) != RT_OP_DONE)
                 return RT_E_AGAIN;
             continue;
         }
-        enum rt_step step = queue->device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
+        enum rt_step step = queue->device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(waiter);
         int64_t left = step == RT_STEP_BLOCK ? slice_end_ns - rt_device_time(queue->device) : 1;
         if (step == RT_STEP_END || left <= 0)
             return RT_E_AGAIN;
+        waiter_blocks(waiter);
         if (step == RT_STEP_BLOCK && rt_queue_sleep(queue, seen, left) == RT_E_INTERRUPTED)
             return RT_E_INTERRUPTED;
     }
@@ -207,9 +261,10 @@ static int wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
 
 int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
 {
-    int status = wait_on(link, op, slice_end_ns);
+    rt_waiter waiter = {.device = link->queue->device, .end_ns = slice_end_ns};
+    int status = wait_on(&waiter, link, op);
     hand_over(link->queue);
-    return status;
+    return waiter_ends(&waiter, status);
 }
 
 int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)
@@ -280,21 +335,22 @@ static void drive(rt_device *device)
     }
 }
 
-static int wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns)
+static int wait_memory(rt_waiter *waiter, rt_look look, void *object)
 {
-    rt_waiter waiter = {.device = device, .end_ns = end_ns};
+    rt_device *device = waiter->device;
     for (;;) {
         int found = look(object);
         if (found != RT_E_AGAIN || atomic_load(&device->closed))
             return found;
         drive(device);
-        enum rt_step step = device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(&waiter);
+        enum rt_step step = device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(waiter);
         if (step == RT_STEP_LOOK)
             continue;
-        int64_t left = end_ns - rt_device_time(device);
+        int64_t left = waiter->end_ns - rt_device_time(device);
         if (step == RT_STEP_END || left <= 0)
             return look(object);
-        int status = sleep_for_memory(&waiter, look, object, left, &found);
+        waiter_blocks(waiter);
+        int status = sleep_for_memory(waiter, look, object, left, &found);
         if (found != RT_E_AGAIN)
             return found;
         if (status == RT_E_INTERRUPTED) {
@@ -308,9 +364,10 @@ static int wait_memory(rt_device *device, rt_look look, void *object, int64_t en
 int rt_wait_memory(rt_device *device, rt_look look, void *object, int64_t end_ns)
 {
     atomic_fetch_add(&device->waiters, 1);
-    int status = wait_memory(device, look, object, end_ns);
+    rt_waiter waiter = {.device = device, .end_ns = end_ns};
+    int status = wait_memory(&waiter, look, object);
     atomic_fetch_sub(&device->waiters, 1);
-    return status;
+    return waiter_ends(&waiter, status);
 }
 
 /* Who looks finds the device closed; who sleeps is woken, or by himself after a slice at the latest. */

@@ -153,6 +153,7 @@ from rdmatensor._core.edges import (
     edges_send_many,
     edges_wait_any,
 )
+from rdmatensor._core.quick import QuickBound, QuickEdge, QuickTensor, receiving
 from rdmatensor._core.regions import (
     region_address,
     region_adopt,
@@ -226,6 +227,9 @@ __all__ = [
     "EdgeTerms",
     "ListenerHandle",
     "PreparedHandle",
+    "QuickBound",
+    "QuickEdge",
+    "QuickTensor",
     "RegionHandle",
     "RemoteHandle",
     "TeamHandle",
@@ -308,6 +312,7 @@ __all__ = [
     "provider_list",
     "provider_names",
     "provider_why_not",
+    "receiving",
     "region_address",
     "region_adopt",
     "region_allocate",

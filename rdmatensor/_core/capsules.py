@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from collections.abc import Callable
+from typing import Any
 
 from rdmatensor._native import ffi, lib
 
@@ -19,6 +20,13 @@ _take = ctypes.pythonapi.Py_DecRef
 _take.restype, _take.argtypes = None, (ctypes.py_object,)
 
 
+def taken(made: int) -> Any:
+    """An object that C made, with the reference that C gave."""
+    found = ctypes.cast(made, ctypes.py_object).value
+    _take(found)  # now that `found` is one
+    return found
+
+
 def dlpack_capsule(
     address: int, code: int, itemsize: int, shape: tuple[int, ...], flags: int, versioned: bool, owner: object
 ) -> object:
@@ -26,6 +34,5 @@ def dlpack_capsule(
     made = _capsule(address, code, 8 * itemsize, len(shape), _new(_dims, shape), flags, versioned, id(owner))
     if made == 0:
         raise MemoryError("no memory for a DLPack capsule")
-    capsule: object = ctypes.cast(made, ctypes.py_object).value
-    _take(capsule)  # the reference that C gave, now that `capsule` is one
+    capsule: object = taken(made)
     return capsule
