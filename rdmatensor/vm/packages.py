@@ -25,6 +25,8 @@ NEEDED = {
     "perftest": "ib_write_bw",
 }
 """Package: the program it is needed for."""
+LOCK_TIMEOUT = 300
+"""Seconds to wait for another apt-get: fresh systems upgrade themselves as soon as they have started."""
 
 
 def find(program: str) -> str | None:
@@ -89,8 +91,9 @@ def as_root(command: list[str], wanted: list[str]) -> None:
             raise VmError("install what the machine needs", " ".join(wanted), f"not root, and no sudo; {by_hand}")
         prefix = ["sudo", "-n"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
+    patient = [command[0], "-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT}", *command[1:]]
     done = subprocess.run(
-        [*prefix, *command], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=900
+        [*prefix, *patient], stdin=subprocess.DEVNULL, capture_output=True, text=True, env=environment, timeout=900
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]

@@ -137,6 +137,7 @@ class Store:
         interpreter = probe(options.python)
         busybox = packages.busybox()
         scripts = [path.read_bytes() for path in sorted(initramfs.GUEST.iterdir()) if path.is_file()]
+        scripts.append(Path(initramfs.__file__).read_bytes())
         boot = digest(kernel_path.name, busybox.read_bytes() if busybox else b"", *scripts)
         system = image.versions(image.chosen(interpreter, options.packages))
         recipe = Path(image.__file__).read_bytes()

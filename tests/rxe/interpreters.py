@@ -65,11 +65,28 @@ def terminated() -> int:
     return process.wait()
 
 
+ENDING = """
+import atexit, ctypes, sys, threading
+class Last:
+    def __del__(self):
+        print('deleted', sys.is_finalizing(), flush=True)
+kept = Last()
+threading.Thread(target=lambda: print('joined')).start()
+atexit.register(print, 'at exit')
+puts = ctypes.CDLL(None).puts
+sys.stdout.flush()
+atexit.register(puts, b'buffered by C')
+raise SystemExit(3)
+"""
+"""Does at its end what programs do then."""
+
+
 if __name__ == "__main__":
     draw = "import numpy as np; print(np.random.rand())"
     arguments = [sys.executable, "-c", "import sys; print(sys.argv)", "a", "b c"]
     print("arguments", subprocess.run(arguments, capture_output=True, text=True).stdout.strip())
     print("status", text("raise SystemExit(7)")[1], text("1 / 0", stderr=subprocess.DEVNULL)[1])
+    print("ending", text(ENDING))
     print("signal", text("import os; os.abort()")[1])
     print("different numbers", text(draw) != text(draw))
     print("flags", text("import sys; print(sys.flags.dev_mode)", env={**os.environ, "PYTHONDEVMODE": "1"})[0])

@@ -34,6 +34,7 @@ def test_interpreters_in_the_guest_behave_as_interpreters_do(vm: Vm, tmp_path: P
     assert done.stdout.decode().splitlines() == [
         "arguments ['-c', 'a', 'b c']",
         "status 7 1",
+        "ending ('joined\\nat exit\\ndeleted True\\nbuffered by C', 3)",
         "signal -6",
         "different numbers True",
         "flags True",

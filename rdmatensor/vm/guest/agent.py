@@ -33,7 +33,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch_extensions  # type: ignore[import-not-found]  # beside this file
+import ending  # type: ignore[import-not-found]  # beside this file, as is the next
+import torch_extensions  # type: ignore[import-not-found]
 
 RUN = "/run/rdmatensor"
 SOCKET = f"{RUN}/python.socket"
@@ -152,7 +153,7 @@ def mount_shares(shares: list[list[str]], fast: bool) -> None:
     """
     for tag, path in shares:
         os.makedirs(path, exist_ok=True)
-        options = "trans=virtio,version=9p2000.L,msize=1048576,cache=mmap"
+        options = "trans=virtio,version=9p2000.L,msize=1048576,cache=loose"
         done = subprocess.run(["mount", "-t", "9p", "-o", options, tag, path], capture_output=True, text=True)
         if done.returncode != 0:
             raise OSError(f"mount {path}: {done.stderr.strip()}")
@@ -451,8 +452,6 @@ def run_file(arguments: list[str], main: types.ModuleType) -> None:
     exec(compile(source, path, "exec"), main.__dict__)
 
 
-# ---- all of it ----
-
 START = {"path": sys.path[1:]}
 
 
@@ -471,6 +470,7 @@ def work() -> Request | None:
     def send(message: dict[str, Any]) -> None:
         write_all(control, (json.dumps(message) + "\n").encode())
 
+    ending.keep_all()
     gc.collect()
     gc.freeze()
     os.sync()

@@ -40,7 +40,7 @@ $b hostname guest
 python=$(cat /root/etc/rdmatensor-python)
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8 PYTHONDONTWRITEBYTECODE=1
 chroot /root /bin/sh /run/rdmatensor/network.sh one &&
-    chroot /root "$python" -u /run/rdmatensor/agent.py
+    chroot /root "$python" /run/rdmatensor/agent.py
 
 echo "rdmatensor: the agent has ended"
 echo b >/root/proc/sysrq-trigger
