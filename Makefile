@@ -2,7 +2,7 @@
 # missing), a virtual environment in .venv, the build. CI calls the same targets.
 #
 #   make          build and fast tests          make asan tsan   tests under sanitizers
-#   make demo     two processes, real arrays    make fuzz        every fuzz target for FUZZ_SECONDS
+#   make demo     trains with DDP, three ways   make fuzz        every fuzz target for FUZZ_SECONDS
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
 #   make soak-edges  a million tensors over edges of every kind, every byte compared; soak-deaths kills their senders and receivers
@@ -82,6 +82,11 @@ $(VENV)/.torch: $(VENV)/.build
 	@$(PIP) "$(TORCH)"
 	@touch $@
 
+$(VENV)/.demo: .ci/requirements-demo.txt $(VENV)/.torch
+	@echo "== installing what the demo needs into $(VENV)"
+	@$(PIP) -r $<
+	@touch $@
+
 # The extension in place, and the package in the environment as an editable install. Python's own way of building compiles
 # one file after the other and all of them every time, so the files are compiled here, with its flags.
 $(VENV)/.native: $(PYTHON_BUILD) $(VENV)/.build
@@ -143,16 +148,17 @@ all: build $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests
 	@RT_C_FLAVOURS=plain $(PYTEST) -q -m "not slow" tests
 
-demo: build
-	@$(BIN)/python examples/exchange.py
+demo: build $(VENV)/.demo
+	@mkdir -p $(BUILD)
+	@$(BIN)/python examples/digits.py --picture $(BUILD)/digits.png
 
-test: build $(VENV)/.test $(VENV)/.torch rxe-ready
+test: build $(VENV)/.test $(VENV)/.torch $(VENV)/.demo rxe-ready
 	@echo "== building the C tests, plain and under sanitizers"
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
 	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
 
 # All tests of the torch backend, and those that PyTorch ships, over Gloo beside: takes half an hour.
-torch-tests: build $(VENV)/.test $(VENV)/.torch
+torch-tests: build $(VENV)/.test $(VENV)/.torch $(VENV)/.demo
 	@RT_TORCH_ALL=1 $(PYTEST) -rs tests/torch
 	@$(BIN)/python tests/torch/report.py
 

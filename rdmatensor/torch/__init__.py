@@ -10,9 +10,9 @@ make their results in registered memory. torch tensors on the CPU can be sent as
 """
 
 from rdmatensor.torch.allocator import Allocation, allocate_in, allocating
-from rdmatensor.torch.backend import monitored_barrier, register, stats
+from rdmatensor.torch.backend import monitored_barrier, provider, register, stats
 from rdmatensor.torch.tensors import as_tensor
 
-__all__ = ["Allocation", "allocate_in", "allocating", "as_tensor", "monitored_barrier", "register", "stats"]
+__all__ = ["Allocation", "allocate_in", "allocating", "as_tensor", "monitored_barrier", "provider", "register", "stats"]
 
 register()

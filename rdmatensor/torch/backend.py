@@ -14,7 +14,7 @@ import torch.distributed as dist
 
 import rdmatensor_autoload
 
-__all__ = ["create", "create_split", "monitored_barrier", "register", "stats"]
+__all__ = ["create", "create_split", "monitored_barrier", "provider", "register", "stats"]
 
 NAME = "rdmatensor"
 _NATIVE = Path(__file__).parent / "native"
@@ -105,3 +105,13 @@ def monitored_barrier(
 def stats(group: dist.ProcessGroup | None = None) -> dict[str, int]:
     """Counters of a group since it was made: calls, bytes, how many of them were staged or reduced in place."""
     return dict(_backend_of(group).stats())
+
+
+def provider() -> str:
+    """What moves the bytes of this process's groups: `shm` or `verbs`, as their device says. ValueError without any."""
+    from rdmatensor.torch import fabric
+
+    found = fabric.provider()
+    if found is None:
+        raise ValueError('rdmatensor: there is no process group: call init_process_group("rdmatensor") first')
+    return found

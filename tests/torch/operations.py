@@ -236,3 +236,9 @@ def averages(rank: int, size: int) -> dict[str, Any]:
     dist.all_reduce(truth, dist.ReduceOp.MAX)
     found["bool MAX"] = (truth, torch.tensor([True, True, False]))
     return found
+
+
+def provider(rank: int, size: int) -> str:
+    from rdmatensor.torch import provider
+
+    return provider()

@@ -10,6 +10,8 @@ import pytest
 import torch
 from ranks import Ranks
 
+import rdmatensor.torch
+
 
 def same(ours: Any, theirs: Any, where: str) -> None:
     """Compares nested results; tensors bit by bit."""
@@ -62,3 +64,9 @@ def test_more_types_and_reductions_than_gloo(ranks: Ranks, size: int) -> None:
     for found in ranks.run(operations.averages, size):
         for name, (ours, expected) in found.items():
             assert torch.equal(ours, expected), name
+
+
+def test_what_moves_the_bytes_is_told(ranks: Ranks) -> None:
+    assert ranks.run(operations.provider, 2) == ["shm", "shm"]
+    with pytest.raises(ValueError, match="init_process_group"):
+        rdmatensor.torch.provider()
