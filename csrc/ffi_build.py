@@ -55,6 +55,8 @@ def sources(patterns: tuple[str, ...]) -> list[str]:
     return [str(path.relative_to(ROOT)) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
 
 
+INCLUDES = ("rdmatensor.h", "rdmatensor_team.h", "bench/bench.h", "python/dlpack.h", "python/quick.h")
+
 # The Makefile compiles the same files in parallel, and under sanitizers, and gives the archive; pip compiles them here.
 archive = os.environ.get("RDMATENSOR_BUILD_ARCHIVE", "")
 
@@ -62,7 +64,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    '#include "rdmatensor.h"\n#include "rdmatensor_team.h"\n#include "bench/bench.h"\n#include "python/dlpack.h"\n#include "python/quick.h"\n',
+    "".join(f'#include "{name}"\n' for name in INCLUDES),
     sources=sources(PYTHON_SOURCES if archive else (*SOURCES, *PYTHON_SOURCES)),
     extra_objects=[archive] if archive else [],
     include_dirs=["csrc"],

@@ -1,4 +1,6 @@
-"""The only place that reads settings from the environment; the benchmark and `rdmatensor vm` hand it to their children whole.
+"""The only place that reads settings from the environment.
+
+The benchmark and `rdmatensor vm` hand the environment to their children whole.
 
 RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secret` is given
 RDMATENSOR_TORCH_URL the device of process groups, as in "verbs://mlx5_0"; else shm:// on one host, verbs:// between

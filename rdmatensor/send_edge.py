@@ -43,7 +43,7 @@ class SendEdge(Edge):
     it: their tensors follow one another.
     """
 
-    __slots__ = ("_kept", "_nbytes", "_slots", "_templates", "channel")
+    __slots__ = ("_eager_size", "_kept", "_nbytes", "_slots", "_templates", "channel")
 
     def __init__(self, channel: Channel, handle: EdgeHandle, terms: EdgeTerms) -> None:
         super().__init__(channel.device, handle, terms)
@@ -53,7 +53,9 @@ class SendEdge(Edge):
             self._nbytes = nbytes_of(self._shape, self._dtype)
         self._kept: deque[tuple[int, object]] = deque()  # sent, and still needed: by the receiver or the provider
         self._backlog: deque[Sending] = deque()  # begun by send_async, and not all of it done
-        self._slots = _core.edge_info(handle).slots
+        info = _core.edge_info(handle)
+        self._slots = info.slots
+        self._eager_size = info.eager_size  # a dynamic edge: the most bytes that ride in the record
         self._templates: dict[tuple[int, Shape, Shape | None], tuple[EdgeTensor, int]] = {}  # and their bytes
         self._pointer = _core.edge_pointer(handle)
 

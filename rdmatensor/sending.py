@@ -86,6 +86,7 @@ class BoundSend(_core.QuickBound):
     """
 
     __slots__ = ("__weakref__", "_begin", "_nbytes", "_owner", "_packed")
+    _edge: SendEdge
 
     def __init__(
         self,

@@ -74,9 +74,10 @@ class Tensor(_core.QuickTensor):
     15.0
     """
 
-    # Its form, what keeps the memory, the edge whose slot it lies in until it is released, and for the edge a ticket: which of
-    # its tensors this is, and negative once it was released. These and `release` are the base's.
+    # Its form, what keeps the memory, the edge whose slot it lies in until it is released, and for the edge a ticket:
+    # which of its tensors this is, and negative once it was released. These and `release` are the base's.
     __slots__ = ("__weakref__",)
+    _form: Form
 
     @property
     def shape(self) -> Shape:

@@ -172,7 +172,8 @@ void rt_edge_give_credit(rt_edge *edge)
     int64_t number = 0;
     rt_store_release_u64((uint64_t *)(void *)edge->lines.address, word);
     int64_t end_ns = edge->device->limits.completes_in_post ? INT64_MAX : 0;
-    bool small = edge->device->limits.completes_in_post && rt_edge_post_small(edge->links[0], &edge->credit_copy, 1, false, &number);
+    bool small =
+        edge->device->limits.completes_in_post && rt_edge_post_small(edge->links[0], &edge->credit_copy, 1, false, &number);
     if (!small && rt_edge_post(edge->links[0], &edge->credit_copy, 1, end_ns, &number) != RT_OK) {
         edge->credit_owed = rt_channel_state(edge->channel) == RT_CHANNEL_READY;
         return;

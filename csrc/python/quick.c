@@ -310,8 +310,9 @@ static PyMemberDef bound_members[] = {
 };
 
 static PyType_Slot tensor_slots[] = {
-    {Py_tp_traverse, (void *)tensor_traverse}, {Py_tp_clear, (void *)tensor_clear},     {Py_tp_dealloc, (void *)tensor_dealloc},
-    {Py_tp_init, (void *)tensor_init},         {Py_tp_finalize, (void *)tensor_finalize}, {Py_tp_members, tensor_members},
+    {Py_tp_traverse, (void *)tensor_traverse}, {Py_tp_clear, (void *)tensor_clear},
+    {Py_tp_dealloc, (void *)tensor_dealloc},   {Py_tp_init, (void *)tensor_init},
+    {Py_tp_finalize, (void *)tensor_finalize}, {Py_tp_members, tensor_members},
     {Py_tp_methods, tensor_methods},           {0, NULL},
 };
 static PyType_Slot edge_slots[] = {
@@ -322,9 +323,8 @@ static PyType_Slot edge_slots[] = {
     {0, NULL},
 };
 static PyType_Slot bound_slots[] = {
-    {Py_tp_traverse, (void *)bound_traverse}, {Py_tp_clear, (void *)bound_clear},
-    {Py_tp_dealloc, (void *)bound_dealloc},   {Py_tp_call, (void *)bound_call},
-    {Py_tp_members, bound_members},           {0, NULL},
+    {Py_tp_traverse, (void *)bound_traverse}, {Py_tp_clear, (void *)bound_clear}, {Py_tp_dealloc, (void *)bound_dealloc},
+    {Py_tp_call, (void *)bound_call},         {Py_tp_members, bound_members},     {0, NULL},
 };
 
 enum { TYPE_FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
@@ -340,10 +340,11 @@ static PyObject *receiving(PyObject *Py_UNUSED(module), PyObject *args)
     const char *doc;
     if (!PyArg_ParseTuple(args, "OsO!:receiving", &method, &doc, &PyType_Type, &type))
         return NULL;
-    char *copy = PyMem_Malloc(strlen(doc) + 1); /* as long as the process, as the method */
+    size_t size = strlen(doc) + 1;
+    char *copy = PyMem_Malloc(size); /* as long as the process, as the method */
     if (copy == NULL)
         return PyErr_NoMemory();
-    strcpy(copy, doc);
+    memcpy(copy, doc, size);
     receive_otherwise = Py_NewRef(method);
     tensor_type = (PyTypeObject *)Py_NewRef(type);
     tensor_alloc = (allocfunc)PyType_GetSlot(tensor_type, Py_tp_alloc);
@@ -367,7 +368,8 @@ uint64_t rt_quick_types(void)
     if (edge_type == NULL)
         edge_type = (PyTypeObject *)PyType_FromSpec(&edge_spec);
     bool whole = dict != NULL && edge_type != NULL && PyDict_SetItemString(dict, "Edge", (PyObject *)edge_type) == 0 &&
-                 add(dict, "Tensor", PyType_FromSpec(&tensor_spec)) == 0 && add(dict, "Bound", PyType_FromSpec(&bound_spec)) == 0 &&
+                 add(dict, "Tensor", PyType_FromSpec(&tensor_spec)) == 0 &&
+                 add(dict, "Bound", PyType_FromSpec(&bound_spec)) == 0 &&
                  add(dict, "receiving", PyCFunction_NewEx(&receiving_def, NULL, NULL)) == 0;
     if (!whole) {
         PyErr_Clear();

@@ -22,9 +22,10 @@ _kept: dict[str, types.ModuleType] = {}
 
 def keep_all() -> None:
     """What is imported and loaded now stays when a copy ends. To be called once, before copies are made."""
-    _kept.update({name: module for name, module in sys.modules.items() if name not in (*TAKEN_APART_LAST, "__main__")})
+    passing = (*TAKEN_APART_LAST, "__main__")
+    _kept.update({name: module for name, module in sys.modules.items() if name not in passing})
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(_kept))  # never to be freed
-    # Handlers are called from the last to the first: those of the command, fflush(NULL), _exit(status), never the others.
+    # Handlers are called from the last to the first: those of the command, fflush(NULL), _exit(status) and no others.
     libc = ctypes.CDLL(None)
     libc.on_exit(ctypes.cast(libc._exit, ctypes.c_void_p), None)
     libc.__cxa_atexit(ctypes.cast(libc.fflush, ctypes.c_void_p), None, None)
