@@ -12,7 +12,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -40,7 +40,37 @@ class Teller(Protocol):
     def tell(self, message: dict[str, Any]) -> None: ...
     def hear(self, timeout: float) -> dict[str, Any]: ...
     def trouble(self) -> str: ...
+    def rest(self) -> None: ...
+    def wake(self) -> None: ...
     def close(self) -> None: ...
+
+
+class Keeper:
+    """A process that wakes the resting ones when this command is gone, however it went: only then can they end too."""
+
+    _CODE = """if True:
+        import os, signal, sys
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        for line in [line for line in sys.stdin]:
+            try:
+                os.kill(int(line), signal.SIGCONT)
+            except OSError:
+                pass
+    """
+
+    def __init__(self) -> None:
+        command = [sys.executable, "-S", "-c", self._CODE]
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, text=True, start_new_session=True)
+
+    def watch(self, pid: int) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.write(f"{pid}\n")
+        self._process.stdin.flush()
+
+    def close(self) -> None:
+        assert self._process.stdin is not None
+        self._process.stdin.close()
+        self._process.wait(10)
 
 
 class Spot:
@@ -52,10 +82,13 @@ class Spot:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.bind(self.path)
         self._socket.listen(64)
-        self._waiting: dict[tuple[str, str], Lines] = {}
+        self._waiting: dict[tuple[str, str], tuple[Lines, int]] = {}
+        self._keeper = Keeper()
 
-    def accept(self, mode: str, role: str, alive: subprocess.Popen[bytes], timeout: float = START_S) -> Lines:
-        """The process that says it is this role of this mode."""
+    def accept(
+        self, mode: str, role: str, alive: subprocess.Popen[bytes], timeout: float = START_S
+    ) -> tuple[Lines, int]:
+        """The process that says it is this role of this mode, and its number."""
         deadline = time.monotonic() + timeout
         self._socket.settimeout(0.1)
         while (mode, role) not in self._waiting:
@@ -64,7 +97,8 @@ class Spot:
                 connection.setblocking(True)
                 lines = Lines(connection)
                 hello = lines.hear(10)
-                self._waiting[hello["mode"], hello["role"]] = lines
+                self._waiting[hello["mode"], hello["role"]] = lines, hello["pid"]
+                self._keeper.watch(hello["pid"])
                 continue
             if alive.poll() is not None:
                 raise Gone(f"it ended with status {alive.returncode} before it began")
@@ -74,6 +108,7 @@ class Spot:
 
     def close(self) -> None:
         self._socket.close()
+        self._keeper.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def __enter__(self) -> Spot:
@@ -103,6 +138,7 @@ class Process:
         self._log = Path(spot.folder) / f"{mode.name}-{'rank' if mode.launcher() else role}.log"
         self.process = started or self._start("rank" if mode.launcher() else role)
         self._lines: Lines | None = None
+        self._pid = 0
         self._joining = threading.Lock()
 
     def _start(self, role: str) -> subprocess.Popen[bytes]:
@@ -122,7 +158,7 @@ class Process:
         with self._joining:
             if self._lines is not None:
                 return
-            self._lines = self._spot.accept(self._mode.name, self._role, self.process)
+            self._lines, self._pid = self._spot.accept(self._mode.name, self._role, self.process)
 
     def tell(self, message: dict[str, Any]) -> None:
         self.join()
@@ -132,6 +168,18 @@ class Process:
     def hear(self, timeout: float) -> dict[str, Any]:
         assert self._lines is not None
         return self._lines.hear(timeout)
+
+    def rest(self) -> None:
+        """Stops it with all its threads, until it is told to wake."""
+        self._signal(signal.SIGSTOP)
+
+    def wake(self) -> None:
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, number: signal.Signals) -> None:
+        if self._pid and self.process.poll() is None:  # of one that a launcher started, its number stays as long
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._pid, number)
 
     def trouble(self) -> str:
         """How it ended, and the last line of its output that says something."""
@@ -149,6 +197,7 @@ class Process:
 
     def close(self) -> None:
         """Ends it: it is asked to by the end of its connection, and killed after a while."""
+        self.wake()
         if self._lines is not None:
             self._lines.close()
         try:
@@ -222,6 +271,17 @@ class Pair:
         offer = self.ask("second", START_S, "offer")["offer"]
         met = self.ask_both(START_S, "meet", offer=offer)["first"]
         self.facts = {"version": opened["first"]["version"], **met}
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Between turns both processes are stopped: threads that poll all the time would take the others' cores."""
+        for end in self.ends.values():
+            end.wake()
+        try:
+            yield
+        finally:
+            for end in self.ends.values():
+                end.rest()
 
     def close(self) -> None:
         """Ends both processes. Twice is fine."""

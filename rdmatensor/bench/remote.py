@@ -29,6 +29,8 @@ ANSWER_S = 30.0
 TURN_S = 120.0
 """How long a command waits while another is served."""
 IDLE_S = 0.5
+ENDS = {"end": Process.close, "rest": Process.rest, "wake": Process.wake}
+"""What is done to a process, and not passed on to it."""
 
 
 class Mailbox:
@@ -162,6 +164,14 @@ class FarEnd:
     def trouble(self) -> str:
         return "on the other host"
 
+    def rest(self) -> None:
+        with contextlib.suppress(Gone):  # whoever asks something of it next hears so
+            self._far.tell(self._mode, {"do": "rest"})
+
+    def wake(self) -> None:
+        with contextlib.suppress(Gone):
+            self._far.tell(self._mode, {"do": "wake"})
+
     def close(self) -> None:
         with contextlib.suppress(Gone):
             self._far.tell(self._mode, {"do": "end"})
@@ -224,8 +234,8 @@ class Session:
             threading.Thread(target=self._forward, args=(mode, self._ends[mode]), daemon=True).start()
         elif "to" in message and message["to"] in self._ends:
             end, line = self._ends[message["to"]], message["line"]
-            if line.get("do") == "end":
-                end.close()
+            if line.get("do") in ENDS:
+                ENDS[line["do"]](end)
                 return
             if line.get("do") == "open":
                 line["setup"]["folder"] = self._spot.folder

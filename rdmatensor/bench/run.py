@@ -215,7 +215,8 @@ class Sequence:
         for cell in order:
             self.progress(f"{human(self.size)}: {cell.row.mode}, {what}")
             try:
-                do(cell)
+                with cell.pair.turn():
+                    do(cell)
             except NotMeasured as why:
                 self.run.missing.append(Missing(cell.row.mode, str(why), self.size))
                 self.cells.remove(cell)
@@ -322,7 +323,8 @@ def open_pairs(
     for name, pair in started.items():
         progress(f"starting {name}")
         try:
-            pair.open(given, options.pin)
+            with pair.turn():
+                pair.open(given, options.pin)
             opened[name] = pair
         except Failed as why:
             run.missing.append(Missing(name, f"it could not start: {why}"))
@@ -333,7 +335,7 @@ def close_pairs(pairs: dict[str, Pair]) -> None:
     """Ends all of them in good order."""
     for pair in pairs.values():
         if not pair.failure:
-            with contextlib.suppress(Failed):
+            with contextlib.suppress(Failed), pair.turn():
                 pair.ask_both(10, "close")
         pair.close()
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +101,54 @@ def test_collectives_have_the_same_form(tmp_path: Path) -> None:
         (mode, operation) for mode in ("rdmatensor", "gloo") for operation in OPERATIONS
     }
     assert all(row["verified"] and row["one_way_us"]["p50"] > 0 for row in found["results"])
+
+
+def state_of(pid: int) -> str:
+    with open(f"/proc/{pid}/stat") as line:
+        return line.read().rsplit(")", 1)[1].split()[0]
+
+
+def workers_of(command: int) -> list[int]:
+    """The measured processes that a command has started."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            parent = int((path.parent / "stat").read_text().rsplit(")", 1)[1].split()[1])
+            if parent == command and b"rdmatensor.bench.worker" in path.read_bytes():
+                found.append(int(path.parent.name))
+    return found
+
+
+def until(what: Callable[[], bool], limit: float = LIMIT_S) -> bool:
+    end = time.monotonic() + limit
+    while not what() and time.monotonic() < end:
+        time.sleep(0.02)
+    return what()
+
+
+def test_only_the_mode_whose_turn_it_is_runs_and_a_killed_command_leaves_nothing_behind() -> None:
+    arguments = [
+        "--provider",
+        "shm",
+        "--modes",
+        "static,memcpy,rpc",
+        "--sizes",
+        "64",
+        "--duration",
+        "60",
+        "--rounds",
+        "2",
+    ]
+    with subprocess.Popen(
+        [sys.executable, "-m", "rdmatensor", "bench", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    ) as command:
+        try:
+            assert until(lambda: len(workers_of(command.pid)) == 6)
+            workers = workers_of(command.pid)
+            assert until(lambda: [state_of(pid) for pid in workers].count("T") == 4)
+        finally:
+            command.kill()
+    assert until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in workers))
 
 
 def test_both_directions_at_once(tmp_path: Path) -> None:

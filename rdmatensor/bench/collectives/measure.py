@@ -53,7 +53,8 @@ def one(run: Run, pairs: list[Pair], operation: str, size: int, duration: float)
 
     def attempt(pair: Pair, do: Any) -> None:
         try:
-            do(pair)
+            with pair.turn():
+                do(pair)
         except (Failed, NotMeasured) as why:
             rows.pop(pair.mode.name, None)
             run.missing.append(Missing(pair.mode.name, f"{operation}: {why}", size))
