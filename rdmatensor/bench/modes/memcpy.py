@@ -51,18 +51,20 @@ class MemcpyEnd(LibraryEnd):
         self._give = self.channel.prepare(there[slots], here[slots])
         self._arrived = [inbox[words + LINE * slot :][:8] for slot in range(slots)]
         self._credit = inbox[words + LINE * slots :][:8]
+        self._credits = self._credit.array(-1, np.uint64)
         self._places = [inbox[slot * stride :][:size] for slot in range(slots)]
         self._under_way: deque[rt.Transfer] = deque()
         self._giving: rt.Transfer | None = None
         self._at_once = self.device.limits.completes_in_post
-        self._sent = self._taken = 0
+        self._sent = self._taken = self._told = self._free = 0
         return self.registration_s(inbox, outbox)
 
     def send(self) -> None:
         number = self._sent
         slot = number % self.slots
-        if number >= self.slots:
+        if number >= self.slots + self._free:
             self.channel.wait_word(self._credit, number - self.slots + 1, timeout=DEADLINE_S)
+            self._free = int(self._credits[0])
         if self._at_once:
             self._words[slot * LINE // 8] = number + 1
             self._sends[slot]()
@@ -86,13 +88,15 @@ class MemcpyEnd(LibraryEnd):
         if look is not None:
             look(self._places[slot].array())
         self._taken = number + 1
+        if self._taken - self._told < self.slots // 2:
+            return
+        self._told = self._taken
+        if not self._at_once and self._giving is not None:
+            self._giving.wait(DEADLINE_S)
+        self._words[self.slots * LINE // 8] = self._taken
         if self._at_once:
-            self._words[self.slots * LINE // 8] = number + 1
             self._give()
         else:
-            if self._giving is not None:
-                self._giving.wait(DEADLINE_S)
-            self._words[self.slots * LINE // 8] = number + 1
             self._giving = self._give.start()
 
     def copies(self) -> Copies:
@@ -104,7 +108,7 @@ class MemcpyEnd(LibraryEnd):
             prepared.close()
         self.device.unpublish("inbox")
         self.remote.close()
-        del self.outgoing, self._words, self._places, self._arrived, self._credit
+        del self.outgoing, self._words, self._places, self._arrived, self._credit, self._credits
         for region in (self.inbox, self.outbox):
             region.close()
         del self.inbox, self.outbox
