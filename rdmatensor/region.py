@@ -55,7 +55,12 @@ class Region:
         self._life = life
         self._owned = owned
         self._closed = False
-        self.span = (Span if writable else ReadOnlySpan)(self, handle, 0, self.nbytes)
+        self._kind = Span if writable else ReadOnlySpan
+
+    @property
+    def span(self) -> Span:
+        """All of it as one end of a copy. Made anew each time: kept, it would keep the region from going."""
+        return self._kind(self, self._handle, 0, self.nbytes)
 
     def allocate(self, nbytes: int, *, alignment: int = 64) -> Buffer:
         """A buffer of `nbytes` inside the region, aligned to a power of two up to 2 MiB. OutOfMemory when there is no
