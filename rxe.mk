@@ -15,6 +15,9 @@ export RXE_ARGS ?=
 export RXE_VM ?=
 RXE_LINK ?=
 
+# There is no git in the machine.
+COMMIT_THERE = --env RDMATENSOR_COMMIT="$$($(BIN)/python -c 'from rdmatensor.bench.machine import commit; print(commit())')"
+
 # What a machine with soft-RoCE takes along is what is installed here when it is made.
 .PHONY: rxe rxe-link rxe-perftest rxe-ready
 rxe-ready: $(VENV)/.native $(VENV)/.test $(VENV)/.torch $(STAMP)/packages-rxe
@@ -29,5 +32,5 @@ rxe-link: rxe-ready
 	    python -m pytest -p no:cacheprovider -q $(RXE_ARGS) tests/contract -k verbs
 
 rxe-perftest: rxe-ready
-	@$(BIN)/rdmatensor vm run --timeout 900 --env HOST_LOAD="$$(cut -d ' ' -f 1 /proc/loadavg)" $(RXE_VM) -- \
+	@$(BIN)/rdmatensor vm run --timeout 900 --env HOST_LOAD="$$(cut -d ' ' -f 1 /proc/loadavg)" $(COMMIT_THERE) $(RXE_VM) -- \
 	    python benchmarks/perftest.py --awake --json perftest

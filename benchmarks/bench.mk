@@ -50,7 +50,7 @@ paper-micro: build $(VENV)/.bench
 	@mkdir -p $(RESULTS)
 	@$(BENCH) --provider shm --modes $(PAPER_MODES) --sizes $(PAPER_SIZES) \
 	    --json $(RESULTS)/paper-micro-shm.json
-	@$(BIN)/rdmatensor vm run --timeout 1200 $(RXE_VM) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
+	@$(BIN)/rdmatensor vm run --timeout 1200 $(COMMIT_THERE) $(RXE_VM) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
 	    --duration 1 --rounds 3 --json $(RESULTS)/paper-micro-rxe.json
 	@$(BIN)/python -m rdmatensor.bench.plot docs/paper-micro.png $(RESULTS)/paper-micro-shm.json $(RESULTS)/paper-micro-rxe.json
 	@$(BIN)/python benchmarks/tables.py

@@ -6,6 +6,7 @@ RDMATENSOR_SECRET    what both ends of a channel must know; used where no `secre
 RDMATENSOR_TORCH_URL the device of process groups, as in "verbs://mlx5_0"; else shm:// on one host, verbs:// between
 RDMATENSOR_VM_CACHE  where `rdmatensor vm` keeps what it has made; else $XDG_CACHE_HOME/rdmatensor/vm
 XDG_CACHE_HOME       where what was compiled for the installed torch is kept, in rdmatensor/torch; else ~/.cache
+RDMATENSOR_COMMIT    the commit that results of benchmarks name where there is no git to ask, as in an emulated machine
 CXX                  the C++ compiler for it; else c++, g++ or clang++
 """
 
@@ -16,7 +17,9 @@ from pathlib import Path
 
 from rdmatensor.errors import InvalidArgument
 
-__all__ = ["SECRET_SIZE_MAX", "compiler", "default_secret", "secret_bytes", "torch_cache", "torch_url", "vm_cache"]
+__all__ = [
+    "SECRET_SIZE_MAX", "commit", "compiler", "default_secret", "secret_bytes", "torch_cache", "torch_url", "vm_cache",
+]  # fmt: skip
 
 SECRET_SIZE_MAX = 256
 
@@ -53,6 +56,11 @@ def vm_cache() -> Path:
 def torch_cache() -> Path:
     """The directory of what was compiled for the installed torch, absolute."""
     return _cache() / "torch"
+
+
+def commit() -> str:
+    """The commit that is measured, as who started this says, or empty."""
+    return os.environ.get("RDMATENSOR_COMMIT", "")
 
 
 def compiler() -> str:

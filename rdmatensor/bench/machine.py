@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import rdmatensor
+from rdmatensor import config
 
 __all__ = ["commit", "meta", "processor"]
 
@@ -25,9 +26,11 @@ def _git(*words: str) -> str:
 
 
 def commit() -> str:
-    """The commit of a checkout, with `+changes` when the code that is measured differs from it; empty for an installed
-    package.
+    """The commit of a checkout, with `+changes` when the code that is measured differs from it; what RDMATENSOR_COMMIT
+    says instead, if it does; else empty for an installed package.
     """
+    if told := config.commit():
+        return told
     if not (SOURCE / ".git").exists():
         return ""
     changed = _git("status", "--porcelain", "-uno", "--", "csrc", "rdmatensor")
