@@ -71,6 +71,8 @@ class TeamStats:
     """Copied into this member's registered memory on the way out."""
     reduced_in_place_bytes: int
     """Reduced straight out of a peer's memory."""
+    direct_bytes: int
+    """Read straight out of a peer's tensor: by reductions, and by copies into this member's tensors."""
     unexpected: int
     """Messages that came before their receive and were kept meanwhile."""
     unexpected_bytes: int

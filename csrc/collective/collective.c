@@ -3,8 +3,9 @@
  * Small ones take one step: everybody sends everything to everybody. Large ones go in chunks: each member reduces its block of a
  * chunk straight out of what the others sent, in the order of ranks, so that the result has the same bits whoever computed it
  * and however often. A step of one chunk is put behind that of the next one, so that nobody waits for the other's copy.
- * No member waits for more than its peers have sent two steps ago: with four slots to a lane that cannot stop. */
-#include "collective/run.h"
+ * No member waits for more than its peers have sent two steps ago: with four slots to a lane that cannot stop.
+ * Where all tensors of a large call lie in memory that the peers can read in place, direct.c and direct_run.c do without slots. */
+#include "collective/direct.h"
 
 #include <string.h>
 
@@ -148,6 +149,23 @@ static int reduce_large(rt_run *run, const uint8_t *input, uint8_t *output, uint
     return status;
 }
 
+/* To all of them, as they lie in the members' memory; or large, as above. */
+static int reduce_all(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count)
+{
+    rt_range ranges[2 * RT_TEAM_SIZE_MAX];
+    bool direct = false;
+    int status = RT_OK;
+    for (uint32_t peer = 0; peer < run->team->size; peer++) {
+        ranges[2 * peer] = (rt_range){input, run->total};
+        ranges[2 * peer + 1] = (rt_range){output, run->total};
+    }
+    if (rt_direct_worth(run))
+        status = rt_direct_meet(run, ranges, 2, &direct);
+    if (status != RT_OK)
+        return status;
+    return direct ? rt_direct_reduce(run, input, output, count) : reduce_large(run, input, output, count);
+}
+
 int rt_team_reduce(rt_team *team, const rt_team_call *call, const void *input, void *output, uint64_t count)
 {
     rt_run run;
@@ -165,6 +183,8 @@ int rt_team_reduce(rt_team *team, const rt_team_call *call, const void *input, v
         status = RT_OK;
     else if (size <= small)
         status = reduce_small(&run, input, output, count);
+    else if (call->root < 0)
+        status = reduce_all(&run, input, output, count);
     else
         status = reduce_large(&run, input, output, count);
     return rt_run_end(&run, status);
@@ -192,6 +212,21 @@ static int scatter_steps(rt_run *run, const void *const *inputs, uint8_t *output
     return status;
 }
 
+static int scatter_reduced(rt_run *run, const void *const *inputs, uint8_t *output, uint64_t count)
+{
+    rt_range ranges[RT_TEAM_SIZE_MAX];
+    bool direct = false;
+    int status = RT_OK;
+    for (uint32_t peer = 0; peer < run->team->size; peer++)
+        ranges[peer] = (rt_range){inputs[peer], run->total};
+    if (rt_direct_worth(run))
+        status = rt_direct_meet(run, ranges, 1, &direct);
+    if (status != RT_OK)
+        return status;
+    return direct ? rt_direct_reduce_scatter(run, inputs[run->team->rank], output, count)
+                  : scatter_steps(run, inputs, output, count);
+}
+
 int rt_team_reduce_scatter(rt_team *team, const rt_team_call *call, const void *const *inputs, void *output, uint64_t count)
 {
     rt_run run;
@@ -201,7 +236,7 @@ int rt_team_reduce_scatter(rt_team *team, const rt_team_call *call, const void *
     if (team->size == 1)
         memmove(output, inputs[0], count * rt_dtype_size(call->dtype));
     else
-        status = scatter_steps(&run, inputs, output, count);
+        status = scatter_reduced(&run, inputs, output, count);
     return rt_run_end(&run, status);
 }
 
@@ -226,6 +261,20 @@ static int gather_steps(rt_run *run, const uint8_t *input, void *const *outputs,
     return status;
 }
 
+static int gather(rt_run *run, const uint8_t *input, void *const *outputs, uint64_t size)
+{
+    rt_range ranges[RT_TEAM_SIZE_MAX];
+    bool direct = false;
+    int status = RT_OK;
+    for (uint32_t peer = 0; peer < run->team->size; peer++)
+        ranges[peer] = (rt_range){input, size};
+    if (rt_direct_worth(run))
+        status = rt_direct_meet(run, ranges, 1, &direct);
+    if (status != RT_OK)
+        return status;
+    return direct ? rt_direct_gather(run, outputs, size) : gather_steps(run, input, outputs, size);
+}
+
 int rt_team_gather_all(rt_team *team, const rt_team_call *call, const void *input, void *const *outputs, uint64_t size)
 {
     rt_run run;
@@ -234,7 +283,7 @@ int rt_team_gather_all(rt_team *team, const rt_team_call *call, const void *inpu
         return status;
     if (outputs[team->rank] != input)
         memmove(outputs[team->rank], input, size);
-    return rt_run_end(&run, gather_steps(&run, input, outputs, size));
+    return rt_run_end(&run, gather(&run, input, outputs, size));
 }
 
 /* ---- broadcast and barrier ---- */
@@ -266,6 +315,51 @@ static int broadcast_star(rt_run *run, uint8_t *bytes, uint64_t size)
     return status;
 }
 
+static int broadcast_staged(rt_run *run, uint8_t *bytes, uint64_t size)
+{
+    return size <= run->team->options.chunk ? broadcast_star(run, bytes, size) : broadcast_chain(run, bytes, size);
+}
+
+/* The others read what the root has, at once; one that cannot is sent it. */
+static int broadcast_from_root(rt_run *run, uint8_t *bytes, uint64_t size)
+{
+    rt_team *team = run->team;
+    uint64_t chunk = team->options.chunk;
+    bool direct = false, taken = false;
+    int status = rt_direct_offer(run, (rt_range){bytes, size}, &direct);
+    if (status != RT_OK || !direct)
+        return status != RT_OK ? status : broadcast_staged(run, bytes, size);
+    for (uint32_t step = 1; step < team->size && status == RT_OK; step++) {
+        uint32_t peer = (team->rank + step) % team->size;
+        status = rt_direct_hear(run, peer, &taken);
+        for (uint64_t from = 0; from < size && !taken && status == RT_OK; from += chunk)
+            status = rt_run_send(run, peer, bytes + from, size - from < chunk ? size - from : chunk);
+    }
+    rt_direct_end(team);
+    return status;
+}
+
+static int broadcast_to_here(rt_run *run, uint8_t *bytes, uint64_t size)
+{
+    rt_team *team = run->team;
+    uint32_t root = (uint32_t)run->call->root;
+    uint64_t chunk = team->options.chunk;
+    const uint8_t *place;
+    bool direct = false;
+    int status = rt_direct_accept(run, root, size, &direct, &place);
+    if (status != RT_OK || !direct)
+        return status != RT_OK ? status : broadcast_staged(run, bytes, size);
+    if (place != NULL) {
+        memcpy(bytes, place, size);
+        team->stats.direct_bytes += size;
+        team->stats.bytes_received += size;
+    }
+    status = rt_direct_reply(run, root, place != NULL);
+    for (uint64_t from = 0; from < size && place == NULL && status == RT_OK; from += chunk)
+        status = receive_into(run, root, bytes + from, size - from < chunk ? size - from : chunk);
+    return status;
+}
+
 int rt_team_broadcast(rt_team *team, const rt_team_call *call, void *bytes, uint64_t size)
 {
     rt_run run;
@@ -274,7 +368,12 @@ int rt_team_broadcast(rt_team *team, const rt_team_call *call, void *bytes, uint
     int status = rt_run_begin(&run, team, call, RT_WHAT_BROADCAST, size);
     if (status != RT_OK)
         return status;
-    status = size <= team->options.chunk ? broadcast_star(&run, bytes, size) : broadcast_chain(&run, bytes, size);
+    if (!rt_direct_worth(&run))
+        status = broadcast_staged(&run, bytes, size);
+    else if (call->root == (int32_t)team->rank)
+        status = broadcast_from_root(&run, bytes, size);
+    else
+        status = broadcast_to_here(&run, bytes, size);
     return rt_run_end(&run, status);
 }
 

@@ -1,5 +1,6 @@
 /* collective.h: the objects of a team, who guards their members, and what the files of this room offer each other.
  *
+ * direct.c     reading straight out of the tensors of others: agreeing    direct_run.c  what is done then
  * team.c       create, join, abort, leave, drop            wait.c       how a call waits, and what ends its waiting
  * lane.c       messages from member to member (hot)         reduce.c     sums and the like of what lies in memory
  * exchange.c   everybody to everybody, gather, scatter      collective.c barrier, reduce, reduce-scatter, gather, broadcast
@@ -84,6 +85,8 @@ typedef struct rt_lane {
     rt_message message;      /* the header that was looked at last */
 } rt_lane;
 
+typedef struct rt_direct rt_direct; /* direct.h */
+
 typedef struct rt_peer {
     rt_channel *channel;
     rt_remote *remote;
@@ -105,6 +108,7 @@ struct rt_team {
     bool maps;              /* the peers' slots are read where they lie */
     uint64_t stride;        /* from slot to slot */
     rt_peer *peers;         /* by rank; the own entry is empty */
+    rt_direct *directs;     /* likewise; used by who runs collective calls */
     uint64_t calls;         /* collective calls begun */
     _Atomic int32_t broken; /* status of `failure`, set after it */
     rt_detail failure;

@@ -1,6 +1,6 @@
 /* run.c: what all collective calls share: beginning and ending, waiting for room and for messages, and comparing what the
  * members have called. */
-#include "collective/collective.h"
+#include "collective/direct.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -97,6 +97,7 @@ int rt_run_end(rt_run *run, int status)
     rt_team_waiter_end(&run->waiter);
     if (status == RT_OK)
         return RT_OK;
+    rt_direct_end(run->team);
     rt_detail why = {.status = status};
     if (run->call->detail != NULL)
         rt_detail_pass(&why, run->call->detail);

@@ -1,5 +1,5 @@
 /* team.c: a team's life: its place in the members' regions, joining, ending, and what ended it. Not here: messages. */
-#include "collective/collective.h"
+#include "collective/direct.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -79,9 +79,11 @@ int rt_team_create(rt_device *device, rt_region *region, const rt_team_options *
                        (unsigned long long)region->size);
     rt_team *team = calloc(1, sizeof *team);
     rt_peer *peers = calloc(options->size, sizeof *peers);
-    if (team == NULL || peers == NULL) {
+    rt_direct *directs = calloc(options->size, sizeof *directs);
+    if (team == NULL || peers == NULL || directs == NULL) {
         free(team);
         free(peers);
+        free(directs);
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a team of %u", options->size);
     }
     team->device = device;
@@ -92,6 +94,7 @@ int rt_team_create(rt_device *device, rt_region *region, const rt_team_options *
     team->maps = maps;
     team->stride = slot_stride(options);
     team->peers = peers;
+    team->directs = directs;
     team->next_number = 1;
     pthread_mutex_init(&team->failing, NULL);
     pthread_mutex_init(&team->lock, NULL);
@@ -169,6 +172,8 @@ void rt_team_drop(rt_team *team)
             free(RT_LIST_ENTRY(node, rt_control_note, node));
     pthread_mutex_destroy(&team->lock);
     pthread_mutex_destroy(&team->failing);
+    rt_direct_drop(team);
+    free(team->directs);
     free(team->peers);
     free(team);
 }

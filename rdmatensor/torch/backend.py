@@ -12,9 +12,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+import rdmatensor as rt
 import rdmatensor_autoload
 
-__all__ = ["create", "create_split", "monitored_barrier", "provider", "register", "stats"]
+__all__ = ["create", "create_split", "device", "monitored_barrier", "provider", "register", "stats"]
 
 NAME = "rdmatensor"
 _NATIVE = Path(__file__).parent / "native"
@@ -107,11 +108,26 @@ def stats(group: dist.ProcessGroup | None = None) -> dict[str, int]:
     return dict(_backend_of(group).stats())
 
 
-def provider() -> str:
-    """What moves the bytes of this process's groups: `shm` or `verbs`, as their device says. ValueError without any."""
+def device() -> rt.Device:
+    """The device of this process's groups, which ends with the last of them. ValueError without any.
+
+    Tensors in a region of it that peers may read are reduced, gathered and broadcast without a copy into the group's own
+    memory, where the provider can map a peer's (`limits.maps_remote`), in calls of 128 KiB and more:
+
+        region = rdmatensor.torch.device().region(1 << 30, access=rdmatensor.Access.REMOTE_READ)
+        rdmatensor.torch.allocate_in(region)  # gradients and DDP's buckets, from here on
+
+    `stats()["direct_bytes"]` counts what was read so. All members must do it: a call in which one has its tensor
+    elsewhere goes through the group's memory at all.
+    """
     from rdmatensor.torch import fabric
 
-    found = fabric.provider()
+    found = fabric.device()
     if found is None:
         raise ValueError('rdmatensor: there is no process group: call init_process_group("rdmatensor") first')
     return found
+
+
+def provider() -> str:
+    """What moves the bytes of this process's groups: `shm` or `verbs`, as their device says. ValueError without any."""
+    return str(device().provider)

@@ -20,7 +20,7 @@ from rdmatensor.config import torch_url
 from rdmatensor.rendezvous import Ticket, new_secret, reachable
 from rdmatensor.team import CHUNK, SLOTS, SPINS, Team
 
-__all__ = ["Member", "join", "provider"]
+__all__ = ["Member", "device", "join"]
 
 _NAP = 0.005  # seconds between two looks at what another process is to do
 _lock = threading.RLock()  # one group at a time is made or ended
@@ -99,10 +99,10 @@ class Member:
                     _fabric = None
 
 
-def provider() -> str | None:
-    """The provider of the device that all groups share; None without groups."""
+def device() -> rt.Device | None:
+    """The device that all groups share; None without groups."""
     with _lock:
-        return None if _fabric is None else _fabric.device.provider
+        return None if _fabric is None else _fabric.device
 
 
 def _read(store: Any, key: str) -> dict[str, Any]:

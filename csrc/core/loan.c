@@ -1,0 +1,50 @@
+/* loan.c: memory of a region that peers may read in place while a call goes on. */
+#include "core/loan.h"
+
+#include <string.h>
+
+static bool holds(const rt_region *region, uint64_t address, uint64_t size)
+{
+    uint64_t start = (uint64_t)(uintptr_t)region->address;
+    return region->memory != NULL && (region->rights & RT_RIGHT_REMOTE_READ) != 0 &&
+           (region->rights & RT_RIGHT_PER_PEER_KEYS) == 0 && address >= start && size <= region->size &&
+           address - start <= region->size - size;
+}
+
+/* device->lock held, so the region is not closed meanwhile. */
+static bool lend(rt_region *region, uint64_t address, rt_loan *loan)
+{
+    rt_detail detail;
+    if (rt_region_handle(region, 0, region->size, loan->handle, &loan->handle_size, &detail) != RT_OK)
+        return false;
+    atomic_fetch_add_explicit(&region->operations, 1, memory_order_relaxed);
+    rt_region_reference(region);
+    loan->region = region;
+    loan->offset = address - (uint64_t)(uintptr_t)region->address;
+    return true;
+}
+
+bool rt_loan_begin(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out)
+{
+    uint64_t start = (uint64_t)(uintptr_t)address;
+    bool found = false;
+    loan_out->region = NULL;
+    if (size == 0)
+        return false;
+    pthread_mutex_lock(&device->lock);
+    for (rt_list *node = device->regions.next; !found && node != &device->regions; node = node->next) {
+        rt_region *region = RT_LIST_ENTRY(node, rt_region, node);
+        found = holds(region, start, size) && lend(region, start, loan_out);
+    }
+    pthread_mutex_unlock(&device->lock);
+    return found;
+}
+
+void rt_loan_end(rt_loan *loan)
+{
+    if (loan->region == NULL)
+        return;
+    atomic_fetch_sub_explicit(&loan->region->operations, 1, memory_order_release);
+    rt_region_unreference(loan->region);
+    loan->region = NULL;
+}

@@ -1,0 +1,21 @@
+/* loan.h: memory of a region that peers may read in place while a call goes on. */
+#ifndef RT_CORE_LOAN_H
+#define RT_CORE_LOAN_H
+
+#include "core/core.h"
+
+/* A range of a region with remote read, and what a peer needs to reach the region. All zero: nothing is lent. */
+typedef struct rt_loan {
+    rt_region *region;
+    uint64_t offset; /* of the range in the region */
+    size_t handle_size;
+    uint8_t handle[RT_HANDLE_SIZE_MAX]; /* of the whole region, so that it is the same for all ranges in it */
+} rt_loan;
+
+/* False when no open region of the device that peers may read holds the range, or it gives each peer a key of its own. Until
+ * rt_loan_end the region cannot be closed (RT_E_BUSY), and its memory stays. */
+bool rt_loan_begin(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out);
+/* Twice is fine. */
+void rt_loan_end(rt_loan *loan);
+
+#endif
