@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from rdmatensor import _core, errors
 from rdmatensor.access import Access
+from rdmatensor.backlog import Backlogs
 from rdmatensor.channel import Channel
 from rdmatensor.config import default_secret, secret_bytes
 from rdmatensor.edge import Edge, make_terms, warn_of_trust
@@ -117,6 +118,7 @@ class Device:
         self._regions: weakref.WeakSet[Region] = weakref.WeakSet()
         self._edges: weakref.WeakSet[Edge] = weakref.WeakSet()
         self._payloads = Payloads(self)
+        self._backlogs = Backlogs()
         self._published: dict[str, Span] = {}
         self._drivers: dict[AbstractEventLoop, Driver] = {}
         self._serial = _core.device_now_ns(handle)

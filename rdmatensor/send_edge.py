@@ -93,6 +93,9 @@ class SendEdge(Edge):
     def send_async(self, tensor: Any, timeout: float | None = None) -> Sending:
         """Begins to send a tensor and returns without waiting, even for the receiver. Poll, wait for or await what it
         gives; the tensor stays as it is until that is done.
+
+        What finds no room is begun by a thread of the device when the receiver makes some, in the order of the calls;
+        over a simulated device, by the calls that look after it.
         """
         begin, owner = self._prepare(*describe(tensor))
         return self._begin_async(begin, owner, timeout)
@@ -211,9 +214,20 @@ class SendEdge(Edge):
         status = _core.until(device, begin, limit_ns, lambda: self._handle is None)
         if status == _core.AGAIN:
             seconds = (limit_ns + _SLICE_NS) / 1e9
-            why = f"no credit in {seconds:g} s: the receiver has not released enough; nothing was sent"
+            why = f"{self._obstacle(seconds)}; nothing was sent"
             raise DeadlineExceeded("send a tensor", repr(self), why, status="deadline")
         return status
+
+    def _obstacle(self, seconds: float) -> str:
+        """Why nothing could be sent for so long."""
+        if self._handle is not None:
+            stats = _core.edge_stats(self._handle)
+            if stats["sequence"] - stats["released"] < self._slots:
+                return (
+                    f"no operation of the channel was free in {seconds:g} s: wait for some of what is under way, or "
+                    "open the device with more qps_per_peer"
+                )
+        return f"no credit in {seconds:g} s: the receiver has not released enough"
 
     def _await_status(self, wait: Callable[[int], int], limit_ns: int, what: str, why: str) -> None:
         status = wait(0)
@@ -258,7 +272,32 @@ class SendEdge(Edge):
         with self._lock:
             self._backlog.append(sending)
             self._advance(sending)
+        if sending._sequence == 0 and not self.device.limits.virtual_time:  # there nobody but the caller moves time
+            self.device._backlogs.add(self)
         return sending
+
+    def _has_waiting(self) -> bool:
+        """Whether something of the backlog has not begun."""
+        return any(sending._sequence == 0 for sending in tuple(self._backlog))
+
+    def _drive(self, ns: int) -> bool:
+        """Waits for credit for a while and moves the backlog on. Whether something has moved."""
+        before = self._next_waiting()
+        if before is None:
+            return True
+        with self._lock:
+            handle = self._handle
+            released = 0 if handle is None else _core.edge_stats(handle)["released"]
+        try:
+            if handle is not None:
+                _core.edge_wait_released(handle, released + 1, ns)
+            self._advance(before)
+        except RdmaError as error:  # the device is closed
+            before._end(error)
+        return self._next_waiting() is not before
+
+    def _next_waiting(self) -> Sending | None:
+        return next((sending for sending in tuple(self._backlog) if sending._sequence == 0), None)
 
     def _advance(self, asked: Sending) -> None:
         """Moves the backlog on, at least up to the one that is asked for, without waiting."""
@@ -270,7 +309,7 @@ class SendEdge(Edge):
                     if status in _NOT_YET:
                         if _core.device_now_ns(self.device._live()) < sending._deadline:
                             break
-                        why = f"no credit in {sending._limit_ns / 1e9:g} s; nothing was sent"
+                        why = f"{self._obstacle(sending._limit_ns / 1e9)}; nothing was sent"
                         sending._end(DeadlineExceeded("send a tensor", repr(self), why, status="deadline"))
                     elif status <= 0:
                         sending._end(None if status == 0 else self._send_refusal(status))

@@ -5,8 +5,9 @@
 
 Importing it registers the backend; where the package is installed torch does so itself. `as_tensor(tensor)` sees an
 rdmatensor.Tensor as a tensor of torch. `with region.allocating():` and `allocate_in(region)` let ordinary operators
-make their results in registered memory; `device()` is what a region for the backend is made on. torch tensors on the CPU can be sent as they are. `bind_edge(edge)` gives an
-edge a name in graphs, for `torch.ops.rdmatensor` (OPERATORS.md). Not imported by `import rdmatensor`.
+make their results in registered memory; `device()` is what a region for the backend is made on. torch tensors on the
+CPU can be sent as they are. `bind_edge(edge)` gives an edge a name in graphs, for `torch.ops.rdmatensor`
+(OPERATORS.md). Not imported by `import rdmatensor`.
 """
 
 from rdmatensor.torch.allocator import Allocation, allocate_in, allocating

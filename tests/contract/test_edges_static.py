@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -347,3 +348,31 @@ def test_a_send_that_waits_for_credit_ends_with_its_deadline(ends: Ends) -> None
     back.edge.send(tensor)
     assert back.edge.stats.waits >= 1
     assert "edge" in back.edge.dump()
+
+
+def test_what_was_sent_without_waiting_begins_when_there_is_room_whatever_its_caller_does(ends: Ends) -> None:
+    back = Back(ends, shape=(4,), slots=1)
+    tensor = np.zeros(4, np.float32)
+    sendings = [back.edge.send_async(tensor) for _ in range(4)]
+    assert not sendings[-1].done()
+    for sent in range(1, 5):
+        ends.call(hold, back.name)  # nobody asks the edge or its sendings for anything
+        ends.call(drop_held)
+        end = time.monotonic() + 10.0
+        while sent < 4 and back.edge.stats.transfers == sent and time.monotonic() < end:
+            if ends.device.limits.virtual_time:
+                sendings[sent].wait(10.0)  # time goes on in its callers' calls alone
+            time.sleep(0.001)
+        assert back.edge.stats.transfers == min(sent + 1, 4)
+    for sending in sendings:
+        sending.wait(10.0)
+    ends.call(call_edge, back.name, "close")
+    assert back.edge.stats.transfers == 4
+
+
+def test_sendings_that_never_found_room_end_with_the_edge(ends: Ends) -> None:
+    back = Back(ends, shape=(4,), slots=1)
+    sendings = [back.edge.send_async(np.zeros(4, np.float32)) for _ in range(3)]
+    back.edge.close()
+    for sending in sendings[1:]:
+        assert isinstance(sending.exception(1.0), rt.ClosedError)
