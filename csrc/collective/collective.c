@@ -153,17 +153,17 @@ static int reduce_large(rt_run *run, const uint8_t *input, uint8_t *output, uint
 static int reduce_all(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count)
 {
     rt_range ranges[2 * RT_TEAM_SIZE_MAX];
-    bool direct = false;
+    enum rt_reach reach = RT_REACH_NONE;
     int status = RT_OK;
     for (uint32_t peer = 0; peer < run->team->size; peer++) {
         ranges[2 * peer] = (rt_range){input, run->total};
         ranges[2 * peer + 1] = (rt_range){output, run->total};
     }
     if (rt_direct_worth(run))
-        status = rt_direct_meet(run, ranges, 2, &direct);
+        status = rt_direct_meet(run, ranges, 2, &reach);
     if (status != RT_OK)
         return status;
-    return direct ? rt_direct_reduce(run, input, output, count) : reduce_large(run, input, output, count);
+    return reach != RT_REACH_NONE ? rt_direct_reduce(run, reach, input, output, count) : reduce_large(run, input, output, count);
 }
 
 int rt_team_reduce(rt_team *team, const rt_team_call *call, const void *input, void *output, uint64_t count)
@@ -215,16 +215,16 @@ static int scatter_steps(rt_run *run, const void *const *inputs, uint8_t *output
 static int scatter_reduced(rt_run *run, const void *const *inputs, uint8_t *output, uint64_t count)
 {
     rt_range ranges[RT_TEAM_SIZE_MAX];
-    bool direct = false;
+    enum rt_reach reach = RT_REACH_NONE;
     int status = RT_OK;
     for (uint32_t peer = 0; peer < run->team->size; peer++)
         ranges[peer] = (rt_range){inputs[peer], run->total};
     if (rt_direct_worth(run))
-        status = rt_direct_meet(run, ranges, 1, &direct);
+        status = rt_direct_meet(run, ranges, 1, &reach);
     if (status != RT_OK)
         return status;
-    return direct ? rt_direct_reduce_scatter(run, inputs[run->team->rank], output, count)
-                  : scatter_steps(run, inputs, output, count);
+    return reach != RT_REACH_NONE ? rt_direct_reduce_scatter(run, inputs[run->team->rank], output, count)
+                                  : scatter_steps(run, inputs, output, count);
 }
 
 int rt_team_reduce_scatter(rt_team *team, const rt_team_call *call, const void *const *inputs, void *output, uint64_t count)
@@ -264,15 +264,15 @@ static int gather_steps(rt_run *run, const uint8_t *input, void *const *outputs,
 static int gather(rt_run *run, const uint8_t *input, void *const *outputs, uint64_t size)
 {
     rt_range ranges[RT_TEAM_SIZE_MAX];
-    bool direct = false;
+    enum rt_reach reach = RT_REACH_NONE;
     int status = RT_OK;
     for (uint32_t peer = 0; peer < run->team->size; peer++)
         ranges[peer] = (rt_range){input, size};
     if (rt_direct_worth(run))
-        status = rt_direct_meet(run, ranges, 1, &direct);
+        status = rt_direct_meet(run, ranges, 1, &reach);
     if (status != RT_OK)
         return status;
-    return direct ? rt_direct_gather(run, outputs, size) : gather_steps(run, input, outputs, size);
+    return reach != RT_REACH_NONE ? rt_direct_gather(run, outputs, size) : gather_steps(run, input, outputs, size);
 }
 
 int rt_team_gather_all(rt_team *team, const rt_team_call *call, const void *input, void *const *outputs, uint64_t size)
@@ -282,7 +282,7 @@ int rt_team_gather_all(rt_team *team, const rt_team_call *call, const void *inpu
     if (status != RT_OK)
         return status;
     if (outputs[team->rank] != input)
-        memmove(outputs[team->rank], input, size);
+        rt_direct_copy(team, outputs[team->rank], input, size);
     return rt_run_end(&run, gather(&run, input, outputs, size));
 }
 
@@ -344,13 +344,13 @@ static int broadcast_to_here(rt_run *run, uint8_t *bytes, uint64_t size)
     rt_team *team = run->team;
     uint32_t root = (uint32_t)run->call->root;
     uint64_t chunk = team->options.chunk;
-    const uint8_t *place;
+    uint8_t *place;
     bool direct = false;
     int status = rt_direct_accept(run, root, size, &direct, &place);
     if (status != RT_OK || !direct)
         return status != RT_OK ? status : broadcast_staged(run, bytes, size);
     if (place != NULL) {
-        memcpy(bytes, place, size);
+        rt_direct_copy(team, bytes, place, size);
         team->stats.direct_bytes += size;
         team->stats.bytes_received += size;
     }

@@ -14,6 +14,7 @@
 #include <stdatomic.h>
 #include <stdbool.h>
 
+#include "base/large.h"
 #include "base/list.h"
 #include "base/order.h"
 #include "core/core.h"
@@ -105,12 +106,13 @@ struct rt_team {
     rt_region *region;
     rt_team_options options;
     uint32_t rank, size;
-    bool maps;              /* the peers' slots are read where they lie */
-    uint64_t stride;        /* from slot to slot */
-    rt_peer *peers;         /* by rank; the own entry is empty */
-    rt_direct *directs;     /* likewise; used by who runs collective calls */
-    uint64_t calls;         /* collective calls begun */
-    _Atomic int32_t broken; /* status of `failure`, set after it */
+    bool maps;                           /* the peers' slots are read where they lie */
+    uint64_t stride;                     /* from slot to slot */
+    rt_peer *peers;                      /* by rank; the own entry is empty */
+    rt_direct *directs;                  /* likewise; used by who runs collective calls, as `paces` */
+    rt_large_pace paces[RT_LARGE_PACES]; /* of copies out of the peers' tensors */
+    uint64_t calls;                      /* collective calls begun */
+    _Atomic int32_t broken;              /* status of `failure`, set after it */
     rt_detail failure;
     pthread_mutex_t failing; /* guards writing `failure` */
     bool left;

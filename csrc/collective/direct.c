@@ -89,10 +89,12 @@ static rt_attached *attach(rt_run *run, uint32_t peer, const rt_announcement *to
     return attached;
 }
 
-/* Where a peer's range lies here, or NULL. */
-static const uint8_t *place_of(rt_run *run, uint32_t peer, const rt_announcement *told, uint64_t size, int *status_out)
+/* Where a peer's range lies here, or NULL; and what can be done with it. */
+static uint8_t *place_of(rt_run *run, uint32_t peer, const rt_announcement *told, uint64_t size, uint64_t *reach_out,
+                         int *status_out)
 {
     *status_out = RT_OK;
+    *reach_out = RT_REACH_NONE;
     if (told->direct != 1 || told->handle_size == 0 || told->handle_size > sizeof told->handle)
         return NULL;
     rt_attached *attached = attach(run, peer, told, status_out);
@@ -100,10 +102,11 @@ static const uint8_t *place_of(rt_run *run, uint32_t peer, const rt_announcement
         return NULL;
     attached->used = run->number;
     uint64_t whole = rt_remote_size(attached->remote), start = rt_remote_address(attached->remote);
-    if (start == 0 || (rt_remote_rights(attached->remote) & RT_RIGHT_REMOTE_READ) == 0 || size > whole ||
-        told->offset > whole - size)
+    uint32_t rights = rt_remote_rights(attached->remote);
+    if (start == 0 || (rights & RT_RIGHT_REMOTE_READ) == 0 || size > whole || told->offset > whole - size)
         return NULL;
-    return (const uint8_t *)(uintptr_t)(start + told->offset);
+    *reach_out = (rights & RT_RIGHT_REMOTE_WRITE) != 0 ? RT_REACH_WRITE : RT_REACH_READ;
+    return (uint8_t *)(uintptr_t)(start + told->offset);
 }
 
 /* ---- agreeing ---- */
@@ -158,10 +161,10 @@ static int announce(rt_run *run, uint32_t peer, uint32_t count, bool all)
     return tell(run, peer, told, count * sizeof told[0]);
 }
 
-/* Everybody says yes or no to everybody; *all then is whether all have said yes. */
-static int vote(rt_run *run, bool *all)
+/* Everybody says to everybody what it can do; *reach then is what all can. */
+static int vote(rt_run *run, uint64_t *reach)
 {
-    uint64_t word = *all;
+    uint64_t word = *reach;
     for (uint32_t step = 1; step < run->team->size; step++) {
         int status = tell(run, peer_at(run, step), &word, sizeof word);
         if (status != RT_OK)
@@ -171,15 +174,16 @@ static int vote(rt_run *run, bool *all)
         int status = hear(run, peer_at(run, step), &word, sizeof word);
         if (status != RT_OK)
             return status;
-        *all = *all && word == 1;
+        *reach &= word;
     }
     return RT_OK;
 }
 
-int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, bool *direct_out)
+int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, enum rt_reach *reach_out)
 {
     rt_announcement told[RT_DIRECT_RANGES];
-    bool all = true, mapped = true;
+    bool all = true;
+    uint64_t reach = RT_REACH_WRITE, found = RT_REACH_NONE;
     int status = RT_OK;
     for (uint32_t step = 1; step < run->team->size && all; step++)
         all = lend(run, peer_at(run, step), &ranges[(uint64_t)peer_at(run, step) * count], count);
@@ -190,25 +194,27 @@ int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, bool *di
         status = hear(run, peer, told, count * sizeof told[0]);
         for (uint32_t index = 0; index < count && status == RT_OK; index++) {
             all = all && told[index].direct == 1;
-            const uint8_t **place = &direct_of(run, peer)->place[index];
-            *place = all ? place_of(run, peer, &told[index], ranges[(uint64_t)peer * count + index].size, &status) : NULL;
-            mapped = mapped && *place != NULL;
+            uint64_t size = ranges[(uint64_t)peer * count + index].size;
+            if (all)
+                direct_of(run, peer)->place[index] = place_of(run, peer, &told[index], size, &found, &status);
+            reach &= found;
         }
     }
-    if (status == RT_OK && all) { /* all members see the same announcements, so they all vote or none does */
-        all = mapped;
-        status = vote(run, &all);
-    }
-    *direct_out = status == RT_OK && all;
-    if (!*direct_out)
+    if (status == RT_OK && all) /* all members see the same announcements, so they all vote or none does */
+        status = vote(run, &reach);
+    *reach_out = status != RT_OK || !all        ? RT_REACH_NONE
+                 : reach == RT_REACH_WRITE      ? RT_REACH_WRITE
+                 : (reach & RT_REACH_READ) != 0 ? RT_REACH_READ
+                                                : RT_REACH_NONE;
+    if (*reach_out == RT_REACH_NONE)
         rt_direct_end(run->team);
     return status;
 }
 
 int rt_direct_finish(rt_run *run)
 {
-    bool all = true;
-    int status = vote(run, &all);
+    uint64_t done = RT_REACH_READ;
+    int status = vote(run, &done);
     rt_direct_end(run->team);
     return status;
 }
@@ -243,16 +249,17 @@ int rt_direct_offer(rt_run *run, rt_range range, bool *direct_out)
     return status;
 }
 
-int rt_direct_accept(rt_run *run, uint32_t root, uint64_t size, bool *direct_out, const uint8_t **place_out)
+int rt_direct_accept(rt_run *run, uint32_t root, uint64_t size, bool *direct_out, uint8_t **place_out)
 {
     rt_announcement told;
+    uint64_t reach;
     *place_out = NULL;
     int status = hear(run, root, &told, sizeof told);
     if (status != RT_OK)
         return status;
     *direct_out = told.direct == 1;
     if (*direct_out)
-        *place_out = place_of(run, root, &told, size, &status);
+        *place_out = place_of(run, root, &told, size, &reach, &status);
     return status;
 }
 

@@ -21,10 +21,17 @@ typedef struct rt_attached {
 
 /* What a member and one peer read of each other. */
 typedef struct rt_direct {
-    rt_loan lent[RT_DIRECT_RANGES];         /* while a call goes on */
-    const uint8_t *place[RT_DIRECT_RANGES]; /* where the peer's ranges lie, valid until the call's end */
+    rt_loan lent[RT_DIRECT_RANGES];   /* while a call goes on */
+    uint8_t *place[RT_DIRECT_RANGES]; /* where the peer's ranges lie, valid until the call's end */
     rt_attached attached[RT_DIRECT_ATTACHED_MAX];
 } rt_direct;
+
+/* What all members can do with each other's ranges. */
+enum rt_reach {
+    RT_REACH_NONE = 0,
+    RT_REACH_READ = 1,
+    RT_REACH_WRITE = 3, /* and write to them */
+};
 
 /* A range of memory that a peer is to read; and as much of the peer's is read here. */
 typedef struct rt_range {
@@ -34,9 +41,9 @@ typedef struct rt_range {
 
 /* Whether calls of this size are worth asking the others. The same at all members. */
 bool rt_direct_worth(const rt_run *run);
-/* Everybody tells everybody where `count` ranges lie, peer by peer in `ranges`, and maps what it was told. *direct_out: whether
- * all can read everything; the same at all members. Then rt_direct_finish, or after a failure rt_direct_end. */
-int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, bool *direct_out);
+/* Everybody tells everybody where `count` ranges lie, peer by peer in `ranges`, and maps what it was told. *reach_out is the same at
+ * all members. If it is not RT_REACH_NONE: then rt_direct_finish, or after a failure rt_direct_end. */
+int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, enum rt_reach *reach_out);
 /* Tells everybody that nothing of theirs is read any more, and waits until they all have said so. */
 int rt_direct_finish(rt_run *run);
 /* Ends the loans. */
@@ -45,16 +52,18 @@ void rt_direct_end(rt_team *team);
 /* From one to the others: the root tells where its range lies, … */
 int rt_direct_offer(rt_run *run, rt_range range, bool *direct_out);
 /* … and each of the others maps it: NULL in *place_out where that cannot be, … */
-int rt_direct_accept(rt_run *run, uint32_t root, uint64_t size, bool *direct_out, const uint8_t **place_out);
+int rt_direct_accept(rt_run *run, uint32_t root, uint64_t size, bool *direct_out, uint8_t **place_out);
 /* … and says whether it has read it. */
 int rt_direct_reply(rt_run *run, uint32_t root, bool taken);
 int rt_direct_hear(rt_run *run, uint32_t peer, bool *taken_out);
 
 /* Calls without slots, for members that have met. */
-int rt_direct_reduce(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count);
+int rt_direct_reduce(rt_run *run, enum rt_reach reach, const uint8_t *input, uint8_t *output, uint64_t count);
 int rt_direct_reduce_scatter(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count);
 int rt_direct_gather(rt_run *run, void *const *outputs, uint64_t size);
 
+/* As memcpy, for ranges of any size. */
+void rt_direct_copy(rt_team *team, void *to, const void *from, uint64_t size);
 /* Lets go of all that is mapped. */
 void rt_direct_drop(rt_team *team);
 

@@ -5,7 +5,21 @@
 #include <string.h>
 
 /* A part of a block that is reduced, announced and fetched by the others while it is still in a cache. */
-enum { PIECE = 256 << 10 };
+enum { PIECE = 256 << 10, NEAR = 8 << 10 /* the same, written to the others by who reduces it */ };
+
+/* In steps, so that what a way costs is learned within one call. */
+enum { COPY_STEP = 8 << 20 };
+
+void rt_direct_copy(rt_team *team, void *to, const void *from, uint64_t size)
+{
+    for (uint64_t at = 0; at < size; at += COPY_STEP) {
+        uint64_t some = size - at < COPY_STEP ? size - at : COPY_STEP;
+        if (some < RT_LARGE_SIZE_MIN)
+            memcpy((uint8_t *)to + at, (const uint8_t *)from + at, some);
+        else
+            rt_large_copy(team->paces, (uint8_t *)to + at, (const uint8_t *)from + at, some);
+    }
+}
 
 static void count_in(rt_run *run, uint64_t size, bool reduced)
 {
@@ -71,13 +85,38 @@ static int fetch_pieces(rt_run *run, const rt_cut *cut, uint64_t index, uint8_t 
     return RT_OK;
 }
 
-int rt_direct_reduce(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count)
+/* Where the peers' outputs may be written to: into all of them at once, while the part that was reduced is near. Nobody waits for
+ * anybody before the end. */
+static int reduce_and_spread(rt_run *run, const rt_cut *cut, const uint8_t *input, uint8_t *output)
+{
+    const rt_team *team = run->team;
+    uint64_t item = rt_dtype_size(run->call->dtype), pieces = (cut->share + cut->piece - 1) / cut->piece;
+    for (uint64_t index = 0; index < pieces; index++) {
+        uint64_t count, from = piece_of(cut, team->rank, index, &count);
+        int status = reduce_parts(run, input, output, from, count);
+        if (status != RT_OK)
+            return status;
+        for (uint32_t step = 1; step < team->size; step++) {
+            uint8_t *there = team->directs[(team->rank + step) % team->size].place[1];
+            memcpy(there + from * item, output + from * item, count * item);
+        }
+        run->team->stats.bytes_sent += count * item * (team->size - 1);
+    }
+    return RT_OK;
+}
+
+int rt_direct_reduce(rt_run *run, enum rt_reach reach, const uint8_t *input, uint8_t *output, uint64_t count)
 {
     uint64_t item = rt_dtype_size(run->call->dtype), line = RT_TEAM_LINE / item;
     uint64_t share = (count + run->team->size - 1) / run->team->size;
     rt_cut cut = {.count = count, .share = (share + line - 1) / line * line, .piece = PIECE / item};
-    uint64_t pieces = (cut.share + cut.piece - 1) / cut.piece;
     int status = RT_OK;
+    if (reach == RT_REACH_WRITE) {
+        cut.piece = NEAR / item;
+        status = reduce_and_spread(run, &cut, input, output);
+        return status == RT_OK ? rt_direct_finish(run) : status;
+    }
+    uint64_t pieces = (cut.share + cut.piece - 1) / cut.piece;
     for (uint64_t index = 0; index < pieces + 1 && status == RT_OK; index++) {
         if (index < pieces)
             status = reduce_piece(run, &cut, index, input, output);
@@ -100,7 +139,7 @@ int rt_direct_gather(rt_run *run, void *const *outputs, uint64_t size)
     const rt_team *team = run->team;
     for (uint32_t step = 1; step < team->size; step++) {
         uint32_t peer = (team->rank + step) % team->size;
-        memcpy(outputs[peer], team->directs[peer].place[0], size);
+        rt_direct_copy(run->team, outputs[peer], team->directs[peer].place[0], size);
         count_in(run, size, false);
     }
     return rt_direct_finish(run);

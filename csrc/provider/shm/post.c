@@ -35,7 +35,7 @@ int shm_outcome_status(enum shm_outcome outcome)
 }
 
 /* Copies one piece. Eight bytes are one load and one release store where they are aligned: limits.places_words_whole. */
-static inline void place(shm_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
+static inline void place(rt_large_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
 {
     if (size == sizeof(uint64_t)) {
         uint64_t word;
@@ -47,11 +47,11 @@ static inline void place(shm_pace *paces, uint8_t *to, const uint8_t *from, uint
             rt_store_release_u64((uint64_t *)(void *)to, word); /* pairs with the acquire load of who waits for the word */
         else
             memcpy(to, &word, sizeof word);
-    } else if (__builtin_expect(size < SHM_LARGE_SIZE_MIN, 1)) {
+    } else if (__builtin_expect(size < RT_LARGE_SIZE_MIN, 1)) {
         if (size != 0)
             memcpy(to, from, size);
     } else {
-        shm_copy_large(paces, to, from, size);
+        rt_large_copy(paces, to, from, size);
     }
 }
 
@@ -68,7 +68,7 @@ static inline uint64_t total_size(const rt_work *item, uint64_t most)
     return total;
 }
 
-static void gather(shm_pace *paces, uint8_t *to, const rt_work *item)
+static void gather(rt_large_pace *paces, uint8_t *to, const rt_work *item)
 {
     for (uint32_t index = 0; index < item->segment_count; index++) {
         place(paces, to, item->segments[index].address, item->segments[index].size);
@@ -76,7 +76,7 @@ static void gather(shm_pace *paces, uint8_t *to, const rt_work *item)
     }
 }
 
-static void scatter(shm_pace *paces, const rt_work *item, const uint8_t *from)
+static void scatter(rt_large_pace *paces, const rt_work *item, const uint8_t *from)
 {
     for (uint32_t index = 0; index < item->segment_count; index++) {
         place(paces, item->segments[index].address, from, item->segments[index].size);
@@ -106,7 +106,7 @@ static inline enum shm_outcome execute_write(shm_link *link, const rt_work *item
     if (outcome != SHM_DONE)
         return outcome;
     uint8_t *target = remote->address + item->remote_offset;
-    shm_pace *paces = shm_device_of(link->base.device)->write_paces;
+    rt_large_pace *paces = shm_device_of(link->base.device)->write_paces;
     rt_fence_release(); /* a later WRITE is placed after an earlier one; pairs with the acquire load of who reads the later */
     if (item->segment_count == 1) {
         place(paces, target, item->segments[0].address, size);

@@ -7,7 +7,7 @@
  * link.c     links: create, connect, shut, destroy        remote.c    the peer's memory: attach, detach, map
  * exchange.c the socket as served to peers                 peer.c      the socket as used towards a peer
  * post.c     work items (hot)                              poll.c      completions (hot)
- * wait.c     sleeping and waking                          large.c      the ways to make a large copy (hot)
+ * wait.c     sleeping and waking
  *
  * What is shared, and who may write it. A device has a `board`, which its peers map read-only, and a page with its `epoch`,
  * which they may write. A link end has a ring, written by its one peer. So a peer that misbehaves can spoil its own
@@ -21,6 +21,7 @@
 #include <stdatomic.h>
 #include <sys/types.h>
 
+#include "base/large.h"
 #include "base/list.h"
 #include "base/order.h"
 #include "provider/provider.h"
@@ -48,10 +49,6 @@ enum {
 
     /* A copy of 32 MiB takes 2 to 6 ms here: between items core looks after deadlines and signals. */
     SHM_MESSAGE_SIZE_MAX = 32 << 20,
-
-    SHM_LARGE_SIZE_MIN = 512 << 10, /* copies of this size and above are made by large.c */
-    SHM_PACES = 7,                  /* powers of two from there to SHM_MESSAGE_SIZE_MAX */
-    SHM_COPY_WAYS = 4,
 
     /* Requests sent to a peer and not answered. The kernel queues net.unix.max_dgram_qlen messages (10 by default) on a
      * socket of this kind, so a send never finds it full; further requests wait in the peer object. */
@@ -151,12 +148,6 @@ typedef struct shm_guest {
     rt_list node; /* in device->guests */
 } shm_guest;
 
-/* What large copies of one power of two cost, by the way they were made; 0: not tried. Threads share it without a lock. */
-typedef struct shm_pace {
-    _Atomic uint32_t copies;
-    _Atomic uint32_t cost[SHM_COPY_WAYS]; /* ps a KiB */
-} shm_pace;
-
 struct shm_device {
     rt_pdevice base;
     shm_source listener;
@@ -181,7 +172,7 @@ struct shm_device {
     rt_list exports;              /* of shm_memory.node */
     uint32_t generation;
 
-    shm_pace write_paces[SHM_PACES], read_paces[SHM_PACES];
+    rt_large_pace write_paces[RT_LARGE_PACES], read_paces[RT_LARGE_PACES];
 };
 
 typedef struct shm_memory {
@@ -405,11 +396,6 @@ int shm_post(rt_plink *link, const rt_work *items, uint32_t count, rt_posted *po
 int shm_poll(rt_pdevice *device, uint32_t queue, rt_completion *completions_out, uint32_t capacity);
 /* Waits until no poll that began before this call is inside the queue; polls are short. */
 void shm_queue_wait_out(shm_queue *queue);
-
-/* ---- large.c ---- */
-
-/* Copies at least SHM_LARGE_SIZE_MIN bytes, and orders the copy before later stores as ordinary stores are. */
-void shm_copy_large(shm_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size);
 
 /* ---- wait.c ---- */
 

@@ -1,15 +1,15 @@
-/* test_shm_large.c: large copies are exact whichever way they are made, and the fastest way is the one that is taken.
+/* test_large.c: large copies are exact whichever way they are made, and the fastest way is the one that is taken.
  *
  * Needs the whole library. */
+#include "base/large.h"
 #include "check.h"
-#include "provider/shm/shm.h"
 
 #include <stdlib.h>
 
-enum { LARGEST = SHM_MESSAGE_SIZE_MAX, AROUND = 4096 };
+enum { LARGEST = RT_LARGE_SIZE_MIN << (RT_LARGE_PACES - 1), AROUND = 4096 };
 
 typedef struct copies {
-    shm_pace paces[SHM_PACES];
+    rt_large_pace paces[RT_LARGE_PACES];
     uint8_t *from, *to;
 } copies;
 
@@ -33,7 +33,7 @@ static void copies_end(copies *c)
 static void check_copy(copies *c, size_t to, size_t from, size_t size)
 {
     memset(c->to, 0xee, to + size + 64);
-    shm_copy_large(c->paces, c->to + to, c->from + from, size);
+    rt_large_copy(c->paces, c->to + to, c->from + from, size);
     CHECK_BYTES(c->to + to, c->from + from, size);
     for (size_t at = 0; at < to; at++)
         CHECK_INT(c->to[at], 0xee);
@@ -46,10 +46,10 @@ static void every_way_copies_exactly_at_every_alignment_and_odd_sizes(void)
 {
     copies c;
     copies_begin(&c);
-    for (size_t turn = 0; turn < 4 * SHM_COPY_WAYS; turn++)
-        check_copy(&c, 61 - turn, 7 * turn, SHM_LARGE_SIZE_MIN + 4097 * turn + 13);
+    for (size_t turn = 0; turn < 4 * RT_LARGE_WAYS; turn++)
+        check_copy(&c, 61 - turn, 7 * turn, RT_LARGE_SIZE_MIN + 4097 * turn + 13);
 #if defined(__x86_64__)
-    for (uint32_t way = 0; way < SHM_COPY_WAYS; way++)
+    for (uint32_t way = 0; way < RT_LARGE_WAYS; way++)
         CHECK(c.paces[0].cost[way] != 0); /* it was taken */
 #endif
     copies_end(&c);
@@ -60,12 +60,12 @@ static void sizes_of_each_power_of_two_are_learned_apart(void)
     copies c;
     copies_begin(&c);
     uint32_t class = 0;
-    for (size_t size = SHM_LARGE_SIZE_MIN; size <= LARGEST; size *= 2, class ++) {
+    for (size_t size = RT_LARGE_SIZE_MIN; size <= LARGEST; size *= 2, class ++) {
         check_copy(&c, 0, 1, size);
         CHECK_INT(c.paces[class].copies, 1);
     }
-    CHECK_INT(class, SHM_PACES);
-    check_copy(&c, 3, 0, 2 * SHM_LARGE_SIZE_MIN - 1);
+    CHECK_INT(class, RT_LARGE_PACES);
+    check_copy(&c, 3, 0, 2 * RT_LARGE_SIZE_MIN - 1);
     CHECK_INT(c.paces[0].copies, 2);
     copies_end(&c);
 }
@@ -76,22 +76,22 @@ static void the_fastest_way_is_taken_and_others_once_in_a_while(void)
 {
     copies c;
     copies_begin(&c);
-    shm_pace *pace = &c.paces[0];
+    rt_large_pace *pace = &c.paces[0];
     const uint32_t dear = UINT32_MAX - 1;
     pace->copies = 1000; /* all were tried */
-    for (uint32_t way = 0; way < SHM_COPY_WAYS; way++)
+    for (uint32_t way = 0; way < RT_LARGE_WAYS; way++)
         pace->cost[way] = dear;
-    pace->cost[SHM_COPY_WAYS - 1] = 1;
+    pace->cost[RT_LARGE_WAYS - 1] = 1;
     uint32_t other_before = pace->cost[0];
-    check_copy(&c, 0, 0, SHM_LARGE_SIZE_MIN);
+    check_copy(&c, 0, 0, RT_LARGE_SIZE_MIN);
 #if defined(__x86_64__)
     CHECK_INT(pace->cost[0], other_before); /* it was not taken */
     uint32_t changed = 0;
-    for (uint32_t copy = 0; copy < 64 * SHM_COPY_WAYS; copy++)
-        shm_copy_large(c.paces, c.to, c.from, SHM_LARGE_SIZE_MIN);
-    for (uint32_t way = 0; way + 1 < SHM_COPY_WAYS; way++)
+    for (uint32_t copy = 0; copy < 64 * RT_LARGE_WAYS; copy++)
+        rt_large_copy(c.paces, c.to, c.from, RT_LARGE_SIZE_MIN);
+    for (uint32_t way = 0; way + 1 < RT_LARGE_WAYS; way++)
         changed += pace->cost[way] < dear;
-    CHECK_INT(changed, SHM_COPY_WAYS - 1); /* each was tried again, and is far cheaper than was believed */
+    CHECK_INT(changed, RT_LARGE_WAYS - 1); /* each was tried again, and is far cheaper than was believed */
 #else
     (void)other_before;
 #endif

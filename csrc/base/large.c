@@ -10,9 +10,11 @@
  *     non-temporal, four pages                        11.2            19.8     18.5      18.4
  * So each way is tried a few times for each power of two, timed, and from then on the fastest is taken, and once in a while
  * another, in case things have changed. Two looks at the clock cost 50 ns, a copy of the least size 10 µs. */
-#include "base/clock.h"
-#include "provider/shm/shm.h"
+#include "base/large.h"
 
+#include "base/clock.h"
+
+#include <stdbool.h>
 #include <string.h>
 #if defined(__x86_64__)
 #include <emmintrin.h>
@@ -87,9 +89,9 @@ static const copy_way ways[] = {copy_plain};
 #endif
 
 enum { WAYS = sizeof ways / sizeof ways[0] };
-_Static_assert((int)WAYS <= (int)SHM_COPY_WAYS, "room in shm_pace");
+_Static_assert((int)WAYS <= (int)RT_LARGE_WAYS, "room in rt_large_pace");
 
-static uint32_t fastest(const shm_pace *pace)
+static uint32_t fastest(const rt_large_pace *pace)
 {
     uint32_t best = 0, least = UINT32_MAX;
     for (uint32_t way = 0; way < WAYS; way++) {
@@ -115,10 +117,10 @@ static void learn(_Atomic uint32_t *cost, int64_t elapsed_ns, uint64_t size, boo
     atomic_store_explicit(cost, (uint32_t)now, memory_order_relaxed);
 }
 
-void shm_copy_large(shm_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
+void rt_large_copy(rt_large_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
 {
-    uint32_t class = (uint32_t)(63 - __builtin_clzll(size / SHM_LARGE_SIZE_MIN));
-    shm_pace *pace = &paces[class < SHM_PACES ? class : SHM_PACES - 1];
+    uint32_t class = (uint32_t)(63 - __builtin_clzll(size / RT_LARGE_SIZE_MIN));
+    rt_large_pace *pace = &paces[class < RT_LARGE_PACES ? class : RT_LARGE_PACES - 1];
     uint32_t number = atomic_fetch_add_explicit(&pace->copies, 1, memory_order_relaxed);
     bool trying = number < WAYS * TRIES;
     uint32_t way = trying ? number % WAYS : number % TRY_AGAIN_EVERY == 0 ? number / TRY_AGAIN_EVERY % WAYS : fastest(pace);
