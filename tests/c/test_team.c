@@ -184,6 +184,7 @@ static void nothing_is_staged_of_what_is_read_directly(void)
         team_run_alike(&ends, reduce_once);
         rt_team_stats stats = team_stats(&ends, 0);
         CHECK_INT(stats.staged_bytes, 0);
+        CHECK_INT(rt_region_close(ends.members[0].tensors, &ends.members[0].detail), RT_OK); /* it is lent no more */
         CHECK(stats.direct_bytes >= LARGEST / 2 * 4 - 64 && stats.reduced_in_place_bytes >= LARGEST / 2 * 4 - 64);
         team_end(&ends);
     }
@@ -255,7 +256,7 @@ static uint64_t announcement(team_member *self, uint8_t *to)
     rt_region_handle(self->tensors, 0, rt_region_size(self->tensors), to + 16, &size, &self->detail);
     words[1] = (uint32_t)size;
     switch (lie) {
-    case 0: words[1] = RT_HANDLE_SIZE_MAX + 1; break;
+    case 0: words[1] = UINT32_MAX; break;
     case 1: words[1] = 0; break;
     case 2: memset(to + 16, 0xa5, RT_HANDLE_SIZE_MAX); break;
     case 3: offset = rt_region_size(self->tensors) - 8; break;

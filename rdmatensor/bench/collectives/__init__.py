@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from rdmatensor.bench.collectives.mpi import MpiCollectives
-from rdmatensor.bench.collectives.torch import GlooCollectives, OurCollectives
+from rdmatensor.bench.collectives.torch import GlooCollectives, OurCollectives, OurCollectivesInRegion
 from rdmatensor.bench.modes.base import Mode
 
 __all__ = ["COLLECTIVES"]
 
 COLLECTIVES: dict[str, Mode] = {
-    mode.name: mode for mode in (OurCollectives("rdmatensor"), GlooCollectives("gloo"), MpiCollectives())
+    mode.name: mode
+    for mode in (OurCollectives("rdmatensor"), OurCollectivesInRegion(), GlooCollectives("gloo"), MpiCollectives())
 }

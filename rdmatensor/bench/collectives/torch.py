@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from datetime import timedelta
 from importlib import import_module
 from typing import Any
 
+import rdmatensor as rt
 from rdmatensor.bench.collectives.base import RANKS, CollectiveEnd, Result, inputs
 from rdmatensor.bench.modes.base import DEADLINE_S, Mode, Setup
 
-__all__ = ["GlooCollectives", "OurCollectives", "TorchEnd"]
+__all__ = ["GlooCollectives", "OurCollectives", "OurCollectivesInRegion", "TorchEnd"]
 
 
 class GlooCollectives(Mode):
@@ -40,6 +42,16 @@ class OurCollectives(GlooCollectives):
         return f"rdmatensor {rdmatensor.__version__}, {Mode.version(self)}"
 
 
+class OurCollectivesInRegion(OurCollectives):
+    """The same, of tensors that lie in a region: read and written where they are."""
+
+    def __init__(self) -> None:
+        super().__init__("rdmatensor-region")
+
+    def end(self, setup: Setup) -> TorchEnd:
+        return RegionEnd(setup, "rdmatensor")
+
+
 class TorchEnd(CollectiveEnd):
     """A rank of a process group of two."""
 
@@ -66,15 +78,20 @@ class TorchEnd(CollectiveEnd):
             self._backend, store=self._store, rank=self.rank(), world_size=RANKS, timeout=limit
         )
 
+    def place(self, nbytes: int) -> contextlib.AbstractContextManager[object]:
+        """Where tensors of an operation are made, which take so much."""
+        return contextlib.nullcontext()
+
     def barrier(self) -> None:
         self._dist.barrier()
 
     def make(self, operation: str, count: int) -> tuple[Callable[[], object], Result, Callable[[], None]]:
         torch, dist = self._torch, self._dist
         given = torch.from_numpy(inputs(self.rank(), count))
-        sent = given.clone()
         empty = {"all_gather": count * RANKS, "reduce_scatter": count // RANKS, "all_to_all": count}
-        got = torch.zeros(empty.get(operation, 0), dtype=torch.float32)
+        with self.place((count + empty.get(operation, 0)) * 4):
+            sent = given.clone()
+            got = torch.zeros(empty.get(operation, 0), dtype=torch.float32)
 
         def reset() -> None:
             sent.copy_(given)
@@ -91,3 +108,18 @@ class TorchEnd(CollectiveEnd):
 
     def close(self) -> None:
         self._dist.destroy_process_group()
+
+
+class RegionEnd(TorchEnd):
+    """With a region for each operation, which peers may read and write."""
+
+    def meet(self, offer: dict[str, Any]) -> None:
+        super().meet(offer)
+        self.note += "; tensors in a region of its device"
+
+    def place(self, nbytes: int) -> contextlib.AbstractContextManager[object]:
+        ours = import_module("rdmatensor.torch")
+        access = rt.Access.REMOTE_READ | rt.Access.REMOTE_WRITE
+        self._region = ours.device().region(nbytes + (1 << 20), access=access)
+        place: contextlib.AbstractContextManager[object] = self._region.allocating(when_full="raise")
+        return place
