@@ -1,0 +1,104 @@
+"""What ranks do in test_regions.py: collective calls and DDP, of tensors that lie in a region of the groups' device."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.nn.parallel import DistributedDataParallel
+
+import rdmatensor as rt
+import rdmatensor.torch
+
+COUNTS = (100, 40_000, 300_001)  # of float32: through slots, and twice as they lie
+READ = rt.Access.REMOTE_READ
+WRITE = rt.Access.REMOTE_READ | rt.Access.REMOTE_WRITE
+
+
+@contextlib.contextmanager
+def placed(access: int | None, nbytes: int = 64 << 20) -> Iterator[None]:
+    """Tensors of all threads in a region with these rights; None: as ever."""
+    if access is None:
+        yield
+        return
+    with rdmatensor.torch.device().region(nbytes, access=rt.Access(access)) as region:
+        rdmatensor.torch.allocate_in(region, when_full="raise")
+        try:
+            yield
+        finally:
+            rdmatensor.torch.allocate_in(None)
+
+
+def numbers(count: int, rank: int) -> torch.Tensor:
+    return torch.randn(count, generator=torch.Generator().manual_seed(100 * count + rank))
+
+
+def collectives(rank: int, size: int, access: list[int | None]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    found: dict[str, torch.Tensor] = {}
+    with placed(access[rank]):
+        for count in COUNTS:
+            tensor = numbers(count, rank)
+            dist.all_reduce(tensor)
+            found[f"all_reduce {count}"] = tensor.clone()
+            dist.all_reduce(tensor, op=dist.ReduceOp.AVG)
+            found[f"mean {count}"] = tensor.clone()
+            dist.broadcast(tensor, size - 1)
+            found[f"broadcast {count}"] = tensor.clone()
+            gathered = torch.empty(size * count)
+            dist.all_gather_into_tensor(gathered, numbers(count, rank))
+            found[f"all_gather {count}"] = gathered.clone()
+            part = torch.empty(count)
+            dist.reduce_scatter(part, [numbers(count, rank + 10 * other) for other in range(size)])
+            found[f"reduce_scatter {count}"] = part.clone()
+            work = dist.all_reduce(part, async_op=True)
+            assert work is not None
+            work.wait()
+            found[f"async {count}"] = part.clone()
+        stats = rdmatensor.torch.stats()
+    return {name: tensor.clone() for name, tensor in found.items()}, stats
+
+
+def train(rank: int, size: int, access: int | None) -> tuple[list[torch.Tensor], dict[str, int], int]:
+    """Three steps of DDP. The parameters, what the steps moved, and how many bytes the gradients have."""
+    with placed(access):
+        torch.manual_seed(3)
+        model = torch.nn.Sequential(torch.nn.Linear(200, 900), torch.nn.ReLU(), torch.nn.Linear(900, 300))
+        parallel = DistributedDataParallel(model)
+        optimizer = torch.optim.SGD(parallel.parameters(), lr=0.05)
+        before: dict[str, int] = {}
+        for step in range(4):
+            if step == 1:  # DDP orders its buckets anew after the first
+                before = rdmatensor.torch.stats()
+            optimizer.zero_grad()
+            data = numbers(8 * 200, 1000 * step + rank).view(8, 200)
+            parallel(data).square().mean().backward()
+            optimizer.step()
+        after = rdmatensor.torch.stats()
+        size_of_all = sum(parameter.nbytes for parameter in model.parameters())
+        parameters = [parameter.detach() for parameter in model.parameters()]
+    return [parameter.clone() for parameter in parameters], {k: after[k] - before[k] for k in after}, 3 * size_of_all
+
+
+def region_that_is_busy(rank: int, size: int) -> str:
+    """A region that is closed while its tensors are still there: later calls go through slots."""
+    device: Any = rdmatensor.torch.device()
+    region = device.region(1 << 22, access=WRITE)
+    tensor = rdmatensor.torch.as_tensor(region.empty((200_000,), "float32"))
+    tensor[:] = rank + 1
+    dist.all_reduce(tensor)
+    first = rdmatensor.torch.stats()["staged_bytes"]
+    if rank == 0:
+        region.close()
+    dist.all_reduce(tensor)
+    second = rdmatensor.torch.stats()["staged_bytes"]
+    assert first < 10_000 < second, (first, second)
+    total = size * (size + 1) // 2
+    assert torch.equal(tensor, torch.full((200_000,), float(total * size)))
+    return "closed"
+
+
+def no_group(rank: int, size: int) -> str:
+    return str(rdmatensor.torch.device().provider)

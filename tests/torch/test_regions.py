@@ -1,0 +1,51 @@
+"""Tensors in a region of the groups' device are read and written where they lie: same results, and nothing staged."""
+
+from __future__ import annotations
+
+import pytest
+import regions
+import torch
+from ranks import Ranks
+
+import rdmatensor.torch
+
+CALLS = 1 << 17
+"""Bytes that a few calls may stage: those that are too small to go directly, of DDP too."""
+
+
+@pytest.mark.parametrize("access", [regions.READ, regions.WRITE], ids=["read", "write"])
+@pytest.mark.parametrize("size", [2, 3])
+def test_results_are_the_same_wherever_tensors_lie(ranks: Ranks, size: int, access: int) -> None:
+    ordinary = ranks.run(regions.collectives, size, [None] * size)
+    placed = ranks.run(regions.collectives, size, [access] * size)
+    mixed = ranks.run(regions.collectives, size, [access] * (size - 1) + [None])
+    for rank in range(size):
+        for name, tensor in ordinary[rank][0].items():
+            assert torch.equal(tensor, placed[rank][0][name]), name
+            assert torch.equal(tensor, mixed[rank][0][name]), name
+        assert ordinary[rank][1]["direct_bytes"] == 0
+        assert placed[rank][1]["direct_bytes"] > 3 * 300_001 * 4
+        assert placed[rank][1]["staged_bytes"] < CALLS < ordinary[rank][1]["staged_bytes"]
+        assert mixed[rank][1]["staged_bytes"] > CALLS
+
+
+@pytest.mark.parametrize("access", [regions.READ, regions.WRITE], ids=["read", "write"])
+def test_gradients_of_ddp_are_not_staged(ranks: Ranks, access: int) -> None:
+    ordinary, placed = ranks.run(regions.train, 2, None), ranks.run(regions.train, 2, access)
+    for rank in range(2):
+        for ours, theirs in zip(placed[rank][0], ordinary[rank][0], strict=True):
+            assert torch.equal(ours, theirs)
+        gradients = placed[rank][2]
+        assert ordinary[rank][1]["staged_bytes"] >= gradients
+        assert placed[rank][1]["staged_bytes"] < CALLS < gradients // 4
+        assert placed[rank][1]["direct_bytes"] >= gradients // 2 - CALLS
+
+
+def test_a_region_may_be_closed_between_calls(ranks: Ranks) -> None:
+    assert ranks.run(regions.region_that_is_busy, 2) == ["closed"] * 2
+
+
+def test_the_device_is_there_as_long_as_a_group_is(ranks: Ranks) -> None:
+    assert ranks.run(regions.no_group, 2) == ["shm"] * 2
+    with pytest.raises(ValueError, match="init_process_group"):
+        rdmatensor.torch.device()
