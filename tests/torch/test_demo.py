@@ -41,7 +41,7 @@ def test_one_process_gloo_and_rdmatensor_learn_the_same_to_the_last_bit(tmp_path
 
 
 def outcomes(digits: ModuleType) -> list[object]:
-    used = {"backend": "rdmatensor", "bytes_sent": 9, "gradients": 8}
+    used = {"backend": "rdmatensor", "bytes_sent": 4, "bytes_received": 4, "gradients": 8}
     return [digits.Outcome(way, [[1.0, 2.0], [0.5, 0.25]], {"w"}, 1.0, [1.0], [1.0], used) for way in digits.WAYS]
 
 
@@ -54,7 +54,7 @@ def test_the_demo_tells_what_does_not_agree(digits: ModuleType) -> None:
     ]
     other = replace(good[1], weights={"w", "v"})
     assert digits.differences([good[0], other, good[2]]) == ["gloo: the weights are not those of one process"]
-    other = replace(good[2], carried={"backend": "rdmatensor", "bytes_sent": 7, "gradients": 8})
+    other = replace(good[2], carried={"backend": "rdmatensor", "bytes_sent": 4, "bytes_received": 3, "gradients": 8})
     assert "did not carry the gradients" in digits.differences([*good[:2], other])[0]
 
 
