@@ -99,7 +99,7 @@ def may_include(layer: str, header: str) -> bool:
         "memory": ("memory/", "base/"),
         "seam": ("provider/provider.h", "base/"),
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
-        "collective": ("collective/", "core/core.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
+        "collective": ("collective/", "core/core.h", "core/loan.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
         "interface": ("base/status.h", "rdmatensor.h"),
         "bench": ("bench/", "rdmatensor.h", "base/"),
         "python": ("python/", "rdmatensor.h"),

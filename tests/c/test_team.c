@@ -4,11 +4,9 @@
  * Needs the whole library. Meant for ThreadSanitizer too. */
 #include "team_ends.h"
 
-#include <time.h>
-
 /* Around what is reduced in one message, what goes direct, pieces, and blocks that are not alike. Elements of four bytes. */
 static const uint64_t counts[] = {1, 1000, 8192, 8193, 32767, 32768, 32769, 200003, 600000};
-enum { COUNTS = sizeof counts / sizeof counts[0], LARGEST = 600000, DIRECT_COUNT = RT_DIRECT_SIZE_MIN / 4 };
+enum { COUNTS = sizeof counts / sizeof counts[0], LARGEST = 600000 };
 
 /* ---- what members do ---- */
 
@@ -211,7 +209,6 @@ static void a_member_that_does_not_come_is_named(void)
 
 static void give_up(team_member *self)
 {
-    nanosleep(&(struct timespec){.tv_nsec = RT_NS_PER_S / 20}, NULL);
     rt_team_abort(self->team, "enough");
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import threading
 import time
 from collections.abc import Callable
 
@@ -354,6 +355,7 @@ def test_what_was_sent_without_waiting_begins_when_there_is_room_whatever_its_ca
     back = Back(ends, shape=(4,), slots=1)
     tensor = np.zeros(4, np.float32)
     sendings = [back.edge.send_async(tensor) for _ in range(4)]
+    pause = threading.Event()
     assert not sendings[-1].done()
     for sent in range(1, 5):
         ends.call(hold, back.name)  # nobody asks the edge or its sendings for anything
@@ -362,7 +364,7 @@ def test_what_was_sent_without_waiting_begins_when_there_is_room_whatever_its_ca
         while sent < 4 and back.edge.stats.transfers == sent and time.monotonic() < end:
             if ends.device.limits.virtual_time:
                 sendings[sent].wait(10.0)  # time goes on in its callers' calls alone
-            time.sleep(0.001)
+            pause.wait(0.001)
         assert back.edge.stats.transfers == min(sent + 1, 4)
     for sending in sendings:
         sending.wait(10.0)

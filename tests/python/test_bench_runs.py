@@ -8,6 +8,7 @@ import os
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -121,8 +122,9 @@ def workers_of(command: int) -> list[int]:
 
 def until(what: Callable[[], bool], limit: float = LIMIT_S) -> bool:
     end = time.monotonic() + limit
+    pause = threading.Event()
     while not what() and time.monotonic() < end:
-        time.sleep(0.02)
+        pause.wait(0.02)
     return what()
 
 
