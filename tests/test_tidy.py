@@ -83,6 +83,9 @@ PURE_HEADERS = {
 PURE_BASE = {"base/status.h", "base/bytes.h", "base/list.h"}
 
 
+OF_CORE = ("core/core.h", "core/loan.h")
+
+
 def layer_of(path: str) -> str:
     """base, proto, memory, core, collective, seam (provider.h, registry.c, absent.c), interface, or provider/NAME."""
     parts = path.removeprefix("csrc/").split("/")
@@ -99,7 +102,7 @@ def may_include(layer: str, header: str) -> bool:
         "memory": ("memory/", "base/"),
         "seam": ("provider/provider.h", "base/"),
         "core": ("core/", "proto/", "memory/", "provider/provider.h", "base/", "rdmatensor.h"),
-        "collective": ("collective/", "core/core.h", "core/loan.h", "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
+        "collective": ("collective/", *OF_CORE, "proto/", "base/", "rdmatensor.h", "rdmatensor_team.h"),
         "interface": ("base/status.h", "rdmatensor.h"),
         "bench": ("bench/", "rdmatensor.h", "base/"),
         "python": ("python/", "rdmatensor.h"),
