@@ -6,6 +6,7 @@
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
 #   make soak-edges  a million tensors over edges of every kind, every byte compared; soak-deaths kills their senders and receivers
+#   make soak-ddp a hundred deaths of a rank in training: the others raise, and a restart ends with the same weights
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
 #   make rxe      the tests that want a real verbs driver, on soft-RoCE: in an emulated machine where this kernel has none
 #   make model    the protocol of edges in every order of events, for small bounds
@@ -46,7 +47,7 @@ C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak soak-edges soak-deaths wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak soak-edges soak-deaths soak-ddp wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -236,6 +237,9 @@ soak-edges: build
 
 soak-deaths: build
 	@$(BIN)/python tests/soak_deaths.py $(SOAK_ARGS)
+
+soak-ddp: build $(VENV)/.torch
+	@$(BIN)/python tests/soak_ddp.py $(SOAK_ARGS)
 
 wheel: build
 	@rm -rf dist $(BUILD)/wheel && mkdir -p dist

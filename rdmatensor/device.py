@@ -15,7 +15,7 @@ from rdmatensor.config import default_secret, secret_bytes
 from rdmatensor.edge import Edge, make_terms, warn_of_trust
 from rdmatensor.edge_memory import Payloads
 from rdmatensor.errors import InvalidArgument, ProviderUnavailable
-from rdmatensor.fork import forked, refuse_fork
+from rdmatensor.fork import forked, note_use, refuse_fork
 from rdmatensor.life import Life
 from rdmatensor.listener import Listener
 from rdmatensor.memory import probe
@@ -101,6 +101,7 @@ class Device:
         self.why: Mapping[str, str]
         self._life = Life()
         numbers = (queues, qps_per_peer, pollers, _core.WAIT_POLICIES[wait])
+        note_use()
         handle, self.why = _open_first(parsed, numbers, self._life)
         self._handle: DeviceHandle | None = handle
         self.url = url

@@ -6,23 +6,32 @@ import os
 
 from rdmatensor.errors import ForkedProcessError
 
-__all__ = ["WHY", "forked", "refuse_fork"]
+__all__ = ["WHY", "forked", "note_use", "refuse_fork"]
 
 WHY = "this process is a child made by fork, and devices do not cross a fork: open a device of its own in the child"
 
+_used = False  # a device was opened in this process or in one that it is a child of
 _forked = False
+
+
+def note_use() -> None:
+    """From here on a child made by fork is refused: it would have copies of what the parent's devices hold."""
+    global _used
+    _used = True
 
 
 def _in_child() -> None:
     global _forked
-    _forked = True
+    _forked = _used
 
 
 os.register_at_fork(after_in_child=_in_child)
 
 
 def forked() -> bool:
-    """Whether this process is a child made by fork after rdmatensor was imported."""
+    """Whether this process is a child made by fork after a device was opened. One that was made before may open its own,
+    as the core sees it too (csrc/core/fork.c).
+    """
     return _forked
 
 

@@ -154,7 +154,11 @@ def _meet(fabric: _Fabric, team: Team, store: Any, deadline: float) -> None:
         if _agree(store, team, cards, deadline):
             break
     for peer, (other, channel) in found.items():
-        team.join(peer, channel, bytes.fromhex(other["memory"]), timeout=max(deadline - time.monotonic(), 0.001))
+        try:
+            team.join(peer, channel, bytes.fromhex(other["memory"]), timeout=max(deadline - time.monotonic(), 0.001))
+        except rt.RdmaError as error:
+            why = f"{error.why} ({error.what})"
+            raise type(error)("make a process group", f"rank {peer}", why, status=error.status) from error
 
 
 def _agree(store: Any, team: Team, cards: list[dict[str, Any]], deadline: float) -> bool:

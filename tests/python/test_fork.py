@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable
 
@@ -107,3 +109,32 @@ def test_a_child_that_ends_or_collects_takes_nothing_with_it() -> None:
         for _ in range(5):
             assert in_child(child) == ""
         assert channel.state == accepted.state == "ready"
+
+
+BEFORE = """
+import os, sys
+import rdmatensor as rt
+
+def use():
+    with rt.Device("shm://") as device, device.region(4096) as region:
+        assert region.allocate(64).nbytes == 64
+        assert device.stats.regions >= 1 and region.stats.size > 0
+
+if os.fork() == 0:  # no device was opened yet
+    use()
+    if os.fork() == 0:
+        try:
+            rt.Device("shm://")
+        except rt.ForkedProcessError:
+            os._exit(0)
+        os._exit(3)
+    os._exit(os.waitstatus_to_exitcode(os.wait()[1]))
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+use()
+print("both")
+"""
+
+
+def test_a_child_that_was_made_before_any_device_opens_its_own() -> None:
+    done = subprocess.run([sys.executable, "-c", BEFORE], capture_output=True, text=True, timeout=60, check=False)
+    assert done.stdout == "both\n", done.stderr
