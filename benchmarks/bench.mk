@@ -34,6 +34,8 @@ bench: build $(VENV)/.test $(VENV)/.torch $(VENV)/.bench
 	@$(PYTEST) -q --benchmark-only --benchmark-json=$(BUILD)/calls.json benchmarks
 	@$(BIN)/python benchmarks/batches.py --json batches
 	@$(BIN)/python benchmarks/waiting.py --json waiting
+	@$(BIN)/python benchmarks/ddp_step.py --json ddp_step
+	@for ranks in 4 8; do $(BIN)/python benchmarks/collectives.py --ranks $$ranks --json collectives-$$ranks; done
 	@$(BIN)/python benchmarks/tables.py
 
 bench-peers: $(VENV)/.build $(VENV)/.torch $(VENV)/.bench

@@ -204,6 +204,25 @@ def collectives() -> str:
     return "\n\n".join(parts)
 
 
+def ranks() -> str:
+    """More ranks than cores."""
+    parts = []
+    for name in ("collectives-4", "collectives-8"):
+        found = load(name)
+        if found is None:
+            continue
+        by = {(row["operation"], row["bytes"], row["backend"]): row["seconds"] for row in found["results"]}
+        backends = list(dict.fromkeys(row["backend"] for row in found["results"]))
+        cells = dict.fromkeys((row["operation"], row["bytes"]) for row in found["results"])
+        rows = [(what, human(size), *(short(1e6 * by[what, size, one]) for one in backends)) for what, size in cells]
+        count = found["results"][0]["ranks"]
+        parts += [
+            f"{count} ranks, median, µs ({conditions(found)}):",
+            markdown(("operation", "bytes", *backends), rows),
+        ]
+    return "\n\n".join(parts) or "Not measured yet: `make bench`."
+
+
 def waiting() -> str:
     """An idle receiver, and more waiters than cores."""
     found = load("waiting")
@@ -254,6 +273,18 @@ def batches() -> str:
     return "\n\n".join([conditions(found) + ":", markdown(("what", "figure"), rows)])
 
 
+def ddp_step() -> str:
+    """A step of training that is bound by communication."""
+    found = load("ddp_step")
+    if found is None:
+        return "Not measured yet: `make bench`."
+    rows = []
+    for row in found["results"]:
+        rows.append((row["mode"], f"{row['step_ms']:.0f}", f"{row['steps_per_s']:.2f}", f"{row['to_gloo']:.2f}"))
+    head = ("way", "step, ms", "steps a second", "times Gloo's")
+    return "\n\n".join([f"Medians ({conditions(found)}):", markdown(head, rows)])
+
+
 def perftest() -> str:
     """Ours through Python beside perftest's C programs on one device, in one run."""
     found = load("perftest")
@@ -273,6 +304,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "channel": channel,
     "batches": batches,
     "collectives": collectives,
+    "ddp-step": ddp_step,
+    "ranks": ranks,
     "waiting": waiting,
     "perftest": perftest,
 }
