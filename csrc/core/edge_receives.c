@@ -86,8 +86,8 @@ int rt_receives_reserve(rt_link *link, uint32_t count, rt_detail *detail)
         uint32_t more = wanted - receives->count;
         int status = grow(link, more, detail);
         for (uint32_t index = 0; index < more && status == RT_OK; index++) {
-            receives->count++;
-            status = rt_receives_post(link, receives->count - 1, detail);
+            status = rt_receives_post(link, receives->count, detail);
+            receives->count += status == RT_OK;
         }
         if (status != RT_OK)
             return status;
