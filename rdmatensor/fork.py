@@ -29,8 +29,9 @@ os.register_at_fork(after_in_child=_in_child)
 
 
 def forked() -> bool:
-    """Whether this process is a child made by fork after a device was opened. One that was made before may open its own,
-    as the core sees it too (csrc/core/fork.c).
+    """Whether this process is a child made by fork after a device was opened.
+
+    One that was made before may open its own, as the core sees it too (csrc/core/fork.c).
     """
     return _forked
 
