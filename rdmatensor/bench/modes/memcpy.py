@@ -29,7 +29,8 @@ class MemcpyEnd(LibraryEnd):
 
     def prepare(self, size: int, depth: int) -> float | None:
         super().prepare(size, depth)
-        slots = self.slots = max(depth, 2)
+        self._step = max(1, depth // 2)  # places that are given free at once; so many more than may be under way
+        slots = self.slots = depth + self._step
         stride = -(-size // LINE) * LINE
         words = slots * stride
         total = words + (slots + 1) * LINE
@@ -88,7 +89,7 @@ class MemcpyEnd(LibraryEnd):
         if look is not None:
             look(self._places[slot].array())
         self._taken = number + 1
-        if self._taken - self._told < self.slots // 2:
+        if self._taken - self._told < self._step:
             return
         self._told = self._taken
         if not self._at_once and self._giving is not None:

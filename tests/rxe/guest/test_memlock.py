@@ -23,7 +23,8 @@ with rt.Device("verbs://{DEVICES[0] if DEVICES else ""}") as device:
         device.region(4 << 20)
     except rt.LockedMemoryError as error:
         print(error)
-    print(device.region(512 << 10).nbytes)
+    kept = device.region(512 << 10)
+    print(kept.nbytes)
     try:
         device.register(bytearray(768 << 10))
     except rt.LockedMemoryError as error:
