@@ -38,7 +38,7 @@ def work(number: int, address: str) -> None:
                     np.matmul(data.T, data @ (now.numpy() - TRUTH), out=gradient)
                     gradient /= ROWS
                 gradients.send(tensor)
-            gradients.flush(timeout=30)
+            gradients.drain(timeout=30)  # written: the server takes it, also when this one is gone
 
 
 def serve(workers: int, pipe: Connection) -> None:
