@@ -163,7 +163,8 @@ torch-tests: build $(VENV)/.test $(VENV)/.torch $(VENV)/.demo
 	@RT_TORCH_ALL=1 $(PYTEST) -rs tests/torch
 	@$(BIN)/python tests/torch/report.py
 
-# The extension under AddressSanitizer, and a copy of the package around it. Leaks are looked for in the C tests only.
+# The extension under AddressSanitizer, and a copy of the package around it. Leaks are looked for in the C tests only. The
+# C++ library is there from the start, since the sanitizer looks for what throws exceptions only then, and matplotlib throws.
 $(BUILD)/asan/python/.built: $(PYTHON_BUILD) $(wildcard rdmatensor/*.py rdmatensor/*/*.py) $(VENV)/.build
 	@echo "== building rdmatensor._native under AddressSanitizer"
 	@$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/asan/librdmatensor.a
@@ -175,7 +176,7 @@ asan: build $(VENV)/.test $(BUILD)/asan/python/.built
 	@$(MAKE) --no-print-directory -j$(JOBS) asan-tests
 	@RT_C_FLAVOURS=asan $(PYTEST) -rs tests/c
 	@echo "== Python tests with the extension under AddressSanitizer"
-	@PYTHONPATH=$(CURDIR)/$(BUILD)/asan/python LD_PRELOAD=$$($(CC) -print-file-name=libasan.so) PYTHONMALLOC=malloc \
+	@PYTHONPATH=$(CURDIR)/$(BUILD)/asan/python LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" PYTHONMALLOC=malloc \
 	    PYTHONSAFEPATH=1 RDMATENSOR_FAKE_IBVERBS=$(CURDIR)/$(BUILD)/asan/libfakeibverbs.so \
 	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(PYTEST) -q -rs $(wildcard tests/python tests/contract)
 

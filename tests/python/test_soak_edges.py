@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import subprocess
 import sys
@@ -19,9 +20,15 @@ KINDS = (
 pytestmark = pytest.mark.slow
 
 
-def soak(*arguments: str) -> subprocess.CompletedProcess[str]:
+def soak(*arguments: str, script: Path = SCRIPT) -> subprocess.CompletedProcess[str]:
+    path = os.pathsep.join(filter(None, (os.environ.get("PYTHONPATH", ""), str(SCRIPT.parent))))
     done = subprocess.run(
-        [sys.executable, str(SCRIPT), *arguments], capture_output=True, text=True, timeout=150, check=False
+        [sys.executable, str(script), *arguments],
+        capture_output=True,
+        text=True,
+        timeout=150,
+        check=False,
+        env={**os.environ, "PYTHONPATH": path},  # under the sanitizers a script's own folder is not on the path
     )
     print(done.stdout, done.stderr)
     return done
@@ -46,10 +53,6 @@ def test_what_is_wrong_is_found_and_can_be_repeated(damage: str) -> None:
 
 
 def test_peers_that_die_are_told_and_what_came_is_whole() -> None:
-    script = SCRIPT.with_name("soak_deaths.py")
-    done = subprocess.run(
-        [sys.executable, str(script), "--rounds", "7"], capture_output=True, text=True, timeout=150, check=False
-    )
-    print(done.stdout, done.stderr)
+    done = soak("--rounds", "7", script=SCRIPT.with_name("soak_deaths.py"))
     assert done.returncode == 0
     assert "7 peers killed" in done.stdout
