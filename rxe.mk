@@ -2,8 +2,7 @@
 # What is fetched and made for it lies in .cache/vm, which `make clean` removes. Included by the Makefile.
 #
 #   make rxe        the contract on one device and the proofs of tests/rxe/guest on two; `make test` runs both with all other
-#                   tests, among them those of the machine itself, of which one is here
-#                   too: interpreters with the fast start and without
+#                   tests, among them those of the machine itself, such as interpreters with the fast start and without
 #   make rxe-link   the contract between two devices joined by a link; RXE_LINK="--loss 1%" shapes it
 #   make rxe-perftest  ours beside perftest on soft-RoCE; wants a host with nothing else to do
 #
@@ -23,8 +22,7 @@ COMMIT_THERE = --env RDMATENSOR_COMMIT="$$($(BIN)/python -c 'from rdmatensor.ben
 rxe-ready: $(VENV)/.native $(VENV)/.test $(VENV)/.torch $(STAMP)/packages-rxe
 
 rxe: rxe-ready
-	@$(PYTEST) -rs --durations=5 tests/rxe/test_suites.py \
-	    tests/rxe/test_vm_guest.py::test_interpreters_in_the_guest_behave_as_interpreters_do
+	@$(PYTEST) -rs --durations=5 tests/rxe/test_suites.py
 
 rxe-link: rxe-ready
 	@echo "== the contract on soft-RoCE, between two devices"

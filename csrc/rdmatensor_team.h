@@ -65,7 +65,8 @@ typedef struct rt_team_stats {
     uint64_t bytes_sent, bytes_received;   /* payload, without headers */
     uint64_t staged_bytes;                 /* copied into this member's slots */
     uint64_t reduced_in_place_bytes;       /* reduced straight out of a peer's memory */
-    uint64_t direct_bytes;                 /* read straight out of a peer's tensor */
+    uint64_t direct_bytes;                 /* collective calls: read straight out of a peer's tensor */
+    uint64_t direct_received_bytes;        /* receives: likewise */
     uint64_t unexpected, unexpected_bytes; /* messages that came before their receive, and were kept */
     uint64_t sleeps;
 } rt_team_stats;
@@ -126,7 +127,7 @@ typedef struct rt_team_api {
     void (*transfer_drop)(rt_team_transfer *);
     int (*progress)(rt_team *, int64_t);
 } rt_team_api;
-#define RT_TEAM_API_VERSION 2
+#define RT_TEAM_API_VERSION 3
 const rt_team_api *rt_team_get_api(void);
 /* </cffi> */
 

@@ -355,6 +355,7 @@ static int broadcast_to_here(rt_run *run, uint8_t *bytes, uint64_t size)
         team->stats.bytes_received += size;
     }
     status = rt_direct_reply(run, root, place != NULL);
+    rt_direct_end(team);
     for (uint64_t from = 0; from < size && place == NULL && status == RT_OK; from += chunk)
         status = receive_into(run, root, bytes + from, size - from < chunk ? size - from : chunk);
     return status;

@@ -5,6 +5,7 @@
  * lane.c       messages from member to member (hot)         reduce.c     sums and the like of what lies in memory
  * exchange.c   everybody to everybody, gather, scatter      collective.c barrier, reduce, reduce-scatter, gather, broadcast
  * transfer.c   sends and receives: calls and matching       transfer_run.c  what moves them
+ * attached.c   ranges that peers read where they lie        transfer_read.c what reads a send where it lies
  *
  * A team stands on top of core: it posts WRITEs through channels and sleeps as core's waits do. COLLECTIVE.md explains. */
 #ifndef RT_COLLECTIVE_H
@@ -17,6 +18,7 @@
 #include "base/large.h"
 #include "base/list.h"
 #include "base/order.h"
+#include "collective/attached.h"
 #include "core/core.h"
 #include "proto/edge_layout.h"
 #include "rdmatensor_team.h"
@@ -35,20 +37,22 @@ enum rt_lane_kind { RT_LANE_COLLECTIVE = 0, RT_LANE_TRANSFER = 1, RT_LANE_KINDS 
 enum rt_message_kind {
     RT_MESSAGE_COLLECTIVE = 1, /* `what` says which call */
     RT_MESSAGE_EAGER = 2,      /* a whole send */
-    RT_MESSAGE_OFFER = 3,      /* a send whose bytes wait for a receive */
-    RT_MESSAGE_ACCEPT = 4,     /* the receive is there: send the bytes */
-    RT_MESSAGE_PART = 5,       /* some of the bytes */
+    RT_MESSAGE_OFFER = 3,      /* a send whose bytes wait for a receive; the payload is an rt_announcement of them, or nothing */
+    RT_MESSAGE_ACCEPT = 4,     /* the receive is there: send the bytes; or, rt_accept_what, they were read */
+    RT_MESSAGE_PART = 5,       /* some of the bytes; of those that were read, none: the send was not given up meanwhile */
     RT_MESSAGE_REFUSE = 6,     /* the receive does not fit */
 };
+
+enum rt_accept_what { RT_ACCEPT_SEND = 0, RT_ACCEPT_READ = 1 };
 
 /* What lies in front of each payload, one cache line. From a peer it is hostile until checked. */
 typedef struct rt_message {
     uint32_t kind; /* rt_message_kind */
-    uint32_t what; /* collective: rt_team_what */
+    uint32_t what; /* collective: rt_team_what; ACCEPT: rt_accept_what; REFUSE: kind of what is refused */
     uint64_t size; /* of the payload in this slot */
     uint64_t total;
     uint64_t number;  /* collective: of the call; OFFER, ACCEPT, PART, REFUSE: the sender's number of the send */
-    uint64_t partner; /* ACCEPT, PART: the receiver's number of the receive */
+    uint64_t partner; /* ACCEPT, PART: the receiver's number of the receive; exchange: what the message is */
     uint64_t tag;
     uint32_t dtype;
     uint32_t reduction;
@@ -94,11 +98,12 @@ typedef struct rt_peer {
     const uint8_t *mapped;  /* its region, or NULL */
     const uint64_t *notice; /* nonzero: it gave up, or left; its text lies before */
     rt_lane lanes[RT_LANE_KINDS];
-    rt_list queue;     /* transfer.c: sends not announced yet, in order; team->lock, as all below */
-    rt_list offered;   /* sends that wait for a receive */
-    rt_list flowing;   /* sends whose bytes are being sent */
-    rt_list controls;  /* of rt_control_note.node: ACCEPT and REFUSE to be sent */
-    rt_detail refused; /* an eager send did not fit its receive: the next transfer with this peer says so */
+    rt_attachments attached; /* regions whose sends are read in place; team->lock, as all below */
+    rt_list queue;           /* transfer.c: sends not announced yet, in order */
+    rt_list offered;         /* sends that wait for a receive */
+    rt_list flowing;         /* sends whose bytes are being sent */
+    rt_list controls;        /* of rt_control_note.node: ACCEPT and REFUSE to be sent */
+    rt_detail refused;       /* an eager send did not fit its receive: the next transfer with this peer says so */
 } rt_peer;
 
 struct rt_team {
@@ -109,8 +114,8 @@ struct rt_team {
     bool maps;                           /* the peers' slots are read where they lie */
     uint64_t stride;                     /* from slot to slot */
     rt_peer *peers;                      /* by rank; the own entry is empty */
-    rt_direct *directs;                  /* likewise; used by who runs collective calls, as `paces` */
-    rt_large_pace paces[RT_LARGE_PACES]; /* of copies out of the peers' tensors */
+    rt_direct *directs;                  /* likewise; used by who runs collective calls */
+    rt_large_pace paces[RT_LARGE_PACES]; /* of copies out of the peers' tensors; any thread */
     uint64_t calls;                      /* collective calls begun */
     _Atomic int32_t broken;              /* status of `failure`, set after it */
     rt_detail failure;
@@ -119,7 +124,8 @@ struct rt_team {
 
     pthread_mutex_t lock; /* guards transfers and the transfer lanes */
     rt_list receives;     /* of rt_team_transfer.node: posted, not matched, in order */
-    rt_list arriving;     /* matched to an OFFER, bytes are coming */
+    rt_list reading;      /* matched to an OFFER, and read in place */
+    rt_list arriving;     /* matched to an OFFER, bytes are coming, or were read */
     rt_list unexpected;   /* of rt_unexpected.node, in order of arrival */
     uint64_t next_number;
     _Atomic uint32_t pending; /* transfers that are not done */
@@ -190,6 +196,7 @@ typedef struct rt_run {
     const rt_team_call *call;
     enum rt_team_what what;
     uint64_t number, total;
+    uint64_t kind; /* exchange: of the message; else 0 */
     rt_team_waiter waiter;
 } rt_run;
 int rt_run_begin(rt_run *run, rt_team *team, const rt_team_call *call, enum rt_team_what what, uint64_t total);
@@ -216,6 +223,10 @@ struct rt_team_transfer {
     uint8_t *bytes;
     uint64_t size, done;
     uint64_t number, partner;
+    rt_loan loan;          /* of a send: lent to the receiver; of a receive: where a READ puts the bytes */
+    rt_attached *attached; /* of a receive that reads in place */
+    uint64_t offset;       /* … there */
+    int64_t operation;     /* the READ under way, or 0 */
     rt_detail detail;
 };
 
@@ -223,7 +234,7 @@ typedef struct rt_unexpected {
     rt_list node;
     uint32_t peer;
     rt_message message;
-    uint8_t payload[]; /* of an EAGER */
+    uint8_t payload[]; /* message.size bytes */
 } rt_unexpected;
 
 typedef struct rt_control_note {
@@ -231,6 +242,16 @@ typedef struct rt_control_note {
     rt_message message;
 } rt_control_note;
 
+/* ---- transfer_read.c ---- */
+/* Whether the bytes of this offer are read where they lie: then they are, by rt_transfers_read. Else they are to be sent. */
+bool rt_transfer_reads(rt_team *team, rt_team_transfer *receive, uint32_t peer, const rt_message *offer, const uint8_t *payload);
+/* Reads on. Returns how many receives came further. */
+uint32_t rt_transfers_read(rt_team *team);
+/* Lets go of what was lent, attached or posted for it. */
+void rt_transfer_let_go(rt_team_transfer *transfer);
+
+/* Keeps an answer to the peer until there is room for it. */
+void rt_transfer_answer(rt_team *team, uint32_t peer, const rt_message *message);
 /* A receive and the message for it have met. team->lock held. */
 void rt_transfer_meet(rt_team *team, rt_team_transfer *receive, uint32_t peer, const rt_message *message, const uint8_t *payload);
 /* Tells the receiver of a send that is given up half way. */

@@ -4,14 +4,6 @@
 
 #include <string.h>
 
-/* What a member tells a peer of one range. Hostile until checked. */
-typedef struct rt_announcement {
-    uint32_t direct; /* 1: the peer may read it */
-    uint32_t handle_size;
-    uint64_t offset;
-    uint8_t handle[RT_HANDLE_SIZE_MAX];
-} rt_announcement;
-
 bool rt_direct_worth(const rt_run *run)
 {
     return run->team->maps && run->team->size > 1 && run->total >= RT_DIRECT_SIZE_MIN;
@@ -27,86 +19,29 @@ static uint32_t peer_at(const rt_run *run, uint32_t step)
     return (run->team->rank + step) % run->team->size;
 }
 
-/* ---- mapping ---- */
-
-static rt_attached *attached_find(rt_direct *direct, const rt_announcement *told)
-{
-    for (uint32_t index = 0; index < RT_DIRECT_ATTACHED_MAX; index++) {
-        rt_attached *attached = &direct->attached[index];
-        if (attached->remote != NULL && attached->handle_size == told->handle_size &&
-            memcmp(attached->handle, told->handle, told->handle_size) == 0)
-            return attached;
-    }
-    return NULL;
-}
-
-/* A free place, or that of the region which was used longest ago; never one of this call. */
-static rt_attached *attached_room(rt_direct *direct, uint64_t call)
-{
-    rt_attached *oldest = NULL;
-    for (uint32_t index = 0; index < RT_DIRECT_ATTACHED_MAX; index++) {
-        rt_attached *attached = &direct->attached[index];
-        if (attached->remote == NULL)
-            return attached;
-        if (attached->used != call && (oldest == NULL || attached->used < oldest->used))
-            oldest = attached;
-    }
-    if (oldest != NULL) {
-        rt_remote_drop(oldest->remote);
-        oldest->remote = NULL;
-    }
-    return oldest;
-}
-
-/* The peer's region, mapped now or before; NULL when it cannot be. It is asked for in slices, between which the call's own end
- * is looked at. */
-static rt_attached *attach(rt_run *run, uint32_t peer, const rt_announcement *told, int *status_out)
+/* The peer is asked in slices, between which the call's own end is looked at. */
+int rt_direct_map(rt_run *run, uint32_t peer, uint32_t index, const rt_announcement *told, uint64_t size, uint64_t *reach_out)
 {
     rt_direct *direct = direct_of(run, peer);
-    rt_attached *attached = attached_find(direct, told);
-    *status_out = RT_OK;
-    if (attached != NULL)
-        return attached;
-    attached = attached_room(direct, run->number);
-    for (;;) {
-        rt_detail why;
-        int status = rt_remote_attach(run->team->peers[peer].channel, told->handle, told->handle_size, RT_SLICE_NS,
-                                      &attached->remote, &why);
-        if (status == RT_OK)
-            break;
-        attached->remote = NULL;
-        if (status != RT_E_AGAIN && status != RT_E_DEADLINE)
-            return NULL;
-        run->waiter.needed = (int32_t)peer;
-        *status_out = rt_team_waiter_idle(&run->waiter);
-        if (*status_out != RT_OK) {
-            rt_detail_pass(run->call->detail, &run->waiter.detail);
-            return NULL;
-        }
-    }
-    attached->handle_size = told->handle_size;
-    memcpy(attached->handle, told->handle, told->handle_size);
-    return attached;
-}
-
-/* Where a peer's range lies here, or NULL; and what can be done with it. */
-static uint8_t *place_of(rt_run *run, uint32_t peer, const rt_announcement *told, uint64_t size, uint64_t *reach_out,
-                         int *status_out)
-{
-    *status_out = RT_OK;
+    int status;
     *reach_out = RT_REACH_NONE;
-    if (told->direct != 1 || told->handle_size == 0 || told->handle_size > sizeof told->handle)
-        return NULL;
-    rt_attached *attached = attach(run, peer, told, status_out);
-    if (attached == NULL)
-        return NULL;
-    attached->used = run->number;
-    uint64_t whole = rt_remote_size(attached->remote), start = rt_remote_address(attached->remote);
-    uint32_t rights = rt_remote_rights(attached->remote);
-    if (start == 0 || (rights & RT_RIGHT_REMOTE_READ) == 0 || size > whole || told->offset > whole - size)
-        return NULL;
-    *reach_out = (rights & RT_RIGHT_REMOTE_WRITE) != 0 ? RT_REACH_WRITE : RT_REACH_READ;
-    return (uint8_t *)(uintptr_t)(start + told->offset);
+    direct->place[index] = NULL;
+    while ((status = rt_attach(&direct->attached, run->team->peers[peer].channel, told, size, &direct->held[index])) ==
+           RT_E_AGAIN) {
+        run->waiter.needed = (int32_t)peer;
+        status = rt_team_waiter_idle(&run->waiter);
+        if (status != RT_OK)
+            return rt_detail_pass(run->call->detail, &run->waiter.detail);
+    }
+    if (status != RT_OK || direct->held[index] == NULL)
+        return status;
+    const rt_remote *remote = direct->held[index]->remote;
+    uint64_t start = rt_remote_address(remote);
+    if (start == 0)
+        return RT_OK;
+    *reach_out = (rt_remote_rights(remote) & RT_RIGHT_REMOTE_WRITE) != 0 ? RT_REACH_WRITE : RT_REACH_READ;
+    direct->place[index] = (uint8_t *)(uintptr_t)(start + told->offset);
+    return RT_OK;
 }
 
 /* ---- agreeing ---- */
@@ -133,16 +68,6 @@ static int hear(rt_run *run, uint32_t peer, void *bytes, uint64_t size)
     return RT_OK;
 }
 
-static void announcement_of(const rt_loan *loan, bool lent, rt_announcement *told)
-{
-    *told = (rt_announcement){.direct = lent};
-    if (!lent)
-        return;
-    told->handle_size = (uint32_t)loan->handle_size;
-    told->offset = loan->offset;
-    memcpy(told->handle, loan->handle, loan->handle_size);
-}
-
 /* Lends a peer its ranges. False when one of them lies in no region that peers may read. */
 static bool lend(rt_run *run, uint32_t peer, const rt_range *ranges, uint32_t count)
 {
@@ -157,7 +82,7 @@ static int announce(rt_run *run, uint32_t peer, uint32_t count, bool all)
 {
     rt_announcement told[RT_DIRECT_RANGES];
     for (uint32_t index = 0; index < count; index++)
-        announcement_of(&direct_of(run, peer)->lent[index], all, &told[index]);
+        rt_announcement_make(all ? &direct_of(run, peer)->lent[index] : NULL, &told[index]);
     return tell(run, peer, told, count * sizeof told[0]);
 }
 
@@ -196,7 +121,7 @@ int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, enum rt_
             all = all && told[index].direct == 1;
             uint64_t size = ranges[(uint64_t)peer * count + index].size;
             if (all)
-                direct_of(run, peer)->place[index] = place_of(run, peer, &told[index], size, &found, &status);
+                status = rt_direct_map(run, peer, index, &told[index], size, &found);
             reach &= found;
         }
     }
@@ -221,18 +146,21 @@ int rt_direct_finish(rt_run *run)
 
 void rt_direct_end(rt_team *team)
 {
-    for (uint32_t rank = 0; rank < team->size; rank++)
-        for (uint32_t index = 0; index < RT_DIRECT_RANGES; index++)
-            rt_loan_end(&team->directs[rank].lent[index]);
+    for (uint32_t rank = 0; rank < team->size; rank++) {
+        rt_direct *direct = &team->directs[rank];
+        for (uint32_t index = 0; index < RT_DIRECT_RANGES; index++) {
+            rt_loan_end(&direct->lent[index]);
+            rt_attached_release(direct->held[index]);
+            direct->held[index] = NULL;
+        }
+    }
 }
 
 void rt_direct_drop(rt_team *team)
 {
     rt_direct_end(team);
     for (uint32_t rank = 0; rank < team->size; rank++)
-        for (uint32_t index = 0; index < RT_DIRECT_ATTACHED_MAX; index++)
-            if (team->directs[rank].attached[index].remote != NULL)
-                rt_remote_drop(team->directs[rank].attached[index].remote);
+        rt_attachments_drop(&team->directs[rank].attached);
 }
 
 /* ---- from one to the others ---- */
@@ -259,7 +187,8 @@ int rt_direct_accept(rt_run *run, uint32_t root, uint64_t size, bool *direct_out
         return status;
     *direct_out = told.direct == 1;
     if (*direct_out)
-        *place_out = place_of(run, root, &told, size, &reach, &status);
+        status = rt_direct_map(run, root, 0, &told, size, &reach);
+    *place_out = *direct_out ? direct_of(run, root)->place[0] : NULL;
     return status;
 }
 

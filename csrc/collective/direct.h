@@ -3,27 +3,19 @@
 #define RT_COLLECTIVE_DIRECT_H
 
 #include "collective/run.h"
-#include "core/loan.h"
 
 enum {
     RT_DIRECT_SIZE_MIN = 128 << 10, /* bytes of a call: below it, slots are as quick as agreeing on anything else */
     RT_DIRECT_RANGES = 2,           /* of one member that a peer reads in one call */
-    RT_DIRECT_ATTACHED_MAX = 8,     /* regions of a peer that stay mapped from call to call */
 };
-
-/* A region of the peer that is mapped. */
-typedef struct rt_attached {
-    rt_remote *remote; /* NULL: free */
-    uint64_t used;     /* number of the call that used it last */
-    size_t handle_size;
-    uint8_t handle[RT_HANDLE_SIZE_MAX];
-} rt_attached;
 
 /* What a member and one peer read of each other. */
 typedef struct rt_direct {
-    rt_loan lent[RT_DIRECT_RANGES];   /* while a call goes on */
-    uint8_t *place[RT_DIRECT_RANGES]; /* where the peer's ranges lie, valid until the call's end */
-    rt_attached attached[RT_DIRECT_ATTACHED_MAX];
+    rt_attachments attached;
+    /* while a call goes on: */
+    rt_loan lent[RT_DIRECT_RANGES];
+    rt_attached *held[RT_DIRECT_RANGES];
+    uint8_t *place[RT_DIRECT_RANGES]; /* where the peer's ranges lie */
 } rt_direct;
 
 /* What all members can do with each other's ranges. */
@@ -39,6 +31,9 @@ typedef struct rt_range {
     uint64_t size;
 } rt_range;
 
+/* Maps a peer's range of the call: place[index] says where it lies here, or NULL, and *reach_out what can be done with it. */
+int rt_direct_map(rt_run *run, uint32_t peer, uint32_t index, const rt_announcement *told, uint64_t size, uint64_t *reach_out);
+
 /* Whether calls of this size are worth asking the others. The same at all members. */
 bool rt_direct_worth(const rt_run *run);
 /* Everybody tells everybody where `count` ranges lie, peer by peer in `ranges`, and maps what it was told. *reach_out is the same at
@@ -46,7 +41,7 @@ bool rt_direct_worth(const rt_run *run);
 int rt_direct_meet(rt_run *run, const rt_range *ranges, uint32_t count, enum rt_reach *reach_out);
 /* Tells everybody that nothing of theirs is read any more, and waits until they all have said so. */
 int rt_direct_finish(rt_run *run);
-/* Ends the loans. */
+/* Ends the loans, and lets go of the peers' ranges. */
 void rt_direct_end(rt_team *team);
 
 /* From one to the others: the root tells where its range lies, … */

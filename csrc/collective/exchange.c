@@ -1,81 +1,228 @@
 /* exchange.c: a piece to and a piece from every member at once, whatever their sizes: all-to-all, gather, scatter. Nobody
- * waits for one peer while another one could go on, so the order in which members come does not matter. */
-#include "collective/run.h"
+ * waits for one peer while another one could go on, so the order in which members come does not matter.
+ *
+ * A large piece is announced first where the provider maps memory. The receiver reads it where it lies and says so, or says that
+ * it cannot; the sender answers with an empty message, or with the piece in chunks. COLLECTIVE.md, "Direct". */
+#include "collective/direct.h"
 
 #include <string.h>
 
+/* What the lane's messages are, in `partner` of the header. */
+enum { CHUNK = 0, ANNOUNCED = 1, TAKEN = 2, NOT_TAKEN = 3 };
+
+/* Bytes of a direct copy before the other peers are looked at again. */
+enum { STEP = 4 << 20 };
+
+/* One piece on its way. */
+enum rt_phase {
+    PHASE_ANNOUNCE, /* it is to be announced */
+    PHASE_ANSWER,   /* the receiver is to say whether it has read it */
+    PHASE_READ,     /* the receiver reads it in place */
+    PHASE_SAY,      /* the receiver is to say whether it has read it, as phase_taken says */
+    PHASE_CHUNKS,   /* chunks come, of what is left: none of a piece that was read, then an empty one */
+    PHASE_DONE,
+};
+
+typedef struct rt_flow {
+    const rt_team_piece *piece;
+    enum rt_phase phase;
+    uint64_t done;
+    bool direct; /* it was read in place */
+} rt_flow;
+
 typedef struct rt_side {
-    uint64_t sent, received;
+    rt_flow out, in;
 } rt_side;
 
-static uint64_t part(const rt_team *team, uint64_t left)
+static rt_flow flow_of(const rt_run *run, const rt_team_piece *piece)
 {
+    bool direct = run->team->maps && piece->size >= RT_DIRECT_SIZE_MIN;
+    enum rt_phase phase = piece->size == 0 ? PHASE_DONE : direct ? PHASE_ANNOUNCE : PHASE_CHUNKS;
+    return (rt_flow){.piece = piece, .phase = phase};
+}
+
+static uint64_t part(const rt_team *team, const rt_flow *flow)
+{
+    uint64_t left = flow->piece->size - flow->done;
     return left < team->options.chunk ? left : team->options.chunk;
 }
 
-/* As much to this peer as there is room for. Returns how many messages, or a failure. */
-static int push_some(rt_run *run, uint32_t peer, const rt_team_piece *piece, rt_side *side)
+/* One message to this peer, if there is room. Returns 1 when it went, 0 without room, or a failure. */
+static int say(rt_run *run, uint32_t peer, const rt_flow *flow, uint64_t kind, const void *bytes, uint64_t size)
 {
-    int moved = 0;
-    while (side->sent < piece->size) {
-        rt_message *message = rt_lane_room(rt_run_lane(run, peer));
-        if (message == NULL)
-            break;
-        uint64_t size = part(run->team, piece->size - side->sent);
-        memcpy(rt_message_payload(message), (const uint8_t *)piece->address + side->sent, size);
-        run->team->stats.staged_bytes += size;
-        run->total = piece->size;
-        int status = rt_run_push(run, peer, message, size);
-        if (status != RT_OK)
-            return status;
-        side->sent += size;
-        moved++;
-    }
+    rt_message *message = rt_lane_room(rt_run_lane(run, peer));
+    if (message == NULL)
+        return 0;
+    if (size > 0)
+        memcpy(rt_message_payload(message), bytes, size);
+    run->total = flow->piece->size;
+    run->kind = kind;
+    int status = rt_run_push(run, peer, message, size);
+    return status != RT_OK ? status : 1;
+}
+
+/* ---- outwards ---- */
+
+static int announce(rt_run *run, uint32_t peer, rt_flow *out)
+{
+    rt_loan *loan = &run->team->directs[peer].lent[0];
+    rt_announcement told;
+    if (loan->region == NULL)
+        out->direct = rt_loan_begin(run->team->device, out->piece->address, out->piece->size, loan);
+    rt_announcement_make(out->direct ? loan : NULL, &told);
+    int moved = say(run, peer, out, ANNOUNCED, &told, sizeof told);
+    if (moved > 0)
+        out->phase = out->direct ? PHASE_ANSWER : PHASE_CHUNKS;
     return moved;
 }
 
-static int pull_some(rt_run *run, uint32_t peer, const rt_team_piece *piece, rt_side *side)
+/* The answer to what was announced. */
+static void answered(rt_run *run, uint32_t peer, rt_flow *out, bool taken)
 {
-    int moved = 0;
+    out->direct = taken;
+    out->done = taken ? out->piece->size : 0;
+    out->phase = PHASE_CHUNKS;
+    if (!taken)
+        rt_loan_end(&run->team->directs[peer].lent[0]);
+}
+
+/* As much to this peer as there is room for. Returns how many messages, or a failure. */
+static int push_some(rt_run *run, uint32_t peer, rt_flow *out)
+{
+    int moved = 0, some = out->phase == PHASE_ANNOUNCE ? announce(run, peer, out) : 1;
+    while (out->phase == PHASE_CHUNKS && some > 0) {
+        uint64_t size = part(run->team, out);
+        some = say(run, peer, out, CHUNK, (const uint8_t *)out->piece->address + out->done, size);
+        if (some <= 0)
+            break;
+        run->team->stats.staged_bytes += size;
+        out->done += size;
+        moved++;
+        if (out->done == out->piece->size)
+            out->phase = PHASE_DONE;
+    }
+    return some < 0 ? some : moved;
+}
+
+/* ---- inwards ---- */
+
+/* The peer's piece is announced: it is mapped, or will come in chunks. */
+static int announced(rt_run *run, uint32_t peer, rt_flow *in, const uint8_t *payload)
+{
+    rt_announcement told;
+    memcpy(&told, payload, sizeof told); /* once: the peer could change it */
+    if (told.direct != 1) {
+        in->phase = PHASE_CHUNKS;
+        return RT_OK;
+    }
+    uint64_t reach;
+    int status = rt_direct_map(run, peer, 0, &told, in->piece->size, &reach);
+    in->direct = run->team->directs[peer].place[0] != NULL;
+    in->phase = in->direct ? PHASE_READ : PHASE_SAY;
+    return status;
+}
+
+static int disagree(rt_run *run, uint32_t peer)
+{
+    return rt_fail(run->call->detail, RT_E_PROTOCOL, 0, "rank %u sent pieces of another size", peer);
+}
+
+/* One message, as the flow it belongs to wants it. */
+static int take(rt_run *run, uint32_t peer, rt_side *side, const uint8_t *payload)
+{
+    const rt_message *message = &rt_run_lane(run, peer)->message;
+    bool answer = message->partner == TAKEN || message->partner == NOT_TAKEN;
+    rt_flow *in = &side->in, *out = &side->out;
+    run->total = answer ? out->piece->size : in->piece->size;
+    run->kind = message->partner;
+    int status = rt_run_check(run, rt_run_lane(run, peer));
+    if (status != RT_OK)
+        return status;
+    if (answer && out->phase == PHASE_ANSWER && message->size == 0) {
+        answered(run, peer, out, message->partner == TAKEN);
+        return RT_OK;
+    }
+    if (message->partner == ANNOUNCED && in->phase == PHASE_ANNOUNCE && message->size == sizeof(rt_announcement))
+        return announced(run, peer, in, payload);
+    if (message->partner != CHUNK || in->phase != PHASE_CHUNKS || message->size != part(run->team, in))
+        return disagree(run, peer);
+    memcpy((uint8_t *)in->piece->address + in->done, payload, message->size);
+    in->done += message->size;
+    run->team->stats.bytes_received += message->size;
+    if (in->done == in->piece->size)
+        in->phase = PHASE_DONE;
+    return RT_OK;
+}
+
+static int pull_some(rt_run *run, uint32_t peer, rt_side *side)
+{
     rt_lane *lane = rt_run_lane(run, peer);
-    while (side->received < piece->size) {
+    for (int moved = 0;; moved++) {
+        if (side->in.phase == PHASE_DONE && side->out.phase != PHASE_ANSWER)
+            return moved; /* what comes now belongs to the next call */
         int status;
         const uint8_t *payload = rt_lane_peek(lane, &status);
         if (status != RT_OK)
             return rt_fail(run->call->detail, status, 0, "what rank %u sent makes no sense", peer);
         if (payload == NULL)
-            break;
-        run->total = piece->size;
-        status = rt_run_check(run, lane);
-        if (status == RT_OK && lane->message.size != part(run->team, piece->size - side->received))
-            status = rt_fail(run->call->detail, RT_E_PROTOCOL, 0, "rank %u sent pieces of another size", peer);
+            return moved;
+        status = take(run, peer, side, payload);
         if (status != RT_OK)
             return status;
-        memcpy((uint8_t *)piece->address + side->received, payload, lane->message.size);
-        side->received += lane->message.size;
-        run->team->stats.bytes_received += lane->message.size;
         rt_lane_take(lane);
-        moved++;
     }
-    return moved;
+}
+
+/* Reads a step of the peer's piece, and says so when all is read. */
+static int read_some(rt_run *run, uint32_t peer, rt_flow *in)
+{
+    rt_team_stats *stats = &run->team->stats;
+    int moved = 0;
+    if (in->phase == PHASE_READ) {
+        uint64_t left = in->piece->size - in->done, size = left < STEP ? left : STEP;
+        rt_direct_copy(run->team, (uint8_t *)in->piece->address + in->done, run->team->directs[peer].place[0] + in->done, size);
+        in->done += size;
+        stats->direct_bytes += size;
+        stats->bytes_received += size;
+        if (in->done == in->piece->size)
+            in->phase = PHASE_SAY;
+        moved = 1;
+    }
+    if (in->phase != PHASE_SAY)
+        return moved;
+    int said = say(run, peer, in, in->direct ? TAKEN : NOT_TAKEN, NULL, 0);
+    if (said > 0)
+        in->phase = PHASE_CHUNKS;
+    return said < 0 ? said : moved + said;
+}
+
+/* ---- all peers ---- */
+
+static int one_peer(rt_run *run, uint32_t peer, rt_side *side)
+{
+    int moved = push_some(run, peer, &side->out);
+    if (moved < 0)
+        return moved;
+    int pulled = pull_some(run, peer, side);
+    if (pulled < 0)
+        return pulled;
+    int read = read_some(run, peer, &side->in);
+    return read < 0 ? read : moved + pulled + read;
 }
 
 /* One round over all peers, beginning behind this one, so that not everybody writes to the same. Returns moved messages, or
  * a failure; *waiting_out is a peer that is not done, or -1. */
-static int round_of(rt_run *run, const rt_team_piece *sends, const rt_team_piece *receives, rt_side *sides, int32_t *waiting_out)
+static int round_of(rt_run *run, rt_side *sides, int32_t *waiting_out)
 {
     int moved = 0;
     *waiting_out = -1;
     for (uint32_t step = 1; step < run->team->size; step++) {
         uint32_t peer = (run->team->rank + step) % run->team->size;
-        int some = push_some(run, peer, &sends[peer], &sides[peer]);
+        int some = one_peer(run, peer, &sides[peer]);
         if (some < 0)
             return some;
-        int more = pull_some(run, peer, &receives[peer], &sides[peer]);
-        if (more < 0)
-            return more;
-        moved += some + more;
-        if (sides[peer].sent < sends[peer].size || sides[peer].received < receives[peer].size)
+        moved += some;
+        if (sides[peer].out.phase != PHASE_DONE || sides[peer].in.phase != PHASE_DONE)
             *waiting_out = (int32_t)peer;
     }
     return moved;
@@ -84,9 +231,10 @@ static int round_of(rt_run *run, const rt_team_piece *sends, const rt_team_piece
 static int exchange(rt_run *run, const rt_team_piece *sends, const rt_team_piece *receives)
 {
     rt_side sides[RT_TEAM_SIZE_MAX];
-    memset(sides, 0, run->team->size * sizeof *sides);
+    for (uint32_t peer = 0; peer < run->team->size; peer++)
+        sides[peer] = (rt_side){flow_of(run, &sends[peer]), flow_of(run, &receives[peer])};
     for (;;) {
-        int moved = round_of(run, sends, receives, sides, &run->waiter.needed);
+        int moved = round_of(run, sides, &run->waiter.needed);
         if (moved < 0)
             return moved;
         if (run->waiter.needed < 0)
@@ -103,6 +251,16 @@ static int exchange(rt_run *run, const rt_team_piece *sends, const rt_team_piece
     }
 }
 
+/* The own piece. */
+static void keep(rt_team *team, const rt_team_piece *out, const rt_team_piece *in)
+{
+    uintptr_t to = (uintptr_t)in->address, from = (uintptr_t)out->address;
+    if (to >= from + out->size || from >= to + out->size)
+        rt_direct_copy(team, in->address, out->address, out->size);
+    else if (to != from)
+        memmove(in->address, out->address, out->size);
+}
+
 int rt_team_exchange(rt_team *team, const rt_team_call *call, const rt_team_piece *sends, const rt_team_piece *receives)
 {
     rt_run run;
@@ -113,9 +271,11 @@ int rt_team_exchange(rt_team *team, const rt_team_call *call, const rt_team_piec
     if (out->size != in->size)
         status = rt_fail(call->detail, RT_E_INVALID, 0, "rank %u would send itself %llu bytes and receive %llu", team->rank,
                          (unsigned long long)out->size, (unsigned long long)in->size);
-    else if (out->size > 0 && in->address != out->address)
-        memmove(in->address, out->address, out->size);
+    else if (out->size > 0)
+        keep(team, out, in);
     if (status == RT_OK)
         status = exchange(&run, sends, receives);
+    if (status == RT_OK)
+        rt_direct_end(team);
     return rt_run_end(&run, status);
 }

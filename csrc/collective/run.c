@@ -30,6 +30,7 @@ int rt_run_begin(rt_run *run, rt_team *team, const rt_team_call *call, enum rt_t
     run->what = what;
     run->number = ++team->calls;
     run->total = total;
+    run->kind = 0;
     team->stats.collectives++;
     rt_team_waiter_begin(&run->waiter, team, call->timeout_ns, call->interrupted);
     return RT_OK;
@@ -48,6 +49,7 @@ void rt_run_head(const rt_run *run, rt_message *message, uint64_t size)
         .size = size,
         .total = run->total,
         .number = run->number,
+        .partner = run->kind,
         .dtype = run->call->dtype,
         .reduction = run->call->reduction,
         .root = run->call->root,

@@ -99,6 +99,7 @@ int rt_team_create(rt_device *device, rt_region *region, const rt_team_options *
     pthread_mutex_init(&team->failing, NULL);
     pthread_mutex_init(&team->lock, NULL);
     rt_list_init(&team->receives);
+    rt_list_init(&team->reading);
     rt_list_init(&team->arriving);
     rt_list_init(&team->unexpected);
     for (uint32_t rank = 0; rank < team->size; rank++) {
@@ -167,9 +168,11 @@ void rt_team_drop(rt_team *team)
             rt_lane_drain(&team->peers[rank].lanes[kind]);
     RT_LIST_EACH_SAFE(node, &team->unexpected)
         free(RT_LIST_ENTRY(node, rt_unexpected, node));
-    for (uint32_t rank = 0; rank < team->size; rank++)
+    for (uint32_t rank = 0; rank < team->size; rank++) {
         RT_LIST_EACH_SAFE(node, &team->peers[rank].controls)
             free(RT_LIST_ENTRY(node, rt_control_note, node));
+        rt_attachments_drop(&team->peers[rank].attached);
+    }
     pthread_mutex_destroy(&team->lock);
     pthread_mutex_destroy(&team->failing);
     rt_direct_drop(team);

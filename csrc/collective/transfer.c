@@ -1,7 +1,7 @@
 /* transfer.c: sends and receives as calls: starting, matching, waiting, giving up. What moves them is in transfer_run.c.
  *
  * A send of up to a chunk travels at once, and is kept at the receiver until a receive asks for it. A larger one is offered
- * first, and its bytes come when a receive has accepted, straight into place. Matching is by source and tag, in the order of
+ * first, and its bytes come when a receive has accepted, straight into place, or are read where they lie. Matching is by source and tag, in the order of
  * the calls; from one member the order of sends is kept. Whoever waits drives; all under the team's lock. */
 #include "collective/collective.h"
 
@@ -11,6 +11,7 @@
 void rt_transfer_finish(rt_team_transfer *transfer, int status, const rt_detail *detail)
 {
     rt_list_remove(&transfer->node);
+    rt_transfer_let_go(transfer);
     atomic_fetch_sub(&transfer->team->pending, 1);
     if (detail != NULL)
         transfer->detail = *detail;

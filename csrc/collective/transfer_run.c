@@ -11,7 +11,7 @@ static rt_lane *lane_of(rt_team *team, uint32_t peer)
 
 /* ---- answers to the peer: kept until there is room ---- */
 
-static void answer(rt_team *team, uint32_t peer, const rt_message *message)
+void rt_transfer_answer(rt_team *team, uint32_t peer, const rt_message *message)
 {
     rt_control_note *note = calloc(1, sizeof *note);
     if (note == NULL) { /* the peer would wait for ever: better an end */
@@ -27,7 +27,7 @@ static void answer(rt_team *team, uint32_t peer, const rt_message *message)
 void rt_transfer_refuse_rest(rt_team *team, const rt_team_transfer *send)
 {
     rt_message refusal = {.kind = RT_MESSAGE_REFUSE, .what = RT_MESSAGE_ACCEPT, .number = send->number, .partner = send->partner};
-    answer(team, (uint32_t)send->peer, &refusal);
+    rt_transfer_answer(team, (uint32_t)send->peer, &refusal);
 }
 
 /* ---- a receive and its message ---- */
@@ -44,7 +44,7 @@ static void misfit(rt_team *team, rt_team_transfer *receive, uint32_t peer, cons
     refusal.what = message->kind;
     refusal.size = 0;
     refusal.partner = receive->size;
-    answer(team, peer, &refusal);
+    rt_transfer_answer(team, peer, &refusal);
     receive->peer = (int32_t)peer;
     rt_transfer_finish(receive, RT_E_INVALID, &why);
 }
@@ -64,9 +64,13 @@ void rt_transfer_meet(rt_team *team, rt_team_transfer *receive, uint32_t peer, c
     }
     receive->partner = message->number;
     rt_list_remove(&receive->node);
+    if (rt_transfer_reads(team, receive, peer, message, payload)) {
+        rt_list_append(&team->reading, &receive->node);
+        return;
+    }
     rt_list_append(&team->arriving, &receive->node);
     rt_message accept = {.kind = RT_MESSAGE_ACCEPT, .number = message->number, .partner = receive->number};
-    answer(team, peer, &accept);
+    rt_transfer_answer(team, peer, &accept);
 }
 
 static rt_team_transfer *find_receive(rt_team *team, uint32_t peer, uint64_t tag)
@@ -95,12 +99,14 @@ static int take_new(rt_team *team, uint32_t peer, const rt_message *message, con
 {
     if (message->kind == RT_MESSAGE_EAGER && message->total != message->size)
         return RT_E_PROTOCOL;
+    if (message->kind == RT_MESSAGE_OFFER && message->size != 0 && message->size != sizeof(rt_announcement))
+        return RT_E_PROTOCOL;
     rt_team_transfer *receive = find_receive(team, peer, message->tag);
     if (receive != NULL) {
         rt_transfer_meet(team, receive, peer, message, payload);
         return RT_OK;
     }
-    uint64_t size = message->kind == RT_MESSAGE_EAGER ? message->size : 0;
+    uint64_t size = message->size;
     rt_unexpected *waiting = malloc(sizeof *waiting + size);
     if (waiting == NULL)
         return RT_E_NO_MEMORY;
@@ -109,7 +115,7 @@ static int take_new(rt_team *team, uint32_t peer, const rt_message *message, con
     memcpy(waiting->payload, payload, size);
     rt_list_append(&team->unexpected, &waiting->node);
     team->stats.unexpected++;
-    team->stats.unexpected_bytes += size;
+    team->stats.unexpected_bytes += message->kind == RT_MESSAGE_EAGER ? size : 0;
     return RT_OK;
 }
 
@@ -118,7 +124,7 @@ static int take_part(rt_team *team, uint32_t peer, const rt_message *message, co
     rt_team_transfer *receive = find_number(&team->arriving, peer, message->partner);
     if (receive == NULL)
         return RT_E_PROTOCOL;
-    if (message->size > receive->size - receive->done)
+    if (message->size > receive->size - receive->done || (message->size == 0 && receive->done < receive->size))
         return RT_E_PROTOCOL;
     if (receive->bytes != NULL)
         memcpy(receive->bytes + receive->done, payload, message->size);
@@ -137,8 +143,13 @@ static int take_accept(rt_team *team, uint32_t peer, const rt_message *message)
                               .what = RT_MESSAGE_ACCEPT,
                               .number = message->number,
                               .partner = message->partner};
-        answer(team, peer, &refusal);
+        rt_transfer_answer(team, peer, &refusal);
         return RT_OK;
+    }
+    if (message->what == RT_ACCEPT_READ) {
+        if (send->loan.region == NULL)
+            return RT_E_PROTOCOL;
+        send->done = send->size;
     }
     send->partner = message->partner;
     rt_list_remove(&send->node);
@@ -210,10 +221,8 @@ static uint32_t take_all(rt_team *team, uint32_t peer)
 static bool push(rt_team *team, uint32_t peer, rt_message *slot, const rt_message *head, const uint8_t *bytes)
 {
     *slot = *head;
-    if (head->size > 0 && bytes != NULL) {
+    if (head->size > 0 && bytes != NULL)
         memcpy(rt_message_payload(slot), bytes, head->size);
-        team->stats.bytes_sent += head->size;
-    }
     return rt_lane_push(lane_of(team, peer), slot) == RT_OK;
 }
 
@@ -233,17 +242,24 @@ static bool send_next(rt_team *team, uint32_t peer, rt_message *slot)
     rt_peer *to = &team->peers[peer];
     rt_team_transfer *send = RT_LIST_ENTRY(to->queue.next, rt_team_transfer, node);
     bool eager = send->size <= team->options.chunk;
+    rt_announcement told;
+    bool lent = !eager && (send->loan.region != NULL || rt_loan_begin(team->device, send->bytes, send->size, &send->loan));
+    if (lent)
+        rt_announcement_make(&send->loan, &told);
     rt_message head = {
         .kind = eager ? RT_MESSAGE_EAGER : RT_MESSAGE_OFFER,
-        .size = eager ? send->size : 0,
+        .size = eager  ? send->size
+                : lent ? sizeof told
+                       : 0,
         .total = send->size,
         .number = send->number,
         .tag = send->tag,
         .dtype = send->dtype,
     };
-    if (!push(team, peer, slot, &head, send->bytes))
+    if (!push(team, peer, slot, &head, lent ? (const uint8_t *)&told : send->bytes))
         return false;
     if (eager) {
+        team->stats.bytes_sent += send->size;
         rt_transfer_finish(send, RT_OK, NULL);
         return true;
     }
@@ -262,6 +278,7 @@ static bool send_part(rt_team *team, uint32_t peer, rt_message *slot)
     if (!push(team, peer, slot, &head, send->bytes + send->done))
         return false;
     send->done += head.size;
+    team->stats.bytes_sent += head.size;
     if (send->done == send->size)
         rt_transfer_finish(send, RT_OK, NULL);
     return true;
@@ -298,7 +315,7 @@ uint32_t rt_transfers_move(rt_team *team)
         moved += take_all(team, peer);
         moved += send_all(team, peer);
     }
-    return moved;
+    return moved + (rt_list_empty(&team->reading) ? 0 : rt_transfers_read(team));
 }
 
 /* ---- endings ---- */
@@ -315,6 +332,7 @@ static void fail_list(rt_list *list, int32_t peer, const rt_detail *why)
 void rt_transfers_fail(rt_team *team, int32_t peer, const rt_detail *why)
 {
     fail_list(&team->receives, peer, why);
+    fail_list(&team->reading, peer, why);
     fail_list(&team->arriving, peer, why);
     for (uint32_t rank = 0; rank < team->size; rank++) {
         fail_list(&team->peers[rank].queue, peer, why);

@@ -6,25 +6,43 @@
 static bool holds(const rt_region *region, uint64_t address, uint64_t size)
 {
     uint64_t start = (uint64_t)(uintptr_t)region->address;
-    return region->memory != NULL && (region->rights & RT_RIGHT_REMOTE_READ) != 0 &&
-           (region->rights & RT_RIGHT_PER_PEER_KEYS) == 0 && address >= start && size <= region->size &&
-           address - start <= region->size - size;
+    return region->memory != NULL && address >= start && size <= region->size && address - start <= region->size - size;
+}
+
+static bool readable(const rt_region *region)
+{
+    return (region->rights & RT_RIGHT_REMOTE_READ) != 0 && (region->rights & RT_RIGHT_PER_PEER_KEYS) == 0;
 }
 
 /* device->lock held, so the region is not closed meanwhile. */
-static bool lend(rt_region *region, uint64_t address, rt_loan *loan)
+static void hold(rt_region *region, uint64_t address, rt_loan *loan)
 {
-    rt_detail detail;
-    if (rt_region_handle(region, 0, region->size, loan->handle, &loan->handle_size, &detail) != RT_OK)
-        return false;
     atomic_fetch_add_explicit(&region->operations, 1, memory_order_relaxed);
     rt_region_reference(region);
     loan->region = region;
     loan->offset = address - (uint64_t)(uintptr_t)region->address;
+    loan->handle_size = 0;
+}
+
+static bool lend(rt_region *region, uint64_t address, rt_loan *loan)
+{
+    rt_detail detail;
+    size_t size;
+    if (!readable(region) || rt_region_handle(region, 0, region->size, loan->handle, &size, &detail) != RT_OK)
+        return false;
+    hold(region, address, loan);
+    loan->handle_size = size;
     return true;
 }
 
-bool rt_loan_begin(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out)
+static bool keep(rt_region *region, uint64_t address, rt_loan *loan)
+{
+    hold(region, address, loan);
+    return true;
+}
+
+static bool find(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out,
+                 bool (*begin)(rt_region *region, uint64_t address, rt_loan *loan))
 {
     uint64_t start = (uint64_t)(uintptr_t)address;
     bool found = false;
@@ -34,10 +52,20 @@ bool rt_loan_begin(rt_device *device, const void *address, uint64_t size, rt_loa
     pthread_mutex_lock(&device->lock);
     for (rt_list *node = device->regions.next; !found && node != &device->regions; node = node->next) {
         rt_region *region = RT_LIST_ENTRY(node, rt_region, node);
-        found = holds(region, start, size) && lend(region, start, loan_out);
+        found = holds(region, start, size) && begin(region, start, loan_out);
     }
     pthread_mutex_unlock(&device->lock);
     return found;
+}
+
+bool rt_loan_begin(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out)
+{
+    return find(device, address, size, loan_out, lend);
+}
+
+bool rt_loan_hold(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out)
+{
+    return find(device, address, size, loan_out, keep);
 }
 
 void rt_loan_end(rt_loan *loan)

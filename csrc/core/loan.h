@@ -15,6 +15,8 @@ typedef struct rt_loan {
 /* False when no open region of the device that peers may read holds the range, or it gives each peer a key of its own. Until
  * rt_loan_end the region cannot be closed (RT_E_BUSY), and its memory stays. */
 bool rt_loan_begin(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out);
+/* As rt_loan_begin, for the own use of a range of any region: there is no handle. */
+bool rt_loan_hold(rt_device *device, const void *address, uint64_t size, rt_loan *loan_out);
 /* Twice is fine. */
 void rt_loan_end(rt_loan *loan);
 

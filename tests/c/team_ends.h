@@ -1,4 +1,5 @@
-/* team_ends.h: teams of devices of this process over shm, each member run by a thread. For the tests of csrc/collective.
+/* team_ends.h: teams of devices of this process over shm, or two over the fake libibverbs, each member run by a thread. For the tests
+ * of csrc/collective.
  *
  * Threads never CHECK: they report by values. */
 #ifndef RT_TESTS_TEAM_ENDS_H
@@ -8,6 +9,8 @@
 #include "core_ends.h"
 
 enum { TEAM_MAX = 3, TEAM_CHUNK = 64 << 10, TEAM_MEMORY = 24 << 20 };
+
+static const char *team_provider = "shm";
 
 /* Where a member's tensors lie. */
 enum team_memory { TEAM_ORDINARY, TEAM_READABLE, TEAM_WRITABLE };
@@ -35,15 +38,25 @@ typedef struct team_ends {
     team_member members[TEAM_MAX];
 } team_ends;
 
+/* Loads the fake libibverbs, or lets it go, where it is needed. */
+static inline void team_fake(bool load)
+{
+#if __has_include(<infiniband/verbs.h>)
+    if (strcmp(team_provider, "verbs") == 0)
+        load ? begin() : end();
+#endif
+    (void)load;
+}
+
 static inline void team_member_begin(team_member *member, uint32_t rank, uint32_t size, enum team_memory memory)
 {
-    const core_setup setup = {.provider = "shm"};
+    const core_setup setup = {.provider = team_provider};
     const uint32_t rights = memory == TEAM_READABLE ? RT_RIGHT_REMOTE_READ : CORE_BOTH;
     rt_team_options options = {.rank = rank, .size = size, .chunk = TEAM_CHUNK, .slots = 8, .spins = 0};
     *member = (team_member){.rank = rank, .size = size, .timeout_ns = CORE_PATIENCE_NS};
-    member->device = core_device(&setup, "", true);
+    member->device = core_device(&setup, "", rank == 0);
     CHECK_INT(rt_listener_open(member->device, "127.0.0.1:0", NULL, 0, &member->listener, &member->detail), RT_OK);
-    member->region = core_region(member->device, rt_team_region_size(&options, 1), CORE_BOTH);
+    member->region = core_region(member->device, rt_team_region_size(&options, member->device->limits.maps_remote), CORE_BOTH);
     if (memory != TEAM_ORDINARY)
         member->tensors = core_region(member->device, TEAM_MEMORY, rights);
     member->bytes = memory == TEAM_ORDINARY ? malloc(TEAM_MEMORY) : (uint8_t *)(uintptr_t)rt_region_address(member->tensors);
@@ -54,6 +67,7 @@ static inline void team_member_begin(team_member *member, uint32_t rank, uint32_
 static inline void team_begin(team_ends *ends, uint32_t size, const enum team_memory *memory)
 {
     ends->size = size;
+    team_fake(true);
     for (uint32_t rank = 0; rank < size; rank++)
         team_member_begin(&ends->members[rank], rank, size, memory[rank]);
     for (uint32_t high = 1; high < size; high++) {
@@ -135,6 +149,7 @@ static inline void team_end(team_ends *ends)
         else
             free(member->bytes);
     }
+    team_fake(false);
 }
 
 #endif

@@ -53,10 +53,39 @@ def collectives(rank: int, size: int, access: list[int | None]) -> tuple[dict[st
             part = torch.empty(count)
             dist.reduce_scatter(part, [numbers(count, rank + 10 * other) for other in range(size)])
             found[f"reduce_scatter {count}"] = part.clone()
+            exchanged = torch.empty(size * count)
+            dist.all_to_all_single(exchanged, numbers(size * count, rank))
+            found[f"all_to_all {count}"] = exchanged.clone()
+            parts = [torch.empty(count) for _ in range(size)] if rank == 0 else None
+            dist.gather(numbers(count, rank), parts, 0)
+            found[f"gather {count}"] = torch.cat(parts) if parts is not None else torch.empty(0)
+            dist.scatter(
+                tensor, [numbers(count, other) for other in range(size)] if rank == size - 1 else None, size - 1
+            )
+            found[f"scatter {count}"] = tensor.clone()
             work = dist.all_reduce(part, async_op=True)
             assert work is not None
             work.wait()
             found[f"async {count}"] = part.clone()
+        stats = rdmatensor.torch.stats()
+    return {name: tensor.clone() for name, tensor in found.items()}, stats
+
+
+def ring(rank: int, size: int, access: list[int | None]) -> tuple[dict[str, torch.Tensor], dict[str, int]]:
+    """Everybody sends to the next and receives from the one before."""
+    found: dict[str, torch.Tensor] = {}
+    with placed(access[rank]):
+        for count in COUNTS:
+            tensor, received = numbers(count, rank), torch.empty(count)
+            works = dist.batch_isend_irecv(
+                [
+                    dist.P2POp(dist.isend, tensor, (rank + 1) % size),
+                    dist.P2POp(dist.irecv, received, (rank - 1) % size),
+                ]
+            )
+            for work in works:
+                work.wait()
+            found[f"ring {count}"] = received.clone()
         stats = rdmatensor.torch.stats()
     return {name: tensor.clone() for name, tensor in found.items()}, stats
 

@@ -29,6 +29,21 @@ def test_results_are_the_same_wherever_tensors_lie(ranks: Ranks, size: int, acce
         assert mixed[rank][1]["staged_bytes"] > CALLS
 
 
+@pytest.mark.parametrize("size", [2, 3])
+def test_sends_are_read_where_they_lie(ranks: Ranks, size: int) -> None:
+    ordinary = ranks.run(regions.ring, size, [None] * size)
+    placed = ranks.run(regions.ring, size, [regions.READ] * size)
+    mixed = ranks.run(regions.ring, size, [regions.READ] + [None] * (size - 1))
+    for rank in range(size):
+        for name, tensor in ordinary[rank][0].items():
+            assert torch.equal(tensor, placed[rank][0][name]), name
+            assert torch.equal(tensor, mixed[rank][0][name]), name
+        large = 4 * sum(regions.COUNTS[1:])
+        assert ordinary[rank][1]["direct_received_bytes"] == 0
+        assert placed[rank][1]["direct_received_bytes"] == large
+        assert mixed[rank][1]["direct_received_bytes"] == (large if rank == 1 else 0)  # what rank 0 sends
+
+
 @pytest.mark.parametrize("access", [regions.READ, regions.WRITE], ids=["read", "write"])
 def test_gradients_of_ddp_are_not_staged(ranks: Ranks, access: int) -> None:
     ordinary, placed = ranks.run(regions.train, 2, None), ranks.run(regions.train, 2, access)

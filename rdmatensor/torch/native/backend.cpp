@@ -373,6 +373,7 @@ class BackendRdmatensor : public c10d::Backend {
                 {"bytes_received", stats.bytes_received},
                 {"staged_bytes", stats.staged_bytes},
                 {"direct_bytes", stats.direct_bytes},
+                {"direct_received_bytes", stats.direct_received_bytes},
                 {"reduced_in_place_bytes", stats.reduced_in_place_bytes},
                 {"unexpected", stats.unexpected},
                 {"unexpected_bytes", stats.unexpected_bytes},
