@@ -1,8 +1,9 @@
 """torch.distributed over rdmatensor, over Gloo, and MPI, with any number of ranks: medians of calls by operation.
 
-    python benchmarks/collectives.py [--ranks 4] [--backends rdmatensor gloo mpi] [--json NAME]
+    python benchmarks/collectives.py [--ranks 4] [--backends rdmatensor rdmatensor-region gloo mpi] [--json NAME]
 
-For more ranks than `rdmatensor bench collectives` takes, and with send and receive, one backend after the other. Every
+For more ranks than `rdmatensor bench collectives` takes, and with send and receive, one backend after the other;
+RDMATENSOR_TORCH_URL names another device than shared memory. rdmatensor-region has its tensors in a region. Every
 rank calls the operation again and again with a tensor of its own; what counts is rank 0's time of a call. A send is
 half of a send and the answer to it. MPI needs Open MPI's `mpirun` and mpi4py, and is left out, with a word, where they
 are not.
@@ -24,6 +25,8 @@ from collections.abc import Callable
 from typing import Any
 
 from measure import write
+
+from rdmatensor.config import torch_url
 
 SIZES = (64, 4 << 10, 64 << 10, 1 << 20, 16 << 20)
 OPERATIONS = ("all_reduce", "send", "broadcast", "all_gather", "reduce_scatter")
@@ -79,14 +82,20 @@ def torch_rank(
     import torch
     import torch.distributed as dist
 
+    import rdmatensor.torch
+
     torch.set_num_threads(1)
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=size)
+    dist.init_process_group(backend.removesuffix("-region"), init_method=f"file://{store}", rank=rank, world_size=size)
 
     def agree(count: int) -> int:
         told = torch.tensor([count])
         dist.broadcast(told, 0)
         return int(told)
 
+    if backend.endswith("-region"):
+        access = rdmatensor.Access.REMOTE_READ | rdmatensor.Access.REMOTE_WRITE
+        region = rdmatensor.torch.device().region(8 * max(sizes) + (1 << 20), access=access)
+        rdmatensor.torch.allocate_in(region, when_full="raise")
     for nbytes in sizes:
         calls = torch_calls(rank, size, nbytes)
         for operation in operations:
@@ -94,6 +103,8 @@ def torch_rank(
             if rank == 0:
                 out.put((operation, nbytes, seconds / 2 if operation == "send" else seconds))
             dist.barrier()
+        del calls
+    rdmatensor.torch.allocate_in(None)
     dist.destroy_process_group()
     if rank == 0:
         out.put(None)
@@ -170,7 +181,7 @@ def over_mpi(size: int, sizes: list[int], operations: list[str]) -> dict[str, di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--backends", nargs="*", default=["rdmatensor", "gloo", "mpi"])
+    parser.add_argument("--backends", nargs="*", default=["rdmatensor", "rdmatensor-region", "gloo", "mpi"])
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     parser.add_argument("--operations", nargs="*", default=list(OPERATIONS))
     parser.add_argument("--json", help="name of the result in benchmarks/results")
@@ -190,9 +201,9 @@ def main() -> None:
             found[backend] = rows
     for operation in options.operations:
         print(f"\n{operation}, {options.ranks} ranks, microseconds")
-        print("     bytes " + "".join(f"{name:>12}" for name in found))
+        print("     bytes " + "".join(f"{name:>18}" for name in found))
         for nbytes in options.sizes:
-            print(f"{nbytes:>10} " + "".join(f"{found[name][operation][nbytes] * 1e6:>12.1f}" for name in found))
+            print(f"{nbytes:>10} " + "".join(f"{found[name][operation][nbytes] * 1e6:>18.1f}" for name in found))
     if options.json:
         results = [
             {"backend": name, "operation": operation, "ranks": options.ranks, "bytes": nbytes, "seconds": seconds}
@@ -200,7 +211,8 @@ def main() -> None:
             for operation, row in rows.items()
             for nbytes, seconds in row.items()
         ]
-        print(f"written to {write(options.json, results)}")
+        provider = torch_url().partition("://")[0] or "shm"
+        print(f"written to {write(options.json, results, provider, load=os.environ.get('HOST_LOAD'))}")
 
 
 if __name__ == "__main__":

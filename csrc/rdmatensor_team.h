@@ -4,7 +4,7 @@
  * A team has `size` members; each has one region of rt_team_region_size bytes with both remote rights, and a channel to
  * every other member. csrc/collective/COLLECTIVE.md says what lies in the region and how a message crosses.
  *
- * Ownership, forks and status as in rdmatensor.h. The channels, remotes and the region are the caller's and outlive the team.
+ * Ownership, forks and status as in rdmatensor.h. The team holds references to its channels, remotes and region.
  * Threads: collective calls one at a time; sends and receives by any thread, also beside a collective call.
  * Waiting: a collective call returns when it is done, failed, or its deadline has passed; `interrupted`, if given, is asked
  * every RT_SLICE_NS whether to give up. A failed collective call ends the team: members would no longer agree on what

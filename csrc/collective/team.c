@@ -88,6 +88,7 @@ int rt_team_create(rt_device *device, rt_region *region, const rt_team_options *
     }
     team->device = device;
     team->region = region;
+    rt_region_reference(region);
     team->options = *options;
     team->rank = options->rank;
     team->size = options->size;
@@ -150,6 +151,8 @@ int rt_team_join(rt_team *team, uint32_t rank, rt_channel *channel, rt_remote *r
         if (peer->mapped == NULL)
             return rt_fail(detail, RT_E_ACCESS, 0, "the region of rank %u cannot be mapped", rank);
     }
+    rt_channel_reference(channel);
+    rt_remote_reference(remote);
     peer->channel = channel;
     peer->remote = remote;
     uint8_t *notice = team->region->address + rt_team_notice_at(&team->options, rank);
@@ -176,6 +179,13 @@ void rt_team_drop(rt_team *team)
     pthread_mutex_destroy(&team->lock);
     pthread_mutex_destroy(&team->failing);
     rt_direct_drop(team);
+    for (uint32_t rank = 0; rank < team->size; rank++) {
+        if (team->peers[rank].channel == NULL)
+            continue;
+        rt_remote_unreference(team->peers[rank].remote);
+        rt_channel_unreference(team->peers[rank].channel);
+    }
+    rt_region_unreference(team->region);
     free(team->directs);
     free(team->peers);
     free(team);

@@ -50,7 +50,7 @@ class _Functions(ctypes.Structure):
 
 
 @cache
-def _library() -> Any:
+def compiled() -> Any:
     """The allocator, compiled if need be, loaded and installed."""
     library = ctypes.PyDLL(str(built(_SOURCE)))
     for name, result, arguments in (
@@ -99,7 +99,7 @@ class Allocation:
             raise InvalidArgument("allocate tensors", repr(region), why)
         refuse_fork("allocate tensors", repr(region))
         pointer = region._arena_pointer()
-        library = _library()
+        library = compiled()
         self.region = region
         self._library = library
         ctypes.pythonapi.Py_IncRef(ctypes.py_object(region))  # the pool's, which it gives up with its last tensor
@@ -168,7 +168,7 @@ def allocate_in(region: Region | None, *, when_full: str = "ordinary") -> Alloca
     with _lock:
         chosen = None if region is None else Allocation(region, when_full, for_all=True)
         last, _for_all = _for_all, chosen
-        library = _library() if chosen is not None or last is not None else None
+        library = compiled() if chosen is not None or last is not None else None
         if library is not None:
             if chosen is not None:
                 library.rtt_pool_keep(chosen._pool)

@@ -1,7 +1,8 @@
 """Compiles the C++ that must know the installed torch, on first use, and keeps it.
 
-What is built lies in the user's cache, under a name made of all that it depends on: the source, torch's version and
-ABI, the compiler and its flags. Processes that need it at once wait for the first.
+What is built lies in the user's cache, under a name made of all that it depends on: the source, torch's version, place
+and ABI, the flags. Which compiler made it does not matter, so a machine that shares the cache needs none. Processes that
+need it at once wait for the first.
 """
 
 from __future__ import annotations
@@ -49,16 +50,16 @@ def built(
     those of torch to link. Unsupported without a compiler; RdmaError with what the compiler said when it fails;
     DeadlineExceeded.
     """
-    command = [*_command(), *flags]
+    options = [*_options(), *flags]
     last = [f"-l{name}" for name in libraries]
     directory = _directory()
-    library = directory / f"{source.stem}-{_key((source, *seen), [*command, *last])}.so"
+    library = directory / f"{source.stem}-{_key((source, *seen), [*options, *last])}.so"
     if library.exists():
         return library
     deadline = time.monotonic() + timeout
     with _locked(library.with_suffix(".lock"), deadline, timeout):
         if not library.exists():
-            _compile([*command, str(source)], last, library, deadline, timeout)
+            _compile([_compiler(), *options, str(source)], last, library, deadline, timeout)
     return library
 
 
@@ -83,7 +84,7 @@ def _on() -> str:
     return f"torch {torch.__version__}"
 
 
-def _command() -> list[str]:
+def _compiler() -> str:
     chosen = compiler()
     tried = [chosen] if chosen else ["c++", "g++", "clang++"]
     found = next((path for name in tried if (path := shutil.which(name))), None)
@@ -93,20 +94,24 @@ def _command() -> list[str]:
             "(apt-get install g++), or name one in the environment as CXX"
         )
         raise Unsupported("compile what fits this torch", _on(), why)
+    return found
+
+
+def _options() -> list[str]:
     root = Path(torch.__file__).parent
     # torch's headers are the system's, so that their warnings are not ours.
     where = ["-isystem", str(root / "include"), f"-L{root / 'lib'}", f"-Wl,-rpath,{root / 'lib'}"]
-    return [found, *FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *where]
+    return [*FLAGS, f"-D_GLIBCXX_USE_CXX11_ABI={int(torch.compiled_with_cxx11_abi())}", *where]
 
 
-def _key(sources: tuple[Path, ...], command: list[str]) -> str:
+def _key(sources: tuple[Path, ...], options: list[str]) -> str:
     version = torch.version.git_version or ""
     parts = [
         *(source.read_text(encoding="utf-8") for source in sources),
         torch.__version__,
         version,
         platform.machine(),
-        *command,
+        *options,
     ]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:24]
 

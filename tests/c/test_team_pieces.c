@@ -157,6 +157,33 @@ static void sends_over_verbs_are_read_with_one_sided_reads(void)
     team_provider = "shm";
 }
 
+/* Its last WRITEs were never looked at; what it needs stays as long as it does. */
+static void a_team_is_dropped_after_all_it_stands_on(void)
+{
+    for (int over_verbs = 0; over_verbs <= CORE_HAS_FAKE; over_verbs++) {
+        team_ends ends;
+        team_provider = over_verbs ? "verbs" : "shm";
+        team_begin(&ends, 2, (enum team_memory[]){TEAM_ORDINARY, TEAM_ORDINARY});
+        team_run_alike(&ends, exchange_pieces);
+        for (uint32_t rank = 0; rank < 2; rank++)
+            rt_team_leave(ends.members[rank].team);
+        for (uint32_t rank = 0; rank < 2; rank++) {
+            team_member *member = &ends.members[rank];
+            rt_remote_drop(member->remotes[1 - rank]);
+            rt_channel_drop(member->channels[1 - rank]);
+            rt_listener_close(member->listener);
+            rt_device_close(member->device);
+            rt_region_drop(member->region);
+        }
+        for (uint32_t rank = 0; rank < 2; rank++) {
+            rt_team_drop(ends.members[rank].team);
+            free(ends.members[rank].bytes);
+        }
+        team_fake(false);
+        team_provider = "shm";
+    }
+}
+
 /* ---- giving up ---- */
 
 enum { LARGE = 3 << 20 };
@@ -310,6 +337,7 @@ static const check_test tests[] = {
     CHECK_TEST(memory_that_peers_may_read),
     CHECK_TEST(memory_here_and_there),
     CHECK_TEST(sends_over_verbs_are_read_with_one_sided_reads),
+    CHECK_TEST(a_team_is_dropped_after_all_it_stands_on),
     CHECK_TEST(a_send_that_is_given_up_fails_the_receive_which_has_read_it),
     CHECK_TEST(a_receive_that_is_given_up_leaves_the_send_whole),
     CHECK_TEST(a_send_and_a_receive_that_disagree_are_told_so),

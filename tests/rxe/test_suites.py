@@ -9,9 +9,12 @@ vm run`, `RXE_ARGS` further arguments for pytest there.
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 
 import pytest
+from machines import ROOT
 from runs import TIMEOUT, Run, Shown
 
 from rdmatensor.vm import here
@@ -19,11 +22,20 @@ from rdmatensor.vm import here
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(TIMEOUT + 120)]
 PROCESSORS_EACH = 2
 """Of an emulated machine."""
+CACHE = ROOT / "build" / "cache"
+"""Where the backend of torch is compiled here for the machine, which has no compiler."""
 RELAY = ("--", "python", "tests/rxe/relay.py", "-q")
 SUITES = {
     "contract": (*RELAY, "tests/contract", "-k", "verbs"),
     "proofs": ("--hosts", "2", *RELAY, "tests/rxe/guest"),
+    "group": ("--memory", "3G", "--env", f"XDG_CACHE_HOME={CACHE}", *RELAY, "tests/rxe/group"),
 }
+
+
+def _compile() -> None:
+    code = "import rdmatensor.torch; from rdmatensor.torch import allocator, backend; backend.native(); allocator.compiled()"
+    environment = {**os.environ, "XDG_CACHE_HOME": str(CACHE)}
+    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +46,8 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Run]]:
     ]
     if wanted != ["contract"] or not here.devices():
         request.getfixturevalue("machine")  # made by the first run, which shows how
+    if "group" in wanted:
+        _compile()
     together = len(os.sched_getaffinity(0)) >= PROCESSORS_EACH * len(wanted)
     started = {suite: Run(*SUITES[suite]) for suite in wanted if together}
     yield lambda suite: started.setdefault(suite, started.get(suite) or Run(*SUITES[suite]))

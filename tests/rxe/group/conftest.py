@@ -1,0 +1,36 @@
+"""Process groups of torch over the real rdma_rxe: `rdmatensor vm run --env XDG_CACHE_HOME -- python -m pytest tests/rxe/group`,
+with the backend compiled before in that cache, since the machine has no compiler.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+TORCH = Path(__file__).resolve().parents[2] / "torch"
+sys.path.insert(0, str(TORCH))  # what ranks do in the tests over shared memory, they do here
+
+DEVICES = [name for name in os.environ.get("RDMATENSOR_RXE_DEVICES", "").split(",") if name]
+
+pytest.importorskip("torch", reason="no torch here: make torch")
+
+from ranks import Ranks
+
+
+@pytest.fixture(autouse=True)
+def _soft_roce(monkeypatch: pytest.MonkeyPatch) -> None:
+    if not os.environ.get("RDMATENSOR_RXE"):
+        pytest.skip("no soft-RoCE here: `rdmatensor vm run -- python -m pytest tests/rxe/group` has it")
+    monkeypatch.setenv("RDMATENSOR_TORCH_URL", f"verbs://{DEVICES[0]}")
+
+
+@pytest.fixture(scope="session")
+def ranks() -> Iterator[Ranks]:
+    os.environ.setdefault("RDMATENSOR_TORCH_URL", f"verbs://{DEVICES[0]}" if DEVICES else "verbs://")
+    made = Ranks(3)
+    yield made
+    made.close()
