@@ -5,6 +5,7 @@
 #                   tests, among them those of the machine itself, such as interpreters with the fast start and without
 #   make rxe-link   the contract between two devices joined by a link; RXE_LINK="--loss 1%" shapes it
 #   make rxe-perftest  ours beside perftest on soft-RoCE; wants a host with nothing else to do
+#   make rxe-collectives  process groups of torch beside Gloo over TCP, in the same machine; likewise
 #
 # Variables: RXE_ARGS (further arguments for pytest there), RXE_VM (further options for `rdmatensor vm run`, as --plain),
 # RXE_LINK.
@@ -18,7 +19,7 @@ RXE_LINK ?=
 COMMIT_THERE = --env RDMATENSOR_COMMIT="$$($(BIN)/python -c 'from rdmatensor.bench.machine import commit; print(commit())')"
 
 # What a machine with soft-RoCE takes along is what is installed here when it is made.
-.PHONY: rxe rxe-link rxe-perftest rxe-ready
+.PHONY: rxe rxe-link rxe-perftest rxe-collectives rxe-ready
 rxe-ready: $(VENV)/.native $(VENV)/.test $(VENV)/.torch $(STAMP)/packages-rxe
 
 rxe: rxe-ready
@@ -32,3 +33,11 @@ rxe-link: rxe-ready
 rxe-perftest: rxe-ready
 	@$(BIN)/rdmatensor vm run --timeout 900 --env HOST_LOAD="$$(cut -d ' ' -f 1 /proc/loadavg)" $(COMMIT_THERE) $(RXE_VM) -- \
 	    python benchmarks/perftest.py --awake --json perftest
+
+# The backend is compiled here, since there is no compiler in the machine.
+GROUP_CACHE = $(CURDIR)/$(BUILD)/cache
+rxe-collectives: rxe-ready
+	@XDG_CACHE_HOME=$(GROUP_CACHE) $(BIN)/python -m rdmatensor.torch
+	@$(BIN)/rdmatensor vm run --timeout 900 --memory 4G --env XDG_CACHE_HOME=$(GROUP_CACHE) --env RDMATENSOR_TORCH_URL=verbs://rxe0 \
+	    --env HOST_LOAD="$$(cut -d ' ' -f 1 /proc/loadavg)" $(COMMIT_THERE) $(RXE_VM) -- python benchmarks/collectives.py --ranks 2 \
+	    --backends rdmatensor rdmatensor-region gloo --operations send all_reduce broadcast --json collectives-rxe

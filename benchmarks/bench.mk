@@ -13,7 +13,7 @@ BENCH := $(BIN)/rdmatensor bench
 BENCH_ARGS ?=
 PAPER_MODES := grpc-tcp,rpc,copy,static
 PAPER_SIZES ?= 64..1Gi
-PAPER_RXE_SIZES ?= 64..4Mi
+PAPER_RXE_SIZES ?= 64,1Ki,16Ki,256Ki,4Mi,64Mi
 BASE ?=
 CHECK_ARGS ?=
 PEERS := grpcio mpi4py nixl mooncake-transfer-engine-non-cuda
@@ -35,6 +35,7 @@ bench: build $(VENV)/.test $(VENV)/.torch $(VENV)/.bench
 	@$(BIN)/python benchmarks/batches.py --json batches
 	@$(BIN)/python benchmarks/waiting.py --json waiting
 	@$(BIN)/python benchmarks/ddp_step.py --json ddp_step
+	@$(BIN)/python benchmarks/collectives.py --ranks 2 --sizes 64 4096 65536 1048576 16777216 67108864 --json collectives-2
 	@for ranks in 4 8; do $(BIN)/python benchmarks/collectives.py --ranks $$ranks --json collectives-$$ranks; done
 	@$(BIN)/python benchmarks/tables.py
 

@@ -205,9 +205,9 @@ def collectives() -> str:
 
 
 def ranks() -> str:
-    """More ranks than cores."""
+    """With send and receive, with more ranks than cores, and over soft-RoCE."""
     parts = []
-    for name in ("collectives-4", "collectives-8"):
+    for name in ("collectives-2", "collectives-4", "collectives-8", "collectives-rxe"):
         found = load(name)
         if found is None:
             continue

@@ -72,9 +72,9 @@ class TeamStats:
     reduced_in_place_bytes: int
     """Reduced straight out of a peer's memory."""
     direct_bytes: int
-    """Read straight out of a peer's tensor by collective calls: by reductions, and by copies into this member's tensors."""
+    """Read straight out of a peer's tensor by collective calls: reduced, or copied into this member's tensors."""
     direct_received_bytes: int
-    """Read straight out of a sender's tensor by receives: by a copy where memory can be mapped, else by a one-sided READ."""
+    """Read straight out of a sender's tensor by receives: copied where memory can be mapped, else by READs."""
     unexpected: int
     """Messages that came before their receive and were kept meanwhile."""
     unexpected_bytes: int

@@ -1,8 +1,8 @@
 """Compiles the C++ that must know the installed torch, on first use, and keeps it.
 
 What is built lies in the user's cache, under a name made of all that it depends on: the source, torch's version, place
-and ABI, the flags. Which compiler made it does not matter, so a machine that shares the cache needs none. Processes that
-need it at once wait for the first.
+and ABI, the flags. Which compiler made it does not matter, so a machine that shares the cache needs none. Processes
+that need it at once wait for the first.
 """
 
 from __future__ import annotations

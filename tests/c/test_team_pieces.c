@@ -1,4 +1,6 @@
-/* What members give to single others: exchanges, sends and receives, in memory that peers may read and elsewhere. */
+/* test_team_pieces.c: what members give to single others: exchanges, sends and receives, in memory that peers may read and elsewhere.
+ *
+ * Needs the whole library. Meant for ThreadSanitizer too. */
 #include "team_ends.h"
 
 /* Sizes in bytes: nothing, odd, a chunk, more than one, around what is worth reading in place, and much. */

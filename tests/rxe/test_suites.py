@@ -33,9 +33,8 @@ SUITES = {
 
 
 def _compile() -> None:
-    code = "import rdmatensor.torch; from rdmatensor.torch import allocator, backend; backend.native(); allocator.compiled()"
     environment = {**os.environ, "XDG_CACHE_HOME": str(CACHE)}
-    subprocess.run([sys.executable, "-c", code], env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "rdmatensor.torch"], env=environment, check=True, timeout=300)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,5 @@
-"""Process groups of torch over the real rdma_rxe: `rdmatensor vm run --env XDG_CACHE_HOME -- python -m pytest tests/rxe/group`,
-with the backend compiled before in that cache, since the machine has no compiler.
+"""Process groups of torch over the real rdma_rxe: `rdmatensor vm run -- python -m pytest tests/rxe/group`, with the
+backend compiled before in a cache that the machine sees (`--env XDG_CACHE_HOME`), since it has no compiler.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ DEVICES = [name for name in os.environ.get("RDMATENSOR_RXE_DEVICES", "").split("
 
 pytest.importorskip("torch", reason="no torch here: make torch")
 
-from ranks import Ranks
+from ranks import Ranks  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

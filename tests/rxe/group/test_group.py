@@ -1,4 +1,4 @@
-"""torch.distributed over one-sided WRITEs and READs of a real verbs driver: results equal to Gloo's over TCP, bit for bit."""
+"""torch.distributed over one-sided WRITEs and READs of a real verbs driver: results are Gloo's, bit for bit."""
 
 from __future__ import annotations
 
