@@ -6,14 +6,15 @@
 #   make bench-check   BASE=commit: is this checkout slower than that commit? CHECK_ARGS="--starts 11" is more patient
 #   make tables        the tables of README.md and docs/benchmarks.md from the result files
 #
-# Variables: BENCH_ARGS, PAPER_SIZES (shm), PAPER_RXE_SIZES, BASE, CHECK_ARGS.
+# Variables: BENCH_ARGS, PAPER_SIZES (shm), PAPER_RXE_SIZES and PAPER_RXE_MEMORY (of the machine; 1 GiB needs much), BASE, CHECK_ARGS.
 
 RESULTS := benchmarks/results
 BENCH := $(BIN)/rdmatensor bench
 BENCH_ARGS ?=
 PAPER_MODES := grpc-tcp,rpc,copy,static
 PAPER_SIZES ?= 64..1Gi
-PAPER_RXE_SIZES ?= 64,1Ki,16Ki,256Ki,4Mi,64Mi
+PAPER_RXE_MEMORY ?= 14G
+PAPER_RXE_SIZES ?= 64,1Ki,16Ki,256Ki,4Mi,64Mi,1Gi
 BASE ?=
 CHECK_ARGS ?=
 PEERS := grpcio mpi4py nixl mooncake-transfer-engine-non-cuda
@@ -53,7 +54,7 @@ paper-micro: build $(VENV)/.bench
 	@mkdir -p $(RESULTS)
 	@$(BENCH) --provider shm --modes $(PAPER_MODES) --sizes $(PAPER_SIZES) \
 	    --json $(RESULTS)/paper-micro-shm.json
-	@$(BIN)/rdmatensor vm run --timeout 1200 $(COMMIT_THERE) $(RXE_VM) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
+	@$(BIN)/rdmatensor vm run --timeout 3600 --memory $(PAPER_RXE_MEMORY) $(COMMIT_THERE) $(RXE_VM) -- rdmatensor bench --provider verbs --modes $(PAPER_MODES),perftest --sizes $(PAPER_RXE_SIZES) \
 	    --duration 1 --rounds 3 --json $(RESULTS)/paper-micro-rxe.json
 	@$(BIN)/python -m rdmatensor.bench.plot docs/paper-micro.png $(RESULTS)/paper-micro-shm.json $(RESULTS)/paper-micro-rxe.json
 	@$(BIN)/python benchmarks/tables.py

@@ -43,7 +43,7 @@ class SendEdge(Edge):
     it: their tensors follow one another.
     """
 
-    __slots__ = ("_eager_size", "_kept", "_nbytes", "_slots", "_templates", "channel")
+    __slots__ = ("_kept", "_nbytes", "_slots", "_templates", "channel", "eager_size")
 
     def __init__(self, channel: Channel, handle: EdgeHandle, terms: EdgeTerms) -> None:
         super().__init__(channel.device, handle, terms)
@@ -55,7 +55,8 @@ class SendEdge(Edge):
         self._backlog: deque[Sending] = deque()  # begun by send_async, and not all of it done
         info = _core.edge_info(handle)
         self._slots = info.slots
-        self._eager_size = info.eager_size  # a dynamic edge: the most bytes that ride in the record
+        self.eager_size: int = info.eager_size
+        """The most bytes of a tensor that ride in the record of a dynamic edge, and are copied; 0 of a static one."""
         self._templates: dict[tuple[int, Shape, Shape | None], tuple[EdgeTensor, int]] = {}  # and their bytes
         self._pointer = _core.edge_pointer(handle)
 

@@ -27,6 +27,10 @@ ROUNDS_LEAST = 3
 """Fewer say nothing of noise."""
 UNTIL_S = 45.0
 """Without a duration, by when all should be measured, starting included: then every further round is left out."""
+SLOW_S = 5.0
+"""One tensor that takes longer is measured in a single round, and checked once: soft-RoCE takes 10 s for a GiB."""
+LARGE = 256 << 20
+"""Bytes of a tensor that warms up all there is."""
 COUNT_MAX = 50_000
 CHECKS = 3
 """Tensors that are compared each way, each with bytes of its own."""
@@ -94,6 +98,11 @@ class Cell:
         self.count = 1
         self.cpu = {"sender": 0.0, "receiver": 0.0}
         self.moved = self.copies = self.tensors = 0.0
+        self.each_s = 1.0
+
+    @property
+    def slow(self) -> bool:
+        return self.each_s > SLOW_S
 
     def timeout(self, count: int, each_s: float) -> float:
         return DEADLINE_S + 10 * count * each_s
@@ -103,15 +112,17 @@ class Cell:
     def latency_warm(self) -> None:
         """Finds out how many round trips a round takes."""
         program = not self.pair.facts["samples"]
-        took = self._latency(100 if program and self.row.bytes < 1 << 20 else 3, False)
+        few = 1 if self.row.bytes >= LARGE else 3
+        took = self._latency(100 if program and self.row.bytes < 1 << 20 else few, False)
         if not program and took < WARM_S / 3:
             took = self._latency(max(3, int(WARM_S / max(took, 1e-7))), False)
         self.each_s = took
         self.count = max(1, min(COUNT_MAX, int(self.round_s / max(took, 1e-9))))
 
     def enough(self, name: str) -> bool:
-        """Whether a program, which takes its time to start, has run often enough."""
-        return not self.pair.facts["samples"] and len(self.row.rounds.get(name, ())) >= ROUNDS_LEAST
+        """Whether a program, which takes its time to start, or what is slow has run often enough."""
+        done = len(self.row.rounds.get(name, ()))
+        return (done >= 1 and self.slow) or (done >= ROUNDS_LEAST and not self.pair.facts["samples"])
 
     def latency_round(self) -> None:
         if self.enough("one_way_us"):
@@ -119,8 +130,7 @@ class Cell:
         self._latency(self.count, True)
 
     def _latency(self, count: int, keep: bool) -> float:
-        each = getattr(self, "each_s", 1.0)
-        found = self.pair.ask_both(self.timeout(count, each), "latency", count=count, keep=keep)["first"]
+        found = self.pair.ask_both(self.timeout(count, self.each_s), "latency", count=count, keep=keep)["first"]
         if keep:
             self.row.rounds.setdefault("one_way_us", []).append(found["p50"] * 1e6)
         return float(found["seconds"]) / count
@@ -128,11 +138,11 @@ class Cell:
     # ---- bandwidth ----
 
     def bandwidth_warm(self) -> None:
-        took = self._bandwidth(max(2, self.row.depth), False)
+        took = self._bandwidth(max(1 if self.row.bytes >= LARGE else 2, self.row.depth), False)
         if took < WARM_S / 10 and self.pair.facts["samples"]:
             took = self._bandwidth(max(8, int(WARM_S / max(took, 1e-8))), False)
         self.each_s = took
-        self.count = max(2, self.row.depth, min(4 * COUNT_MAX, int(self.round_s / max(took, 1e-9))))
+        self.count = max(1 if self.slow else 2, self.row.depth, min(4 * COUNT_MAX, int(self.round_s / max(took, 1e-9))))
         if took * self.count > 4 * self.round_s:  # a slow one: as few as fill the depth once
             self.count = max(1, int(4 * self.round_s / took))
 
@@ -143,8 +153,7 @@ class Cell:
 
     def _bandwidth(self, count: int, keep: bool) -> float:
         both = self.options.direction == "both"
-        each = getattr(self, "each_s", 1.0)
-        found = self.pair.ask_both(self.timeout(count, each), "bandwidth", count=count, both=both)
+        found = self.pair.ask_both(self.timeout(count, self.each_s), "bandwidth", count=count, both=both)
         seconds = max(float(answer["seconds"] or 0) for answer in found.values())
         transfers = 2 * count if both else count + 1
         if keep:
@@ -172,7 +181,7 @@ class Cell:
     def check(self) -> int:
         """Wrong bytes of a few tensors each way."""
         wrong = 0
-        for seed in range(1, CHECKS + 1):
+        for seed in range(1, 2 if self.slow else CHECKS + 1):
             for sender, receiver in (("first", "second"), ("second", "first")):
                 found = self.pair.ask_both(4 * DEADLINE_S, "check", seed=2 * seed + (sender == "first"), sender=sender)
                 wrong += int(found[receiver]["wrong"])

@@ -91,7 +91,7 @@ def _send_dyn(tensor: torch.Tensor, edge: str, *, timeout: float | None = None) 
     """Returns when the tensor may be changed: what comes after in a graph may do so."""
     sender = _edge_of(_sending, edge, "dynamic", "send_dyn")
     limits = sender.device.limits
-    if tensor.nbytes <= sender._eager_size:  # its bytes ride in the record
+    if tensor.nbytes <= sender.eager_size:  # its bytes ride in the record
         sender.send(tensor if limits.completes_in_post else tensor.clone(), timeout)
         return
     sender.send(tensor, timeout)
