@@ -38,6 +38,7 @@ _copy = _core.channel_copy
 _wait_word = _core.channel_wait_word
 _WRITE, _READ, _SLICE_NS = _core.WRITE, _core.READ, _core.SLICE_NS
 _LOOKUP_GRACE_NS = 1_000_000_000  # for the peer's "not published" to travel after the wait there is over
+_FEW = 16  # prepared copies whose bytes are counted
 _PENDING_SWEEP = 128  # transfers under way from which a new one first looks which have ended
 _NAP_S = 50e-6  # between looks for a free operation when nothing moved
 
@@ -397,7 +398,9 @@ class Channel:
         )
         if handle is None:
             raise self._copy_refusal(status, given[bad], f"pair {bad}: " if len(given) > 1 else "")
-        prepared = PreparedCopy(self, handle, given[0] if len(given) == 1 else (packed, given))
+        few = len(given) <= _FEW
+        nbytes = sum(target.nbytes for target, _ in given) if few else None
+        prepared = PreparedCopy(self, handle, nbytes, given[0] if len(given) == 1 else (packed, given))
         self._prepared.add(prepared)
         return prepared
 

@@ -16,41 +16,40 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedCopy"]
 
-_run = _core.prepared_run
+_BRIEF = 8192  # bytes that are copied in half a microsecond where posting is copying
 _start = _core.prepared_start
 
 
-class PreparedCopy:
+class PreparedCopy(_core.QuickPrepared):
     """One or many copies, checked and bound once: call it to run them, or `start()` them.
 
     The fastest way to repeat a copy. It keeps its ranges alive, and its regions busy, until it is closed or
     collected. A context manager.
     """
 
-    __slots__ = ("__weakref__", "_channel", "_handle", "_keep")
+    __slots__ = ("__weakref__", "_channel", "_keep")
 
-    def __init__(self, channel: Channel, handle: PreparedHandle, keep: tuple[object, ...]) -> None:
+    def __init__(self, channel: Channel, handle: PreparedHandle, nbytes: int | None, keep: tuple[object, ...]) -> None:
         self._channel = channel
-        self._handle: PreparedHandle | None = handle
+        self._handle = handle
+        self._pointer = _core.prepared_pointer(handle)
+        self._brief = channel.device.limits.completes_in_post and nbytes is not None and nbytes <= _BRIEF
         self._keep = keep
 
-    def __call__(self, timeout: float | None = None) -> None:
+    # Called as `copy()` or `copy(timeout=...)`: csrc/python/quick.c runs the copies and comes here for the rest.
+
+    def _call(self, timeout: float | None = None) -> None:
         """Runs the copies and blocks until they are done, as `Channel.memcpy` does."""
-        if timeout is not None:
-            self.start(timeout=timeout).wait()
-            return
-        try:
-            op = _run(self._handle)  # type: ignore[arg-type]
-        except TypeError:
-            raise self._closed() from None
-        if op:
-            self._channel._finish(op, (self, *self._keep), None, self._again)
+        self.start(timeout=timeout).wait()
+
+    def _go_on(self, op: int) -> None:
+        self._channel._finish(op, (self, *self._keep), None, self._again)
 
     def start(self, *, timeout: float | None = None) -> Transfer:
         """Starts the copies, as `Channel.memcpy_async` does."""
         limit = timeout_ns(timeout, self._channel.device._timeout_ns)
         try:
-            op = _start(self._handle)  # type: ignore[arg-type]
+            op = _start(self._handle)
         except TypeError:
             raise self._closed() from None
         return self._channel._transfer(op, (self, *self._keep), limit, self._again)

@@ -1,4 +1,4 @@
-/* quick.c: sends, receives and releases of bound and static tensors as Python calls them (quick.h). Objects of these types are seen
+/* quick.c: sends, receives and releases of bound and static tensors, and prepared copies, as Python calls them (quick.h). Objects of these types are seen
  * by one thread at a time, that which has the interpreter's lock; the edges behind them by any. */
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030A0000
@@ -40,6 +40,14 @@ typedef struct quick_bound {
     PyObject *edge;
     unsigned long long pointer, address, nbytes;
 } quick_bound;
+
+/* Copies that are bound. */
+typedef struct quick_prepared {
+    PyObject_HEAD
+    PyObject *handle; /* None when it is closed */
+    unsigned long long pointer;
+    char brief; /* they are over before the interpreter's lock could be given up */
+} quick_prepared;
 
 /* One set for the process, as the module of cffi is. */
 static PyTypeObject *edge_type, *tensor_type; /* the latter: the class that is handed out */
@@ -163,6 +171,26 @@ static void bound_dealloc(PyObject *object)
     object_free(object);
 }
 
+static int prepared_traverse(PyObject *object, visitproc visit, void *arg)
+{
+    Py_VISIT(Py_TYPE(object));
+    Py_VISIT(((quick_prepared *)object)->handle);
+    return 0;
+}
+
+static int prepared_clear(PyObject *object)
+{
+    Py_CLEAR(((quick_prepared *)object)->handle);
+    return 0;
+}
+
+static void prepared_dealloc(PyObject *object)
+{
+    PyObject_GC_UnTrack(object);
+    prepared_clear(object);
+    object_free(object);
+}
+
 /* ---- calls ---- */
 
 /* The edge behind an object while it is open and nothing goes before what comes now; else NULL. */
@@ -173,19 +201,43 @@ static rt_edge *free_edge(const quick_edge *self)
     return (rt_edge *)(uintptr_t)self->pointer;
 }
 
+static PyObject *call_in_python(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    PyObject *call = PyObject_GetAttrString(object, "_call"), *result = NULL;
+    if (call != NULL)
+        result = PyObject_Call(call, args, kwargs);
+    Py_XDECREF(call);
+    return result;
+}
+
+static PyObject *prepared_call(PyObject *object, PyObject *args, PyObject *kwargs)
+{
+    const quick_prepared *self = (const quick_prepared *)object;
+    if (self->handle == NULL || self->handle == Py_None || kwargs != NULL || PyTuple_Size(args) != 0)
+        return call_in_python(object, args, kwargs);
+    rt_prepared *prepared = (rt_prepared *)(uintptr_t)self->pointer;
+    PyObject *handle = Py_NewRef(self->handle); /* whatever other threads do meanwhile */
+    int64_t number;
+    if (self->brief) {
+        number = rt_prepared_start(prepared);
+    } else {
+        Py_BEGIN_ALLOW_THREADS
+        number = rt_prepared_run(prepared);
+        Py_END_ALLOW_THREADS
+    }
+    PyObject *result = number == 0 ? Py_NewRef(Py_None) : PyObject_CallMethod(object, "_go_on", "L", (long long)number);
+    Py_DECREF(handle);
+    return result;
+}
+
 static PyObject *bound_call(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     const quick_bound *self = (const quick_bound *)object;
     const quick_edge *way = (const quick_edge *)self->edge;
     bool usual = self->nbytes != 0 && kwargs == NULL && PyTuple_Size(args) == 0;
     rt_edge *edge = usual && way != NULL && PyObject_TypeCheck(self->edge, edge_type) ? free_edge(way) : NULL;
-    if (edge == NULL) {
-        PyObject *call = PyObject_GetAttrString(object, "_call"), *result = NULL;
-        if (call != NULL)
-            result = PyObject_Call(call, args, kwargs);
-        Py_XDECREF(call);
-        return result;
-    }
+    if (edge == NULL)
+        return call_in_python(object, args, kwargs);
     if (self->nbytes <= KEEPS_LOCK_MAX && rt_edge_send_at_once(edge, self->address, self->nbytes) == 0)
         Py_RETURN_NONE;
     int64_t status;
@@ -309,6 +361,13 @@ static PyMemberDef bound_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
+static PyMemberDef prepared_members[] = {
+    {"_handle", T_OBJECT_EX, offsetof(quick_prepared, handle), 0, "None when it is closed"},
+    {"_pointer", T_ULONGLONG, offsetof(quick_prepared, pointer), 0, "the C object's address"},
+    {"_brief", T_BOOL, offsetof(quick_prepared, brief), 0, "over before the interpreter's lock could be given up"},
+    {NULL, 0, 0, 0, NULL},
+};
+
 static PyType_Slot tensor_slots[] = {
     {Py_tp_traverse, (void *)tensor_traverse}, {Py_tp_clear, (void *)tensor_clear},
     {Py_tp_dealloc, (void *)tensor_dealloc},   {Py_tp_init, (void *)tensor_init},
@@ -327,10 +386,16 @@ static PyType_Slot bound_slots[] = {
     {Py_tp_call, (void *)bound_call},         {Py_tp_members, bound_members},     {0, NULL},
 };
 
+static PyType_Slot prepared_slots[] = {
+    {Py_tp_traverse, (void *)prepared_traverse}, {Py_tp_clear, (void *)prepared_clear}, {Py_tp_dealloc, (void *)prepared_dealloc},
+    {Py_tp_call, (void *)prepared_call},         {Py_tp_members, prepared_members},     {0, NULL},
+};
+
 enum { TYPE_FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
 static PyType_Spec tensor_spec = {"rdmatensor._quick.Tensor", sizeof(quick_tensor), 0, TYPE_FLAGS, tensor_slots};
 static PyType_Spec edge_spec = {"rdmatensor._quick.Edge", sizeof(quick_edge), 0, TYPE_FLAGS, edge_slots};
 static PyType_Spec bound_spec = {"rdmatensor._quick.Bound", sizeof(quick_bound), 0, TYPE_FLAGS, bound_slots};
+static PyType_Spec prepared_spec = {"rdmatensor._quick.Prepared", sizeof(quick_prepared), 0, TYPE_FLAGS, prepared_slots};
 
 /* receiving(method, doc, tensor): the method that RecvEdge has as `recv`. `method` is called where the quick way does not go, `doc`
  * describes it, and objects of the class `tensor` are what it gives. */
@@ -370,6 +435,7 @@ uint64_t rt_quick_types(void)
     bool whole = dict != NULL && edge_type != NULL && PyDict_SetItemString(dict, "Edge", (PyObject *)edge_type) == 0 &&
                  add(dict, "Tensor", PyType_FromSpec(&tensor_spec)) == 0 &&
                  add(dict, "Bound", PyType_FromSpec(&bound_spec)) == 0 &&
+                 add(dict, "Prepared", PyType_FromSpec(&prepared_spec)) == 0 &&
                  add(dict, "receiving", PyCFunction_NewEx(&receiving_def, NULL, NULL)) == 0;
     if (!whole) {
         PyErr_Clear();

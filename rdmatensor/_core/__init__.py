@@ -82,7 +82,7 @@ from rdmatensor._core.channels import (
     op_release,
     op_wait,
     prepared_create,
-    prepared_run,
+    prepared_pointer,
     prepared_start,
     remote_address,
     remote_attach,
@@ -153,7 +153,7 @@ from rdmatensor._core.edges import (
     edges_send_many,
     edges_wait_any,
 )
-from rdmatensor._core.quick import QuickBound, QuickEdge, QuickTensor, receiving
+from rdmatensor._core.quick import QuickBound, QuickEdge, QuickPrepared, QuickTensor, receiving
 from rdmatensor._core.regions import (
     region_address,
     region_adopt,
@@ -229,6 +229,7 @@ __all__ = [
     "PreparedHandle",
     "QuickBound",
     "QuickEdge",
+    "QuickPrepared",
     "QuickTensor",
     "RegionHandle",
     "RemoteHandle",
@@ -306,7 +307,7 @@ __all__ = [
     "op_wait",
     "pointer_of",
     "prepared_create",
-    "prepared_run",
+    "prepared_pointer",
     "prepared_start",
     "provider_command",
     "provider_list",

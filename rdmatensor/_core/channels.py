@@ -133,7 +133,6 @@ channel_queue_of: Callable[[ChannelHandle, int], int] = lib.rt_channel_queue_of
 channel_close: Callable[[ChannelHandle], None] = lib.rt_channel_close
 channel_dump: Callable[[ChannelHandle], str] = partial(report, lib.rt_channel_dump)
 channel_quiet: Callable[[ChannelHandle], int] = lib.rt_channel_quiet
-prepared_run: Callable[[PreparedHandle], int] = lib.rt_prepared_run
 prepared_start: Callable[[PreparedHandle], int] = lib.rt_prepared_start
 op_wait: Callable[[ChannelHandle, int, int], int] = lib.rt_op_wait
 
@@ -162,6 +161,11 @@ def prepared_create(
             end(ended)
 
     return cast(PreparedHandle, owned(out[0], drop, (channel, device))), OK, 0
+
+
+def prepared_pointer(prepared: PreparedHandle) -> int:
+    """The C object's address, for `QuickPrepared`."""
+    return int(ffi.cast("uintptr_t", prepared))
 
 
 def op_release(channel: ChannelHandle, op: int) -> tuple[int, str]:

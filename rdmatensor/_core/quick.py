@@ -56,8 +56,18 @@ if TYPE_CHECKING:
 
         def __call__(self, timeout: float | None = None) -> None: ...
 
+    class QuickPrepared:
+        """What copies are that were bound: calling it runs them."""
+
+        _handle: Any
+        _pointer: int
+        _brief: bool
+
+        def __call__(self, timeout: float | None = None) -> None: ...
+
 else:
     QuickTensor, QuickEdge, QuickBound = _made["Tensor"], _made["Edge"], _made["Bound"]
+    QuickPrepared = _made["Prepared"]
 
 
 def receiving(tensor: type) -> Callable[[_Method], _Method]:
