@@ -14,7 +14,7 @@ verbs promise; programs that may not assume it write the word in a message of it
 Latency, READ: until the bytes of a READ are here; ib_read_lat.
 
 READ, theirs pause: the same with `--latency_gap`, which is in their time as what Python does between two READs is in
-ours. Soft-RoCE takes far longer when it was not posted to for some us, probably since its workers fall asleep.
+ours. Soft-RoCE takes far longer when it was not posted to for 2 us, since its worker falls asleep.
 
 Ours and theirs take turns, round by round; medians of the rounds. On an emulated machine only the ratios mean anything.
 Waking an idle processor costs there as much as a transfer, and whether it goes idle between two of them hangs on a few
@@ -46,7 +46,7 @@ BEHIND = 64 * MIB  # where the word of its own lies
 DEPTH = 128
 LATENCY_SIZE = 4 * KIB
 TURNS = 500  # of a latency test
-GAP_US = 10  # about what one call through Python costs where the processor is emulated
+GAPS_US = (1, 2, 5)  # the last is about what calls through Python cost where the processor is emulated
 BYTES = 32 * MIB  # of a bandwidth test, at least COUNT_MIN and at most COUNT_MAX messages
 COUNT_MIN, COUNT_MAX = 5, 2000
 PATIENCE = 120
@@ -212,8 +212,10 @@ def latencies(ours: Ours, theirs: Theirs, rounds: int) -> Iterator[dict[str, Any
     yield row("write + word", LATENCY_SIZE, "us", lambda: ours.write_latency(True, TURNS), write, rounds)
     read = partial(theirs.latency, "read", TURNS)
     yield row("read latency", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), read, rounds)
-    paused = partial(theirs.latency, "read", TURNS, f"--latency_gap={GAP_US}")
-    yield row("read latency, theirs pause", LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), paused, rounds)
+    for gap in GAPS_US:
+        paused = partial(theirs.latency, "read", TURNS, f"--latency_gap={gap}")
+        name = f"read latency, theirs pause {gap} us"
+        yield row(name, LATENCY_SIZE, "us", lambda: ours.read_latency(TURNS), paused, rounds)
 
 
 def bandwidths(
