@@ -47,8 +47,8 @@ static int fail_to_register(const verbs_device *device, const rt_memory *memory,
     switch (error) {
     case ENOMEM:
         return rt_fail(detail, RT_E_NO_MEMORY, error,
-                       "cannot register %" PRIu64 " bytes with %s (out of memory, or more than %u "
-                       "registrations)",
+                       "cannot register %" PRIu64 " bytes with %s (out of memory, more than %u registrations, or more "
+                       "than the driver takes at once, which is 1 GiB for rdma_rxe: then make several regions)",
                        size, name, device->base.limits.region_count_max);
     case EFAULT:
         return rt_fail(detail, RT_E_INVALID, error,

@@ -13,6 +13,9 @@ from rdmatensor.bench.modes.library import LibraryEnd
 
 __all__ = ["EdgeEnd"]
 
+ONE_SLOT = 1 << 30
+"""Bytes of a tensor that gets no second slot: rdma_rxe registers no more than 1 GiB at once."""
+
 
 class EdgeEnd(LibraryEnd):
     """An end with one edge out and one in, made anew for each size. Subclasses say of what kind."""
@@ -39,7 +42,8 @@ class EdgeEnd(LibraryEnd):
         self._number += 1
         before = self.device.stats.registering_ns
         mine, other = ("first", "second") if self.setup.first else ("second", "first")
-        self._in = self.device.recv_edge(f"{mine} {self._number}", slots=max(depth, 2), **self._words())
+        slots = max(depth, 2) if size < ONE_SLOT else depth
+        self._in = self.device.recv_edge(f"{mine} {self._number}", slots=slots, **self._words())
         self._out = self.channel.send_edge(
             f"{other} {self._number}", timeout=DEADLINE_S, staging=self.staging, **self._words()
         )
