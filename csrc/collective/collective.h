@@ -155,7 +155,7 @@ typedef struct rt_team_waiter {
     uint32_t looks;
     bool announced;
     uint32_t epoch;
-    int64_t nap_ns;
+    int64_t napped_ns;
     int status; /* what to return at the next look that finds nothing */
     rt_detail detail;
 } rt_team_waiter;

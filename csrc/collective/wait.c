@@ -8,8 +8,9 @@
 enum {
     YIELDS = 24,        /* looks with the core given away in between: cheaper than a sleep when the peer runs on this core */
     CLOCK_EVERY = 256,  /* looks between two readings of the clock while spinning */
-    NAP_MIN_NS = 20000, /* where the provider cannot wake a receiver */
+    NAP_MIN_NS = 20000, /* where the provider cannot wake a receiver; as in core/wait.c */
     NAP_MAX_NS = 1000000,
+    NAP_SHARE = 4,
 };
 
 void rt_team_waiter_begin(rt_team_waiter *waiter, rt_team *team, int64_t timeout_ns, int (*interrupted)(void))
@@ -21,7 +22,7 @@ void rt_team_waiter_begin(rt_team_waiter *waiter, rt_team *team, int64_t timeout
     waiter->transfers = false;
     waiter->looks = 0;
     waiter->announced = false;
-    waiter->nap_ns = NAP_MIN_NS;
+    waiter->napped_ns = 0;
     waiter->status = RT_OK;
 }
 
@@ -38,7 +39,7 @@ void rt_team_waiter_moved(rt_team_waiter *waiter)
     if (waiter->announced)
         rt_team_waiter_end(waiter);
     waiter->looks = 0;
-    waiter->nap_ns = NAP_MIN_NS;
+    waiter->napped_ns = 0;
     waiter->status = RT_OK;
 }
 
@@ -59,8 +60,10 @@ static void drive(rt_device *device)
 
 static int nap(rt_team_waiter *waiter, int64_t left)
 {
-    int64_t time = waiter->nap_ns < left ? waiter->nap_ns : left;
-    waiter->nap_ns = waiter->nap_ns * 2 < NAP_MAX_NS ? waiter->nap_ns * 2 : NAP_MAX_NS;
+    int64_t time = waiter->napped_ns / NAP_SHARE;
+    time = time < NAP_MIN_NS ? NAP_MIN_NS : time < NAP_MAX_NS ? time : NAP_MAX_NS;
+    waiter->napped_ns += time;
+    time = time < left ? time : left;
     struct timespec span = {.tv_nsec = time > 0 ? time : 1};
     return nanosleep(&span, NULL) != 0 ? RT_E_INTERRUPTED : RT_OK;
 }
