@@ -13,7 +13,7 @@ from rdmatensor.vm import VmError, packages
 
 PREPARE_TIMEOUT = 900
 if not os.environ.get("RDMATENSOR_RXE"):
-    collect_ignore = ["guest"]  # test_suites.py runs them where there is soft-RoCE
+    collect_ignore = ["guest", "group"]  # test_suites.py runs them where there is soft-RoCE
 
 
 @pytest.fixture(scope="session")

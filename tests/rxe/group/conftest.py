@@ -21,16 +21,17 @@ pytest.importorskip("torch", reason="no torch here: make torch")
 from ranks import Ranks  # noqa: E402
 
 
-@pytest.fixture(autouse=True)
-def _soft_roce(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _soft_roce() -> Iterator[None]:
     if not os.environ.get("RDMATENSOR_RXE"):
         pytest.skip("no soft-RoCE here: `rdmatensor vm run -- python -m pytest tests/rxe/group` has it")
-    monkeypatch.setenv("RDMATENSOR_TORCH_URL", f"verbs://{DEVICES[0]}")
+    with pytest.MonkeyPatch.context() as patch:  # for ranks, which inherit it
+        patch.setenv("RDMATENSOR_TORCH_URL", f"verbs://{DEVICES[0]}")
+        yield
 
 
 @pytest.fixture(scope="session")
-def ranks() -> Iterator[Ranks]:
-    os.environ.setdefault("RDMATENSOR_TORCH_URL", f"verbs://{DEVICES[0]}" if DEVICES else "verbs://")
+def ranks(_soft_roce: None) -> Iterator[Ranks]:
     made = Ranks(3)
     yield made
     made.close()
