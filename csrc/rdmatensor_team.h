@@ -38,7 +38,7 @@ enum rt_team_reduction {
 
 typedef struct rt_team_options {
     uint32_t rank, size;
-    uint32_t chunk; /* bytes of one message at most; a multiple of 64 */
+    uint32_t chunk; /* bytes of one message at most; a multiple of 64, at least 512 */
     uint32_t slots; /* messages under way to one peer and lane; at least 4 */
     uint32_t spins; /* looks before a waiting thread gives its core away; 0 with more members than cores */
 } rt_team_options;

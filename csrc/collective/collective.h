@@ -28,6 +28,7 @@ enum {
     RT_TEAM_LINE = 64,
     RT_TEAM_NOTICE_SIZE = 320, /* text of a member that gave up; its last 8 bytes are the word that says so */
     RT_TEAM_SLOTS_MAX = 64,
+    RT_TEAM_CHUNK_MIN = 512, /* what members tell each other of their tensors fits one message */
     RT_TEAM_CHUNK_MAX = 4 << 20,
 };
 

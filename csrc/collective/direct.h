@@ -18,6 +18,8 @@ typedef struct rt_direct {
     uint8_t *place[RT_DIRECT_RANGES]; /* where the peer's ranges lie */
 } rt_direct;
 
+_Static_assert(RT_DIRECT_RANGES * sizeof(rt_announcement) <= RT_TEAM_CHUNK_MIN, "one message");
+
 /* What all members can do with each other's ranges. */
 enum rt_reach {
     RT_REACH_NONE = 0,

@@ -15,10 +15,10 @@ enum { STEP = 4 << 20 };
 
 /* One piece on its way. */
 enum rt_phase {
-    PHASE_ANNOUNCE, /* it is to be announced */
+    PHASE_ANNOUNCE, /* it is to be announced, or it will be */
     PHASE_ANSWER,   /* the receiver is to say whether it has read it */
     PHASE_READ,     /* the receiver reads it in place */
-    PHASE_SAY,      /* the receiver is to say whether it has read it, as phase_taken says */
+    PHASE_SAY,      /* the receiver is to say that it has read it, or, unless `direct`, that it cannot */
     PHASE_CHUNKS,   /* chunks come, of what is left: none of a piece that was read, then an empty one */
     PHASE_DONE,
 };

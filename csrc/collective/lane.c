@@ -93,8 +93,6 @@ void rt_lane_take(rt_lane *lane)
 void rt_lane_drain(rt_lane *lane)
 {
     rt_channel *channel = lane->team->peers[lane->peer].channel;
-    if (rt_channel_state(channel) != RT_CHANNEL_READY) /* its operations have ended, and may be gone with its device */
-        return;
     for (uint32_t index = 0; index < 3 * lane->team->options.slots; index++) {
         if (lane->operations[index] <= 0)
             continue;

@@ -54,9 +54,9 @@ static int check_options(const rt_team_options *options, rt_detail *detail)
     if (options->size == 0 || options->size > RT_TEAM_SIZE_MAX || options->rank >= options->size)
         return rt_fail(detail, RT_E_INVALID, 0, "a team has 1 to %d members, and ranks below that: not rank %u of %u",
                        RT_TEAM_SIZE_MAX, options->rank, options->size);
-    if (options->chunk == 0 || options->chunk % RT_TEAM_LINE != 0 || options->chunk > RT_TEAM_CHUNK_MAX)
-        return rt_fail(detail, RT_E_INVALID, 0, "a chunk is a multiple of %d bytes up to %d, not %u", RT_TEAM_LINE,
-                       RT_TEAM_CHUNK_MAX, options->chunk);
+    if (options->chunk < RT_TEAM_CHUNK_MIN || options->chunk % RT_TEAM_LINE != 0 || options->chunk > RT_TEAM_CHUNK_MAX)
+        return rt_fail(detail, RT_E_INVALID, 0, "a chunk is a multiple of %d bytes from %d to %d, not %u", RT_TEAM_LINE,
+                       RT_TEAM_CHUNK_MIN, RT_TEAM_CHUNK_MAX, options->chunk);
     if (options->slots < 4 || options->slots > RT_TEAM_SLOTS_MAX)
         return rt_fail(detail, RT_E_INVALID, 0, "a lane has 4 to %d slots, not %u", RT_TEAM_SLOTS_MAX, options->slots);
     return RT_OK;

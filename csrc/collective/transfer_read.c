@@ -16,6 +16,7 @@ static bool can_take(rt_team *team, rt_team_transfer *receive)
     return team->device->limits.read_depth > 0 && rt_loan_hold(team->device, receive->bytes, receive->size, &receive->loan);
 }
 
+/* A region that is not attached yet is waited for, a slice at most, with team->lock held; then the bytes come in parts. */
 bool rt_transfer_reads(rt_team *team, rt_team_transfer *receive, uint32_t peer, const rt_message *offer, const uint8_t *payload)
 {
     rt_announcement told;

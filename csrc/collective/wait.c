@@ -6,11 +6,8 @@
 #include <time.h>
 
 enum {
-    YIELDS = 24,        /* looks with the core given away in between: cheaper than a sleep when the peer runs on this core */
-    CLOCK_EVERY = 256,  /* looks between two readings of the clock while spinning */
-    NAP_MIN_NS = 20000, /* where the provider cannot wake a receiver; as in core/wait.c */
-    NAP_MAX_NS = 1000000,
-    NAP_SHARE = 4,
+    YIELDS = 24,       /* looks with the core given away in between: cheaper than a sleep when the peer runs on this core */
+    CLOCK_EVERY = 256, /* looks between two readings of the clock while spinning */
 };
 
 void rt_team_waiter_begin(rt_team_waiter *waiter, rt_team *team, int64_t timeout_ns, int (*interrupted)(void))
@@ -60,9 +57,7 @@ static void drive(rt_device *device)
 
 static int nap(rt_team_waiter *waiter, int64_t left)
 {
-    int64_t time = waiter->napped_ns / NAP_SHARE;
-    time = time < NAP_MIN_NS ? NAP_MIN_NS : time < NAP_MAX_NS ? time : NAP_MAX_NS;
-    waiter->napped_ns += time;
+    int64_t time = rt_nap_next_ns(&waiter->napped_ns);
     time = time < left ? time : left;
     struct timespec span = {.tv_nsec = time > 0 ? time : 1};
     return nanosleep(&span, NULL) != 0 ? RT_E_INTERRUPTED : RT_OK;

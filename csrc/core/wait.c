@@ -25,9 +25,6 @@ enum {
     RT_SHORT_NS = 200000,          /* … and a sleep that ended within this was short */
     RT_TAKEN_NS = 5000,            /* a core that is given away for this long was used by others, … */
     RT_BUSY_NS = 500000,           /* … and for this long by somebody who computes */
-    RT_NAP_MIN_NS = 20000,         /* naps where the provider cannot wake a receiver: from 20 us … */
-    RT_NAP_MAX_NS = 2000000,       /* … to 2 ms, which keeps an idle waiter under 1 % of a core; between them … */
-    RT_NAP_SHARE = 4,              /* … a fourth of what was slept so far, so that nobody sleeps much longer than it must */
     RT_FOLLOWER_NAP_NS = 10000000, /* a follower looks for a free turn at least this often */
 };
 
@@ -316,9 +313,7 @@ static int sleep_for_memory(rt_waiter *waiter, rt_look look, void *object, int64
         int64_t nap = pending && left_ns > RT_NS_PER_MS ? RT_NS_PER_MS : left_ns;
         return provider->memory_sleep(device->pdevice, epoch, *found_out != RT_E_AGAIN ? 0 : nap);
     }
-    int64_t nap = waiter->napped_ns / (device->limits.virtual_time ? 1 : RT_NAP_SHARE);
-    nap = nap < RT_NAP_MIN_NS ? RT_NAP_MIN_NS : nap < RT_NAP_MAX_NS ? nap : RT_NAP_MAX_NS;
-    waiter->napped_ns += nap;
+    int64_t nap = rt_nap_next_ns(&waiter->napped_ns);
     nap = nap < left_ns ? nap : left_ns;
     if (device->limits.virtual_time)
         return provider->clock->advance(device->pdevice, rt_device_time(device) + nap);

@@ -1,5 +1,5 @@
-/* quick.c: sends, receives and releases of bound and static tensors, and prepared copies, as Python calls them (quick.h). Objects of these types are seen
- * by one thread at a time, that which has the interpreter's lock; the edges behind them by any. */
+/* quick.c: sends, receives and releases of bound and static tensors, and prepared copies, as Python calls them (quick.h). Objects
+ * of these types are seen by one thread at a time, that which has the interpreter's lock; what is behind them by any. */
 #ifndef Py_LIMITED_API
 #define Py_LIMITED_API 0x030A0000
 #endif
@@ -33,6 +33,12 @@ typedef struct quick_edge {
     unsigned long long pointer;
     long long slice_ns;
 } quick_edge;
+
+/* How objects begin that hold one other. */
+typedef struct quick_holder {
+    PyObject_HEAD
+    PyObject *held;
+} quick_holder;
 
 /* A contiguous tensor bound to a static edge, or anything else that is bound: then `nbytes` is 0 here. */
 typedef struct quick_bound {
@@ -151,43 +157,23 @@ static void edge_dealloc(PyObject *object)
     object_free(object);
 }
 
-static int bound_traverse(PyObject *object, visitproc visit, void *arg)
+static int holder_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(object));
-    Py_VISIT(((quick_bound *)object)->edge);
+    Py_VISIT(((quick_holder *)object)->held);
     return 0;
 }
 
-static int bound_clear(PyObject *object)
+static int holder_clear(PyObject *object)
 {
-    Py_CLEAR(((quick_bound *)object)->edge);
+    Py_CLEAR(((quick_holder *)object)->held);
     return 0;
 }
 
-static void bound_dealloc(PyObject *object)
+static void holder_dealloc(PyObject *object)
 {
     PyObject_GC_UnTrack(object);
-    bound_clear(object);
-    object_free(object);
-}
-
-static int prepared_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(((quick_prepared *)object)->handle);
-    return 0;
-}
-
-static int prepared_clear(PyObject *object)
-{
-    Py_CLEAR(((quick_prepared *)object)->handle);
-    return 0;
-}
-
-static void prepared_dealloc(PyObject *object)
-{
-    PyObject_GC_UnTrack(object);
-    prepared_clear(object);
+    holder_clear(object);
     object_free(object);
 }
 
@@ -382,13 +368,13 @@ static PyType_Slot edge_slots[] = {
     {0, NULL},
 };
 static PyType_Slot bound_slots[] = {
-    {Py_tp_traverse, (void *)bound_traverse}, {Py_tp_clear, (void *)bound_clear}, {Py_tp_dealloc, (void *)bound_dealloc},
-    {Py_tp_call, (void *)bound_call},         {Py_tp_members, bound_members},     {0, NULL},
+    {Py_tp_traverse, (void *)holder_traverse}, {Py_tp_clear, (void *)holder_clear}, {Py_tp_dealloc, (void *)holder_dealloc},
+    {Py_tp_call, (void *)bound_call},          {Py_tp_members, bound_members},      {0, NULL},
 };
 
 static PyType_Slot prepared_slots[] = {
-    {Py_tp_traverse, (void *)prepared_traverse}, {Py_tp_clear, (void *)prepared_clear}, {Py_tp_dealloc, (void *)prepared_dealloc},
-    {Py_tp_call, (void *)prepared_call},         {Py_tp_members, prepared_members},     {0, NULL},
+    {Py_tp_traverse, (void *)holder_traverse}, {Py_tp_clear, (void *)holder_clear}, {Py_tp_dealloc, (void *)holder_dealloc},
+    {Py_tp_call, (void *)prepared_call},       {Py_tp_members, prepared_members},   {0, NULL},
 };
 
 enum { TYPE_FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };

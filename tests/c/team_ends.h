@@ -88,6 +88,13 @@ static inline void team_begin(team_ends *ends, uint32_t size, const enum team_me
     }
 }
 
+/* Keeps the status of the member's first call that failed. */
+static inline void team_note(team_member *self, int status)
+{
+    if (self->status == RT_OK)
+        self->status = status;
+}
+
 static inline void *team_main(void *argument)
 {
     team_member *self = argument;

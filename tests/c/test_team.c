@@ -30,12 +30,6 @@ static rt_team_call call_of(team_member *self, int32_t root)
                           .detail = &self->detail};
 }
 
-static void note(team_member *self, int status)
-{
-    if (self->status == RT_OK)
-        self->status = status;
-}
-
 static int32_t sum_of(const team_member *self, uint64_t index, uint32_t salt)
 {
     uint32_t sum = 0;
@@ -54,7 +48,7 @@ static void reduce_all(team_member *self)
         rt_team_call call = call_of(self, -1);
         fill(input, self->rank, count, turn);
         output[count] = 77;
-        note(self, rt_team_reduce(self->team, &call, input, output, count));
+        team_note(self, rt_team_reduce(self->team, &call, input, output, count));
         for (uint64_t index = 0; index < count; index++)
             self->wrong += output[index] != sum_of(self, index, turn);
         for (uint64_t index = 0; index < count && input != output; index++)
@@ -73,7 +67,7 @@ static void reduce_scatter(team_member *self)
         fill(input, self->rank, count * self->size, turn);
         for (uint32_t rank = 0; rank < self->size; rank++)
             inputs[rank] = input + rank * count;
-        note(self, rt_team_reduce_scatter(self->team, &call, inputs, output, count));
+        team_note(self, rt_team_reduce_scatter(self->team, &call, inputs, output, count));
         for (uint64_t index = 0; index < count; index++)
             self->wrong += output[index] != sum_of(self, self->rank * count + index, turn);
     }
@@ -90,7 +84,7 @@ static void gather(team_member *self)
         memset(output, 0, count * self->size * sizeof *output);
         for (uint32_t rank = 0; rank < self->size; rank++)
             outputs[rank] = output + rank * count;
-        note(self, rt_team_gather_all(self->team, &call, input, outputs, count * sizeof *input));
+        team_note(self, rt_team_gather_all(self->team, &call, input, outputs, count * sizeof *input));
         for (uint32_t rank = 0; rank < self->size; rank++)
             for (uint64_t index = 0; index < count; index++)
                 self->wrong += output[rank * count + index] != element(rank, index, turn);
@@ -105,7 +99,7 @@ static void broadcast(team_member *self)
         uint32_t root = turn % 2;
         rt_team_call call = call_of(self, (int32_t)root);
         fill(bytes, self->rank, count, turn);
-        note(self, rt_team_broadcast(self->team, &call, bytes, count * sizeof *bytes));
+        team_note(self, rt_team_broadcast(self->team, &call, bytes, count * sizeof *bytes));
         for (uint64_t index = 0; index < count; index++)
             self->wrong += bytes[index] != element(root, index, turn);
     }
@@ -171,7 +165,7 @@ static void reduce_once(team_member *self)
 {
     rt_team_call call = call_of(self, -1);
     memset(self->bytes, 1, LARGEST * 4);
-    note(self, rt_team_reduce(self->team, &call, self->bytes, self->bytes, LARGEST));
+    team_note(self, rt_team_reduce(self->team, &call, self->bytes, self->bytes, LARGEST));
 }
 
 static void nothing_is_staged_of_what_is_read_directly(void)
@@ -225,7 +219,7 @@ static void a_member_that_gives_up_ends_the_others_call(void)
 static void reduce_less(team_member *self)
 {
     rt_team_call call = call_of(self, -1);
-    note(self, rt_team_reduce(self->team, &call, self->bytes, self->bytes, LARGEST - 1));
+    team_note(self, rt_team_reduce(self->team, &call, self->bytes, self->bytes, LARGEST - 1));
 }
 
 static void members_that_disagree_are_told_so(void)
@@ -272,9 +266,9 @@ static void lies(team_member *self)
     uint8_t told[2 * (16 + RT_HANDLE_SIZE_MAX)] = {0};
     uint64_t one = announcement(self, told), vote = RT_REACH_WRITE;
     announcement(self, told + one);
-    note(self, rt_run_begin(&run, self->team, &call, RT_WHAT_REDUCE, LARGEST * 4));
-    note(self, rt_run_send(&run, 0, told, 2 * one));
-    note(self, rt_run_send(&run, 0, &vote, sizeof vote));
+    team_note(self, rt_run_begin(&run, self->team, &call, RT_WHAT_REDUCE, LARGEST * 4));
+    team_note(self, rt_run_send(&run, 0, told, 2 * one));
+    team_note(self, rt_run_send(&run, 0, &vote, sizeof vote));
     rt_team_waiter_end(&run.waiter);
 }
 

@@ -12,12 +12,6 @@ static rt_team_call call_of(team_member *self)
     return (rt_team_call){.dtype = RT_DTYPE_UINT8, .root = -1, .timeout_ns = self->timeout_ns, .detail = &self->detail};
 }
 
-static void note(team_member *self, int status)
-{
-    if (self->status == RT_OK)
-        self->status = status;
-}
-
 static uint8_t value(uint32_t from, uint32_t to, uint64_t index, uint32_t turn)
 {
     return (uint8_t)(index * 31 + index / 251 + from * 7 + to * 13 + turn * 17);
@@ -58,7 +52,7 @@ static void exchange_pieces(team_member *self)
             free += receives[peer].size;
         }
         rt_team_call call = call_of(self);
-        note(self, rt_team_exchange(self->team, &call, sends, receives));
+        team_note(self, rt_team_exchange(self->team, &call, sends, receives));
         for (uint32_t peer = 0; peer < self->size; peer++) {
             check(self, receives[peer].address, peer, receives[peer].size, turn);
             memset(sends[peer].address, 0, sends[peer].size); /* it is the caller's again */
@@ -100,8 +94,8 @@ static void send_and_receive_all(team_member *self)
         for (uint32_t peer = 0; peer < self->size; peer++) {
             if (peer == self->rank)
                 continue;
-            note(self, finish(self, transfers[2 * peer], status[2 * peer]));
-            note(self, finish(self, transfers[2 * peer + 1], status[2 * peer + 1]));
+            team_note(self, finish(self, transfers[2 * peer], status[2 * peer]));
+            team_note(self, finish(self, transfers[2 * peer + 1], status[2 * peer + 1]));
             check(self, free + size, peer, size, turn);
             memset(free, 0, size);
             free += 2 * size;
@@ -334,6 +328,22 @@ static void regions_in_use_are_not_replaced(void)
     close_both(&ends);
 }
 
+static void a_chunk_that_no_announcement_fits_is_refused(void)
+{
+    const core_setup setup = {.provider = "shm"};
+    rt_device *device = core_device(&setup, "", true);
+    rt_region *region = core_region(device, 1 << 20, CORE_BOTH);
+    rt_team_options options = {.rank = 0, .size = 2, .chunk = RT_TEAM_CHUNK_MIN - 64, .slots = 8};
+    rt_team *team;
+    rt_detail detail;
+    CHECK_INT(rt_team_create(device, region, &options, &team, &detail), RT_E_INVALID);
+    options.chunk = RT_TEAM_CHUNK_MIN;
+    CHECK_INT(rt_team_create(device, region, &options, &team, &detail), RT_OK);
+    rt_team_drop(team);
+    rt_device_close(device);
+    rt_region_drop(region);
+}
+
 static const check_test tests[] = {
     CHECK_TEST(ordinary_memory),
     CHECK_TEST(memory_that_peers_may_read),
@@ -345,6 +355,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_send_and_a_receive_that_disagree_are_told_so),
     CHECK_TEST(a_lie_about_where_a_piece_lies_is_answered_with_no),
     CHECK_TEST(regions_in_use_are_not_replaced),
+    CHECK_TEST(a_chunk_that_no_announcement_fits_is_refused),
 };
 
 CHECK_MAIN(tests)

@@ -178,6 +178,13 @@ def test_a_mode_that_breaks_costs_its_own_row(tmp_path: Path, monkeypatch: pytes
     assert "could not start" in found["missing"][0]["why"]
 
 
+def test_what_is_slow_is_measured_in_one_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(run, "SLOW_S", 0.0)
+    (row,) = measured(["--modes", "memcpy", "--sizes", "64", "--rounds", "3"], tmp_path / "now.json")["results"]
+    assert {name: len(rounds) for name, rounds in row["rounds"].items()} == {"one_way_us": 1, "gbytes_per_s": 1}
+    assert row["verified"]
+
+
 def test_wrong_bytes_are_told_and_fail_the_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def spoilt(self: run.Cell) -> int:
         return 3

@@ -47,6 +47,12 @@ def test_a_missing_compiler_is_named(source: Path, monkeypatch: pytest.MonkeyPat
         built(source)
 
 
+def test_what_was_compiled_is_found_without_a_compiler(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    library = built(source)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert built(source) == library
+
+
 def test_what_the_compiler_says_is_passed_on_and_nothing_is_kept(source: Path) -> None:
     source.write_text("not C++")
     with pytest.raises(rt.RdmaError, match=r"(?s)ended with status 1 and said.*error"):

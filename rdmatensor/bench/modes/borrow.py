@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rdmatensor.bench.modes.base import NotHere, Setup
 from rdmatensor.bench.modes.edges import EdgeEnd
-from rdmatensor.bench.modes.library import LibraryMode
+from rdmatensor.bench.modes.own import OwnMode
 
 __all__ = ["Borrow"]
 
@@ -21,7 +21,7 @@ class BorrowEnd(EdgeEnd):
         return super().prepare(size, depth)
 
 
-class Borrow(LibraryMode):
+class Borrow(OwnMode):
     """Handing over instead of moving, where the provider maps memory."""
 
     name = "borrow"

@@ -6,7 +6,7 @@ import numpy as np
 
 from rdmatensor.bench.modes.base import Bytes, Setup
 from rdmatensor.bench.modes.edges import EdgeEnd
-from rdmatensor.bench.modes.library import LibraryMode
+from rdmatensor.bench.modes.own import OwnMode
 
 __all__ = ["Copy"]
 
@@ -20,7 +20,7 @@ class CopyEnd(EdgeEnd):
         return np.zeros(self.size, np.uint8)
 
 
-class Copy(LibraryMode):
+class Copy(OwnMode):
     """What a user gets whose tensors are not born in registered memory."""
 
     name = "copy"

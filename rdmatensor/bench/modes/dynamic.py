@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from rdmatensor.bench.modes.base import Setup
 from rdmatensor.bench.modes.edges import EdgeEnd
-from rdmatensor.bench.modes.library import LibraryMode
+from rdmatensor.bench.modes.own import OwnMode
 
 __all__ = ["Dynamic"]
 
@@ -15,7 +15,7 @@ class DynamicEnd(EdgeEnd):
     static = False
 
 
-class Dynamic(LibraryMode):
+class Dynamic(OwnMode):
     """A dynamic edge: the sender keeps its tensor until the receiver has it."""
 
     name = "dynamic"

@@ -9,7 +9,7 @@ import numpy as np
 
 import rdmatensor as rt
 from rdmatensor.bench.modes.base import DEADLINE_S, Bytes, Copies, Look, Setup
-from rdmatensor.bench.modes.library import LibraryEnd
+from rdmatensor.bench.modes.own import OwnEnd
 
 __all__ = ["EdgeEnd"]
 
@@ -17,7 +17,7 @@ ONE_SLOT = 1 << 30
 """Bytes of a tensor that gets no second slot: rdma_rxe registers no more than 1 GiB at once."""
 
 
-class EdgeEnd(LibraryEnd):
+class EdgeEnd(OwnEnd):
     """An end with one edge out and one in, made anew for each size. Subclasses say of what kind."""
 
     static = True

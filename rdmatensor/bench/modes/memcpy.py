@@ -8,14 +8,14 @@ import numpy as np
 
 import rdmatensor as rt
 from rdmatensor.bench.modes.base import DEADLINE_S, Copies, Look, Setup
-from rdmatensor.bench.modes.library import LibraryEnd, LibraryMode
+from rdmatensor.bench.modes.own import OwnEnd, OwnMode
 
 __all__ = ["Memcpy"]
 
 LINE = 64
 
 
-class Memcpy(LibraryMode):
+class Memcpy(OwnMode):
     """No edge; of flow control what the benchmark itself needs: a place is used anew after the peer said so."""
 
     name = "memcpy"
@@ -24,7 +24,7 @@ class Memcpy(LibraryMode):
         return MemcpyEnd(setup)
 
 
-class MemcpyEnd(LibraryEnd):
+class MemcpyEnd(OwnEnd):
     """Slots at the receiver, each with its word; a credit word at the sender. An edge, as thin as Python allows."""
 
     def prepare(self, size: int, depth: int) -> float | None:

@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 import rdmatensor as rt
 from rdmatensor.bench import pattern
 from rdmatensor.bench.modes.base import DEADLINE_S, Copies, Setup
-from rdmatensor.bench.modes.library import LibraryEnd, LibraryMode
+from rdmatensor.bench.modes.own import OwnEnd, OwnMode
 
 __all__ = ["MemcpyRead"]
 
 LINE = 64
 
 
-class MemcpyRead(LibraryMode):
+class MemcpyRead(OwnMode):
     """A READ brings a tensor one way by itself, so its time is that of one, not half of a round trip."""
 
     name = "memcpy-read"
@@ -28,7 +28,7 @@ class MemcpyRead(LibraryMode):
         return MemcpyReadEnd(setup)
 
 
-class MemcpyReadEnd(LibraryEnd):
+class MemcpyReadEnd(OwnEnd):
     """The first READs out of memory that the second published, which does nothing for it."""
 
     def prepare(self, size: int, depth: int) -> float | None:

@@ -13,7 +13,7 @@ import numpy as np
 import rdmatensor as rt
 from rdmatensor.bench import native
 from rdmatensor.bench.modes.base import DEADLINE_S, Copies, Look, Setup
-from rdmatensor.bench.modes.library import LibraryEnd, LibraryMode
+from rdmatensor.bench.modes.own import OwnEnd, OwnMode
 
 __all__ = ["RpcMode"]
 
@@ -23,7 +23,7 @@ finds the first's bytes no longer in the cache. Chosen, not tuned.
 """
 
 
-class RpcMode(LibraryMode):
+class RpcMode(OwnMode):
     """RPC over RDMA, without serialisation: a message is the tensor's bytes behind a header."""
 
     name = "rpc"
@@ -35,7 +35,7 @@ class RpcMode(LibraryMode):
         return RpcEnd(setup)
 
 
-class RpcEnd(LibraryEnd):
+class RpcEnd(OwnEnd):
     """The buffers are registered once, when the ends meet, as an RPC library does; tensors lie in ordinary memory."""
 
     def prepare(self, size: int, depth: int) -> float | None:

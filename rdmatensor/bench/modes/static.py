@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from rdmatensor.bench.modes.base import Setup
 from rdmatensor.bench.modes.edges import EdgeEnd
-from rdmatensor.bench.modes.library import LibraryMode
+from rdmatensor.bench.modes.own import OwnMode
 
 __all__ = ["Static"]
 
 
-class Static(LibraryMode):
+class Static(OwnMode):
     """A static edge whose tensors are born in registered memory: no copy."""
 
     name = "static"

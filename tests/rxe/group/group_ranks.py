@@ -2,61 +2,41 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import signal
 import time
-from collections.abc import Iterator
 from typing import Any
 
+import regions
 import torch
 import torch.distributed as dist
 
-import rdmatensor as rt
 import rdmatensor.torch
 
 SMALL, LARGE = 1000, 100_003
 """Elements of float32: in one message, and in many or in one READ."""
 
 
-@contextlib.contextmanager
-def _placed(wanted: bool) -> Iterator[None]:
-    if not wanted:
-        yield
-        return
-    access = rt.Access.REMOTE_READ | rt.Access.REMOTE_WRITE
-    with rdmatensor.torch.device().region(16 << 20, access=access) as region:
-        rdmatensor.torch.allocate_in(region, when_full="raise")
-        try:
-            yield
-        finally:
-            rdmatensor.torch.allocate_in(None)
-
-
-def _numbers(count: int, salt: int) -> torch.Tensor:
-    return torch.randn(count, generator=torch.Generator().manual_seed(salt))
-
-
 def operations(rank: int, size: int, placed: bool) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
     """Every kind of call, small and large. The results, and what was counted."""
     found: dict[str, torch.Tensor] = {}
     after, before = (rank + 1) % size, (rank - 1) % size
-    with _placed(placed):
+    with regions.placed(regions.WRITE if placed else None):
         for count in (SMALL, LARGE):
-            whole = _numbers(count, rank)
+            whole = regions.numbers(count, rank)
             dist.all_reduce(whole)
             found[f"all_reduce {count}"] = whole.clone()
             dist.broadcast(whole, 1)
             gathered = torch.empty(size * count)
-            dist.all_gather_into_tensor(gathered, _numbers(count, rank + 10))
+            dist.all_gather_into_tensor(gathered, regions.numbers(count, rank + 10))
             found[f"all_gather {count}"] = gathered.clone()
             part = torch.empty(count)
-            dist.reduce_scatter_tensor(part, _numbers(size * count, rank + 20))
+            dist.reduce_scatter_tensor(part, regions.numbers(size * count, rank + 20))
             found[f"reduce_scatter {count}"] = part.clone()
             exchanged = torch.empty(size * count)
-            dist.all_to_all_single(exchanged, _numbers(size * count, rank + 30))
+            dist.all_to_all_single(exchanged, regions.numbers(size * count, rank + 30))
             found[f"all_to_all {count}"] = exchanged.clone()
-            received, sent = torch.empty(count), _numbers(count, rank + 40)
+            received, sent = torch.empty(count), regions.numbers(count, rank + 40)
             pairs = [dist.P2POp(dist.isend, sent, after), dist.P2POp(dist.irecv, received, before)]
             for work in dist.batch_isend_irecv(pairs):
                 work.wait()

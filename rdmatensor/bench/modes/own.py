@@ -8,10 +8,10 @@ from typing import Any
 import rdmatensor as rt
 from rdmatensor.bench.modes.base import DEADLINE_S, End, Mode, Setup
 
-__all__ = ["LibraryEnd", "LibraryMode"]
+__all__ = ["OwnEnd", "OwnMode"]
 
 
-class LibraryMode(Mode):
+class OwnMode(Mode):
     """A mode of this library: always installed."""
 
     kind = "ours"
@@ -23,7 +23,7 @@ class LibraryMode(Mode):
         return ""
 
 
-class LibraryEnd(End):
+class OwnEnd(End):
     """An end with a device and a channel. The second listens; both are the library's defaults but for the settings."""
 
     def __init__(self, setup: Setup) -> None:
