@@ -114,8 +114,8 @@ class Cell:
         program = not self.pair.facts["samples"]
         few = 1 if self.row.bytes >= LARGE else 3
         took = self._latency(100 if program and self.row.bytes < 1 << 20 else few, False)
-        if not program and took < WARM_S / 3:
-            took = self._latency(max(3, int(WARM_S / max(took, 1e-7))), False)
+        if not program and took < SLOW_S:  # the first ones touched new memory, and say little of those that follow
+            took = self._latency(max(few, int(WARM_S / max(took, 1e-7))), False)
         self.each_s = took
         self.count = max(1, min(COUNT_MAX, int(self.round_s / max(took, 1e-9))))
 
@@ -138,9 +138,10 @@ class Cell:
     # ---- bandwidth ----
 
     def bandwidth_warm(self) -> None:
-        took = self._bandwidth(max(1 if self.row.bytes >= LARGE else 2, self.row.depth), False)
-        if took < WARM_S / 10 and self.pair.facts["samples"]:
-            took = self._bandwidth(max(8, int(WARM_S / max(took, 1e-8))), False)
+        few = max(1 if self.row.bytes >= LARGE else 2, self.row.depth)
+        took = self._bandwidth(few, False)
+        if self.pair.facts["samples"] and took < SLOW_S / few:
+            took = self._bandwidth(max(few, int(WARM_S / max(took, 1e-8))), False)
         self.each_s = took
         self.count = max(1 if self.slow else 2, self.row.depth, min(4 * COUNT_MAX, int(self.round_s / max(took, 1e-9))))
         if took * self.count > 4 * self.round_s:  # a slow one: as few as fill the depth once
