@@ -329,6 +329,14 @@ typedef struct rt_edge_sending {
     uint64_t address, size;
 } rt_edge_sending;
 
+/* One of many READs. `region` 0: `offset` is an address that the provider can write to without registration. */
+typedef struct rt_edge_fetching {
+    uint64_t edge;   /* rt_edge* */
+    uint64_t region; /* rt_region*, or 0 */
+    uint64_t offset, sequence;
+    int64_t status; /* RT_E_AGAIN before the first call; afterwards of this READ */
+} rt_edge_fetching;
+
 /* Makes the receiving end, known to every peer of the device by its name until it is closed. Slots are taken from `region`
  * (which needs REMOTE_WRITE, and stays open as long as the edge is), or from memory of the device's own when it is NULL. */
 int rt_edge_create(rt_device *device, const rt_edge_options *options, rt_region *region, rt_edge **edge_out, rt_detail *detail);
@@ -376,6 +384,9 @@ int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t tim
  * registration) and waits. RT_E_AGAIN at the end of the slice: call again with the same arguments. After RT_OK the sender is told
  * that it may have its tensor back: the sequence is released. */
 int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns);
+/* As many READs, of edges of one device, all under way at once; each has its own status, RT_E_AGAIN until it has ended. Returns how
+ * many have not at the end of the slice: then call again with the same array. */
+uint64_t rt_edges_fetch_many(rt_edge_fetching *fetches, uint64_t count, int64_t timeout_ns);
 /* Where a tensor that lies at the sender can be read in place until its release, or until this device is closed. RT_E_UNSUPPORTED where
  * it cannot. */
 int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out);

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from rdmatensor.recv_edge import RecvEdge
     from rdmatensor.region import Region
 
-__all__ = ["Arrived", "check_fits", "fill"]
+__all__ = ["Arrived", "check_fits", "fetch_together", "fill"]
 
 _NOT_YET = (_core.AGAIN, _core.INTERRUPTED)
 _NOT_BEGUN = (_core.CLOSED, _core.BOUNDS, _core.INVALID, _core.UNSUPPORTED)
@@ -60,6 +60,15 @@ class Arrived:
             return result
         fill(self._edge, out, Form(describe(result)[0], self._dtype, self._shape, region=None))
         return out
+
+    def begin(self) -> tuple[int, RegionHandle | None, int, int]:
+        """Takes memory for it; the READ that brings it there, for one call with others."""
+        self._choose(None)
+        return self._edge._pointer, self._region, self._offset, self._what.sequence
+
+    def ended(self, status: int) -> None:
+        """How that READ ended; with AGAIN it goes on, and `hand_out` asks again."""
+        self._status = status
 
     def moves(self) -> bool:
         """Whether handing it out would not have to wait. Moves a READ on; never blocks."""
@@ -141,6 +150,24 @@ class Arrived:
             edge._limbo.append(self._result)  # until the provider is done, at the latest with the edge
         if status < 0:
             raise edge._refusal(status, "receive a tensor")
+
+
+def fetch_together(arrived: list[Arrived], limit: int) -> None:
+    """READs tensors of edges of one device, all under way at once, in one call that takes at most `limit` ns. How each
+    ended, or that it did not in time, is told when it is handed out.
+    """
+    many = _core.fetching_create([each.begin() for each in arrived])
+    device = arrived[0]._edge.device
+
+    def step(ns: int) -> int:
+        return _core.AGAIN if _core.edges_fetch_many(many, ns) else _core.OK
+
+    try:
+        if step(min(limit, _core.SLICE_NS)) != _core.OK:
+            _core.until(device._live(), step, max(limit - _core.SLICE_NS, 0))
+    finally:
+        for each, status in zip(arrived, _core.fetching_statuses(many), strict=True):
+            each.ended(status)
 
 
 def check_fits(edge: RecvEdge, out: Any, dtype: DType, shape: Shape) -> int:

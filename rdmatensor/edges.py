@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from rdmatensor import _core
-from rdmatensor.errors import DeadlineExceeded, InvalidArgument
+from rdmatensor.arrived import Arrived, fetch_together
+from rdmatensor.errors import CorruptError, DeadlineExceeded, InvalidArgument
 from rdmatensor.recv_edge import RecvEdge
 from rdmatensor.send_edge import SendEdge
 from rdmatensor.sending import BoundSend
@@ -132,22 +133,26 @@ def _finish(sequences: dict[SendEdge, int], sent: Iterable[tuple[SendEdge, objec
 def recv_many(edges: Iterable[RecvEdge], *, timeout: float | None = None) -> list[Tensor]:
     """The next tensor of each edge, in one call; an edge that is named twice gives two. `timeout` is for all together.
 
-    When one fails, or does not come in time, those that came are kept for the next call of their edges.
+    What dynamic edges have to fetch is READ when all have come, all at once. When one fails, or does not come in time,
+    those that came are kept for the next call of their edges.
     """
     given = tuple(edges)
     if not given:
         return []
     device = _device_of(given)
     limit = timeout_ns(timeout, device._timeout_ns)
-    received: list[Tensor] = []
+    received: list[Any] = []  # Tensor; of dynamic edges Arrived at first; None for one that cannot be had again
     try:
-        if None in map(_shape, given) or any(map(_waiting, given)):
+        if any(map(_waiting, given)):
             _receive_each(given, limit, received)
+        elif None in map(_shape, given):
+            _receive_mixed(given, limit, received)
         else:
             _receive_static(given, limit, received)
     except BaseException:
         for edge, tensor in zip(reversed(given[: len(received)]), reversed(received), strict=True):
-            edge._put_back(tensor)
+            if tensor is not None:
+                edge._put_back(tensor)
         raise
     return received
 
@@ -174,6 +179,40 @@ def _receive_static(given: tuple[RecvEdge, ...], limit: int, received: list[Tens
         )
         return status
 
+    _take(given, limit, received, step)
+
+
+def _receive_mixed(given: tuple[RecvEdge, ...], limit: int, received: list[Any]) -> None:
+    handles, pointers = _handles_of(given)
+    device = given[0].device
+    deadline = _core.device_now_ns(device._live()) + limit
+
+    def left() -> int:
+        return max(deadline - _core.device_now_ns(device._live()), 0)
+
+    def step(ns: int) -> int:
+        first = len(received)
+        arrivals, status = _core.edges_receive_arrivals(handles, pointers, first, ns)
+        received.extend(
+            [edge._taken(arrival) for edge, arrival in zip(given[first : first + len(arrivals)], arrivals, strict=True)]
+        )
+        return status
+
+    _take(given, limit, received, step)
+    fetched = [index for index, tensor in enumerate(received) if type(tensor) is Arrived]
+    if not fetched:
+        return
+    fetch_together([received[index] for index in fetched], left())
+    for index in fetched:
+        try:
+            received[index] = received[index].hand_out(left() / 1e9, None, False)
+        except CorruptError:
+            received[index] = None  # released
+            raise
+
+
+def _take(given: tuple[RecvEdge, ...], limit: int, received: list[Any], step: Callable[[int], int]) -> None:
+    """Asks for the next tensors until all came; raises what ends the wait."""
     status = step(min(limit, _core.SLICE_NS))
     if status in _NOT_YET:
         status = _core.until(given[0].device._live(), step, max(limit - _core.SLICE_NS, 0))

@@ -148,7 +148,13 @@ class RecvEdge(Edge):
         if self._handle is None:
             self._waiting.clear()
 
-    def _put_back(self, tensor: Tensor) -> None:
+    def _taken(self, got: _core.Arrival) -> Tensor | Arrived:
+        """Of what came in a call for many edges."""
+        if self._shape is not None:
+            return Tensor((self._forms or self._learn())[got.sequence % self._slots], self._handle, self, got.sequence)
+        return Tensor(self._form_of(got), self._handle, self, got.sequence) if got.address else Arrived(self, got)
+
+    def _put_back(self, tensor: Tensor | Arrived) -> None:
         """A tensor that was received, but not handed out after all: the next call gives it."""
         with self._lock:
             self._waiting.appendleft(tensor)

@@ -183,23 +183,66 @@ static int look(void *object)
     return status;
 }
 
-int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns)
+/* Where the caller wants it, as region and offset. */
+static int prepare(fetching *fetch, rt_region *region, uint64_t offset)
 {
+    const rt_device *device = fetch->edge->device;
     if (rt_forked())
         return RT_E_FORKED;
-    if (edge->sender || !rt_edge_joined(edge))
+    if (fetch->edge->sender || !rt_edge_joined(fetch->edge))
         return RT_E_INVALID;
-    fetching fetch = {.edge = edge, .sequence = sequence, .region = region, .offset = region_offset};
-    if (region == NULL) {
-        if (!edge->device->limits.local_anywhere)
-            return RT_E_UNSUPPORTED;
-        fetch.region = edge->device->anywhere;
-        fetch.offset = region_offset - (uint64_t)(uintptr_t)fetch.region->address;
-    } else if (region->device != edge->device) {
+    if (region != NULL && region->device != device)
         return region->device == NULL ? RT_E_CLOSED : RT_E_INVALID;
-    }
+    if (region == NULL && !device->limits.local_anywhere)
+        return RT_E_UNSUPPORTED;
+    fetch->region = region != NULL ? region : device->anywhere;
+    fetch->offset = region != NULL ? offset : offset - (uint64_t)(uintptr_t)fetch->region->address;
+    return RT_OK;
+}
+
+int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns)
+{
+    fetching fetch = {.edge = edge, .sequence = sequence};
+    int status = prepare(&fetch, region, region_offset);
+    if (status != RT_OK)
+        return status;
     fetch.end_ns = rt_edge_slice_end(edge->device, timeout_ns);
     return rt_wait_memory(edge->device, look, &fetch, fetch.end_ns);
+}
+
+typedef struct fetching_many {
+    rt_edge_fetching *fetches;
+    uint64_t count, pending, first; /* those before the first have ended */
+    int64_t end_ns;
+} fetching_many;
+
+/* Begins those that have not begun, and moves all on. */
+static int look_many(void *object)
+{
+    fetching_many *many = object;
+    many->pending = 0;
+    for (uint64_t index = many->first; index < many->count; index++) {
+        rt_edge_fetching *item = &many->fetches[index];
+        if (item->status != RT_E_AGAIN)
+            continue;
+        fetching fetch = {.edge = (rt_edge *)(uintptr_t)item->edge, .sequence = item->sequence, .end_ns = many->end_ns};
+        int status = prepare(&fetch, (rt_region *)(uintptr_t)item->region, item->offset);
+        item->status = status == RT_OK ? look(&fetch) : status;
+        if (item->status == RT_E_AGAIN && many->pending++ == 0)
+            many->first = index;
+    }
+    return many->pending == 0 ? RT_OK : RT_E_AGAIN;
+}
+
+uint64_t rt_edges_fetch_many(rt_edge_fetching *fetches, uint64_t count, int64_t timeout_ns)
+{
+    if (count == 0)
+        return 0;
+    rt_device *device = ((rt_edge *)(uintptr_t)fetches[0].edge)->device;
+    fetching_many many = {.fetches = fetches, .count = count, .end_ns = rt_edge_slice_end(device, timeout_ns)};
+    if (look_many(&many) == RT_E_AGAIN)
+        (void)rt_wait_memory(device, look_many, &many, many.end_ns);
+    return many.pending;
 }
 
 int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out)

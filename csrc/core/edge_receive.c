@@ -234,7 +234,8 @@ static bool ready(rt_edge *edge)
     hear(edge);
     uint64_t sequence = rt_edge_receiver_expects(&edge->rx), flag = 0;
     bool whole = edge->rx.slot_state[sequence % edge->rx.slots] == RT_SLOT_EMPTY;
-    bool over = edge->rx.state == RT_EDGE_OVER || edge->rx.lost != RT_OK || edge->rx.received == edge->rx.final;
+    bool over = edge->rx.state == RT_EDGE_OVER || edge->rx.lost != RT_OK ||
+                (edge->rx.received == edge->rx.final && edge->rx.fetching == 0);
     for (uint32_t stripe = 0; whole && stripe < edge->wiring.layout.stripes; stripe++) {
         const uint8_t *line = rt_edge_line_address(edge, rt_edge_slot(&edge->wiring.layout, sequence), stripe);
         flag = rt_load_acquire_u64((const uint64_t *)(const void *)(line + RT_EDGE_LINE_FLAG));

@@ -149,9 +149,13 @@ from rdmatensor._core.edges import (
     edge_tensor_pointer,
     edge_wait_released,
     edge_wait_sent,
+    edges_fetch_many,
+    edges_receive_arrivals,
     edges_receive_many,
     edges_send_many,
     edges_wait_any,
+    fetching_create,
+    fetching_statuses,
 )
 from rdmatensor._core.quick import QuickBound, QuickEdge, QuickPrepared, QuickTensor, receiving
 from rdmatensor._core.regions import (
@@ -294,10 +298,14 @@ __all__ = [
     "edge_tensor_pointer",
     "edge_wait_released",
     "edge_wait_sent",
+    "edges_fetch_many",
+    "edges_receive_arrivals",
     "edges_receive_many",
     "edges_send_many",
     "edges_wait_any",
     "failure",
+    "fetching_create",
+    "fetching_statuses",
     "listener_accept",
     "listener_address",
     "listener_open",

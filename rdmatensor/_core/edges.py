@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, NewType, cast
 
 from rdmatensor import errors
 from rdmatensor._core.base import (
@@ -24,6 +24,7 @@ from rdmatensor._core.base import (
     check,
     failure,
     owned,
+    pointer_of,
     report,
     text_of,
     until,
@@ -37,6 +38,7 @@ DYNAMIC = 2
 FLOWS: Mapping[str, int] = {"credit": 1, "loop": 2}
 ORDERINGS: Mapping[str, int] = {"tail": 1, "chained": 2, "immediate": 3}
 RANK_ANY = 255
+FetchingMany = NewType("FetchingMany", object)
 SENDING_SIZE: int = ffi.sizeof("rt_edge_sending")
 
 _KINDS = {PROTOCOL: errors.TransferError, REFUSED: errors.InvalidArgument, NOT_FOUND: errors.NameNotFound,
@@ -229,6 +231,10 @@ def edge_receive(edge: EdgeHandle, timeout_ns: int) -> int | Arrival:
     status: int = lib.rt_edge_receive(edge, timeout_ns, out)
     if status:
         return status
+    return _arrival(out)
+
+
+def _arrival(out: Any) -> Arrival:
     return Arrival(out.sequence, out.address, out.dtype, tuple(ffi.unpack(out.dims, out.rank)), out.size)
 
 
@@ -258,15 +264,50 @@ def edges_wait_any(edges: Sequence[EdgeHandle], pointers: bytes, timeout_ns: int
     return cast(int, found) if found < 0 else ffi.unpack(ready, found)
 
 
+def _receive_many(edges: Sequence[EdgeHandle], pointers: bytes, first: int, timeout_ns: int) -> tuple[Any, int, int]:
+    count = len(edges) - first
+    arrivals, status = _new("rt_edge_arrival[]", count), _new("int32_t *")
+    came = lib.rt_edges_receive_many(_from_buffer(_edges_type, pointers) + first, count, timeout_ns, arrivals, status)
+    return arrivals, came, status[0]
+
+
 def edges_receive_many(
     edges: Sequence[EdgeHandle], pointers: bytes, first: int, timeout_ns: int
 ) -> tuple[list[int], int]:
     """The sequences received of static edges from the `first` on, and the status of the one that did not come."""
-    count = len(edges) - first
-    arrivals, status = _new("rt_edge_arrival[]", count), _new("int32_t *")
-    came = lib.rt_edges_receive_many(_from_buffer(_edges_type, pointers) + first, count, timeout_ns, arrivals, status)
+    arrivals, came, status = _receive_many(edges, pointers, first, timeout_ns)
     words = memoryview(ffi.buffer(arrivals)).cast("Q")  # a sequence begins each arrival
-    return words[: came * _ARRIVAL_WORDS : _ARRIVAL_WORDS].tolist(), status[0]
+    return words[: came * _ARRIVAL_WORDS : _ARRIVAL_WORDS].tolist(), status
+
+
+def edges_receive_arrivals(
+    edges: Sequence[EdgeHandle], pointers: bytes, first: int, timeout_ns: int
+) -> tuple[list[Arrival], int]:
+    """As `edges_receive_many`, of edges of any kind."""
+    arrivals, came, status = _receive_many(edges, pointers, first, timeout_ns)
+    return [_arrival(arrivals[index]) for index in range(came)], status
+
+
+def fetching_create(reads: Sequence[tuple[int, RegionHandle | None, int, int]]) -> FetchingMany:
+    """READs that begin together: the edge's pointer, region (None: an address), offset, sequence; edges and regions are
+    the caller's to keep.
+    """
+    many = _new("rt_edge_fetching[]", len(reads))
+    for item, (edge, region, offset, sequence) in zip(many, reads, strict=True):
+        item.edge, item.offset, item.sequence, item.status = edge, offset, sequence, AGAIN
+        item.region = 0 if region is None else pointer_of(region)
+    return cast(FetchingMany, many)
+
+
+def edges_fetch_many(many: FetchingMany, timeout_ns: int) -> int:
+    """How many have not ended yet."""
+    pending: int = lib.rt_edges_fetch_many(many, len(cast(Any, many)), timeout_ns)
+    return pending
+
+
+def fetching_statuses(many: FetchingMany) -> list[int]:
+    """How each ended: AGAIN where it has not."""
+    return [item.status for item in cast(Any, many)]
 
 
 def edges_send_many(packed: Any, first: int, count: int, timeout_ns: int) -> tuple[int, int]:

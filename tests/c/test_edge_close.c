@@ -144,6 +144,34 @@ static void a_tensor_is_not_fetched_after_the_close(void)
     }
 }
 
+static void an_end_is_not_ready_before_the_last_read_is_over(void)
+{
+    EDGE_EACH_PLACE(place)
+    {
+        edge_ends ends;
+        edge_begin(&ends, place, 1);
+        rt_edge_options options = any_tensor("last");
+        edge_join(&ends, place, &options);
+        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
+        rt_edge_arrival arrival, none;
+        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
+        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        int fetched = rt_edge_fetch(ends.receiver, arrival.sequence, ends.core.target, 0, 0), status = RT_E_AGAIN;
+        rt_edge_close(ends.sender);
+        for (int look = 0; look < 200 && status == RT_E_AGAIN; look++) {
+            bool ready = rt_edge_ready(ends.receiver);
+            status = rt_edge_receive(ends.receiver, RT_SLICE_NS / 100, &none);
+            CHECK(!ready || status != RT_E_AGAIN);
+        }
+        if (fetched == RT_E_AGAIN) {
+            CHECK_INT(status, RT_E_AGAIN);
+            CHECK_INT(edge_fetch(&ends, arrival.sequence, ends.core.target, 0), RT_OK);
+        }
+        CHECK_INT(edge_receive(&ends, &none), RT_E_PEER_CLOSED);
+        edge_end(&ends);
+    }
+}
+
 static void a_read_that_failed_does_not_end_well_when_it_is_asked_for_again(void)
 {
     EDGE_EACH_PLACE(place)
@@ -256,6 +284,7 @@ static const check_test tests[] = {
     CHECK_TEST(a_receiver_that_leaves_tensors_of_a_closed_sender_tells_it),
     CHECK_TEST(a_tensor_is_released_after_both_ends_have_closed),
     CHECK_TEST(a_tensor_is_not_fetched_after_the_close),
+    CHECK_TEST(an_end_is_not_ready_before_the_last_read_is_over),
     CHECK_TEST(a_read_that_failed_does_not_end_well_when_it_is_asked_for_again),
     CHECK_TEST(a_key_that_is_asked_for_does_not_hold_up_the_close),
     CHECK_TEST(a_tensor_that_was_half_staged_is_given_up_by_the_close),

@@ -78,6 +78,48 @@ def test_what_came_is_kept_when_one_of_many_does_not_come(ends: Ends) -> None:
         tensor.release()
 
 
+def test_tensors_at_their_senders_are_fetched_together(ends: Ends) -> None:
+    wires = [Wire(ends, eager=0, slots=4) for _ in range(5)] + [Wire(ends, shape=(4,)), Wire(ends, eager=1024)]
+    order = [*wires, wires[0], wires[3], wires[0]]
+    for seed, wire in enumerate(order):
+        wire.send("float32", (4,), bits("float32", (4,), seed))
+    tensors = rt.recv_many([wire.edge for wire in order], timeout=10.0)
+    assert [bytes(tensor.view()) for tensor in tensors] == [bits("float32", (4,), seed) for seed in range(len(order))]
+    assert [wire.edge.stats.fetched for wire in wires] == [3, 1, 1, 2, 1, 0, 0]
+    for tensor in tensors[5:7]:
+        tensor.release()
+
+
+def test_tensors_that_are_not_fetched_in_time_come_with_the_next_call(ends: Ends) -> None:
+    wires = [Wire(ends, eager=0) for _ in range(3)]
+    for seed, wire in enumerate(wires):
+        wire.send("float32", (70,), bits("float32", (70,), seed))
+    tensors: list[rt.Tensor] = []
+    late = 0
+    while not tensors:
+        try:
+            tensors = rt.recv_many([wire.edge for wire in wires], timeout=0 if late < 500 else 10.0)
+        except rt.DeadlineExceeded:
+            late += 1
+            assert late < 501
+    assert [bytes(tensor.view()) for tensor in tensors] == [bits("float32", (70,), seed) for seed in range(3)]
+    assert [wire.edge.stats.fetched for wire in wires] == [1, 1, 1]
+
+
+def test_what_came_is_kept_when_there_is_no_memory_for_one_of_many(ends: Ends) -> None:
+    small = ends.device.region(8192, access=rt.Access.REMOTE_WRITE)
+    wires = [Wire(ends, eager=0), Wire(ends, eager=0, region=small), Wire(ends, eager=0)]
+    for seed, (wire, count) in enumerate(zip(wires, (4, 4096, 4), strict=True)):
+        wire.send("float32", (count,), bits("float32", (count,), seed))
+    with pytest.raises(rt.OutOfMemory):
+        rt.recv_many([wire.edge for wire in wires], timeout=10.0)
+    assert bytes(wires[2].edge.recv(10.0).view()) == bits("float32", (4,), 2)
+    assert bytes(wires[0].edge.recv(10.0).view()) == bits("float32", (4,), 0)
+    room = ends.device.region(16384).empty((4096,), "float32")
+    assert wires[1].edge.recv(10.0, out=room) is room
+    assert bytes(room.view()) == bits("float32", (4096,), 1)
+
+
 def test_any_of_many_edges_can_be_waited_for(ends: Ends) -> None:
     count = 40 if ends.limits.orders_writes else 12  # there flags take receives, of which a QP has few
     edges = {wire.name: wire for wire in (Wire(ends, shape=(4,)) for _ in range(count))}
