@@ -16,7 +16,6 @@ from rdmatensor.timeouts import timeout_ns
 if TYPE_CHECKING:
     from rdmatensor._core import Arrival, EdgeHandle, RegionHandle
     from rdmatensor.recv_edge import RecvEdge
-    from rdmatensor.region import Region
 
 __all__ = ["Arrived", "check_fits", "fetch_together", "fill"]
 
@@ -121,13 +120,12 @@ class Arrived:
         self._region, self._offset, self._result = tensor._form.region._handle, tensor._form.offset, tensor
 
     def _room(self) -> Tensor:
-        edge = self._edge
+        edge, nbytes = self._edge, self._what.nbytes
         if edge._region is not None:
-            return edge._region.empty(self._shape, self._dtype)
-        region: Region
-        region, registered = edge.device._payloads.with_room(self._what.nbytes)
+            return edge._region._tensor_in(edge._region.allocate(nbytes), self._dtype, self._shape)
+        tensor, registered = edge.device._payloads.empty(self._shape, self._dtype, nbytes)
         edge._registrations += registered
-        return region.empty(self._shape, self._dtype)
+        return tensor
 
     def _fetch(self, handle: EdgeHandle, ns: int) -> int:
         if self._status == _core.AGAIN:
@@ -140,7 +138,10 @@ class Arrived:
     def _read(self, timeout: float | None) -> None:
         edge = self._edge
         device, handle, limit = edge.device._live(), edge._live(), timeout_ns(timeout, edge.device._timeout_ns)
-        status = _core.until(device, partial(self._fetch, handle), limit, lambda: edge._handle is None)
+        status = self._fetch(handle, min(limit, _core.SLICE_NS))
+        if status in _NOT_YET:
+            left = max(limit - _core.SLICE_NS, 0)
+            status = _core.until(device, partial(self._fetch, handle), left, lambda: edge._handle is None)
         if status == _core.AGAIN:
             why = f"its READ was not done in {limit / 1e9:g} s, and goes on: ask again"
             raise DeadlineExceeded("receive a tensor", repr(edge), why, status="deadline")

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from rdmatensor import _core
 from rdmatensor.access import Access
+from rdmatensor.buffer import serve
 from rdmatensor.errors import InvalidArgument
 from rdmatensor.life import Life
 from rdmatensor.region import Region
@@ -13,6 +14,8 @@ from rdmatensor.region import Region
 if TYPE_CHECKING:
     from rdmatensor._core import RegionHandle
     from rdmatensor.device import Device
+    from rdmatensor.layout import DType, Shape
+    from rdmatensor.tensor import Tensor
 
 __all__ = ["Payloads", "SlotsMemory"]
 
@@ -40,14 +43,14 @@ class Payloads:
         self._device = device
         self._regions: list[Region] = []
 
-    def with_room(self, nbytes: int) -> tuple[Region, int]:
-        """A region with room for so many bytes, and how many were registered for it."""
+    def empty(self, shape: Shape, dtype: DType, nbytes: int) -> tuple[Tensor, int]:
+        """A tensor in one of them, and how many regions were registered for it."""
         with self._device._lock:
             for region in self._regions:
                 block = _core.region_allocate(region._handle, nbytes or 1, 64)
                 if block >= 0:
-                    _core.region_free(region._handle, block)
-                    return region, 0
+                    return region._tensor_in(serve(region, region._handle, nbytes, block), dtype, shape), 0
             size = -(-max(nbytes * _SPARE, _PIECE) // _PIECE) * _PIECE
-            self._regions.append(self._device.region(size))
-            return self._regions[-1], 1
+            region = self._device.region(size)
+            self._regions.append(region)
+            return region._tensor_in(region.allocate(nbytes), dtype, shape), 1

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from rdmatensor._core import RegionHandle
     from rdmatensor.device import Device
     from rdmatensor.frameworks import Allocation
+    from rdmatensor.layout import DType, Shape
     from rdmatensor.life import Life
     from rdmatensor.stats import RegionStats
 
@@ -84,9 +85,10 @@ class Region:
         """
         kind = as_dtype(dtype)
         sizes = as_shape(shape, kind)
-        buffer = self.allocate(nbytes_of(sizes, kind), alignment=alignment)
-        form = Form(self.address + buffer.offset, kind, sizes, region=self, offset=buffer.offset)
-        return Tensor(form, buffer)
+        return self._tensor_in(self.allocate(nbytes_of(sizes, kind), alignment=alignment), kind, sizes)
+
+    def _tensor_in(self, buffer: Buffer, dtype: DType, shape: Shape) -> Tensor:
+        return Tensor(Form(self.address + buffer.offset, dtype, shape, region=self, offset=buffer.offset), buffer)
 
     def allocating(self, *, when_full: str = "ordinary") -> Allocation:
         """While entered, every tensor that ordinary CPU operators of torch make in this thread lies in the region.

@@ -340,6 +340,8 @@ static int wait_memory(rt_waiter *waiter, rt_look look, void *object)
         if (found != RT_E_AGAIN || atomic_load(&device->closed))
             return found;
         drive(device);
+        if (waiter->looks == 0 && rt_device_time(device) >= waiter->end_ns)
+            return look(object); /* who has no time asks, and does not spin */
         enum rt_step step = device->limits.virtual_time ? RT_STEP_BLOCK : waiter_step(waiter);
         if (step == RT_STEP_LOOK)
             continue;
