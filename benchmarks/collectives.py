@@ -58,6 +58,10 @@ def torch_calls(rank: int, size: int, nbytes: int) -> dict[str, Callable[[], Non
     whole, part = torch.ones(count), torch.ones(max(count // size, 1))
     spread = torch.ones(part.numel() * size)
 
+    # torch 2.13 named two of them anew, and warns at each call by the old name
+    all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+    reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
+
     def send() -> None:
         if rank == 0:
             dist.send(whole, 1)
@@ -70,8 +74,8 @@ def torch_calls(rank: int, size: int, nbytes: int) -> dict[str, Callable[[], Non
         "all_reduce": lambda: dist.all_reduce(whole),
         "send": send,
         "broadcast": lambda: dist.broadcast(whole, 0),
-        "all_gather": lambda: dist.all_gather_into_tensor(spread, part),
-        "reduce_scatter": lambda: dist.reduce_scatter_tensor(part, spread),
+        "all_gather": lambda: all_gather(spread, part),
+        "reduce_scatter": lambda: reduce_scatter(part, spread),
     }
 
 

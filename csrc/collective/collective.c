@@ -149,21 +149,26 @@ static int reduce_large(rt_run *run, const uint8_t *input, uint8_t *output, uint
     return status;
 }
 
-/* To all of them, as they lie in the members' memory; or large, as above. */
-static int reduce_all(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count)
+/* Straight out of the members' tensors where they lie; or large, as above. */
+static int reduce_direct(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count)
 {
     rt_range ranges[2 * RT_TEAM_SIZE_MAX];
     enum rt_reach reach = RT_REACH_NONE;
+    int32_t root = run->call->root;
+    bool wants = root < 0 || root == (int32_t)run->team->rank; /* else its output is nobody's, and its input stands in for it */
     int status = RT_OK;
     for (uint32_t peer = 0; peer < run->team->size; peer++) {
         ranges[2 * peer] = (rt_range){input, run->total};
-        ranges[2 * peer + 1] = (rt_range){output, run->total};
+        ranges[2 * peer + 1] = (rt_range){wants ? output : input, run->total};
     }
     if (rt_direct_worth(run))
         status = rt_direct_meet(run, ranges, 2, &reach);
     if (status != RT_OK)
         return status;
-    return reach != RT_REACH_NONE ? rt_direct_reduce(run, reach, input, output, count) : reduce_large(run, input, output, count);
+    if (reach == RT_REACH_NONE)
+        return reduce_large(run, input, output, count);
+    return root < 0 ? rt_direct_reduce(run, reach, input, output, count)
+                    : rt_direct_reduce_to(run, reach, (uint32_t)root, input, output, count);
 }
 
 int rt_team_reduce(rt_team *team, const rt_team_call *call, const void *input, void *output, uint64_t count)
@@ -183,10 +188,8 @@ int rt_team_reduce(rt_team *team, const rt_team_call *call, const void *input, v
         status = RT_OK;
     else if (size <= small)
         status = reduce_small(&run, input, output, count);
-    else if (call->root < 0)
-        status = reduce_all(&run, input, output, count);
     else
-        status = reduce_large(&run, input, output, count);
+        status = reduce_direct(&run, input, output, count);
     return rt_run_end(&run, status);
 }
 

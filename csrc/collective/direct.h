@@ -5,8 +5,8 @@
 #include "collective/run.h"
 
 enum {
-    RT_DIRECT_SIZE_MIN = 128 << 10, /* bytes of a call: below it, slots are as quick as agreeing on anything else */
-    RT_DIRECT_RANGES = 2,           /* of one member that a peer reads in one call */
+    RT_DIRECT_SIZE_MIN = 32 << 10, /* bytes of a call: below it, slots are as quick as agreeing on anything else */
+    RT_DIRECT_RANGES = 2,          /* of one member that a peer reads in one call */
 };
 
 /* What a member and one peer read of each other. */
@@ -56,6 +56,8 @@ int rt_direct_hear(rt_run *run, uint32_t peer, bool *taken_out);
 
 /* Calls without slots, for members that have met. */
 int rt_direct_reduce(rt_run *run, enum rt_reach reach, const uint8_t *input, uint8_t *output, uint64_t count);
+/* Where all may write to all ranges, each member reduces its block into the root's output; else the root reduces everything. */
+int rt_direct_reduce_to(rt_run *run, enum rt_reach reach, uint32_t root, const uint8_t *input, uint8_t *output, uint64_t count);
 int rt_direct_reduce_scatter(rt_run *run, const uint8_t *input, uint8_t *output, uint64_t count);
 int rt_direct_gather(rt_run *run, void *const *outputs, uint64_t size);
 

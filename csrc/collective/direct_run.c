@@ -105,14 +105,20 @@ static int reduce_and_spread(rt_run *run, const rt_cut *cut, const uint8_t *inpu
     return RT_OK;
 }
 
-int rt_direct_reduce(rt_run *run, enum rt_reach reach, const uint8_t *input, uint8_t *output, uint64_t count)
+/* Blocks of whole cache lines, one for each member. */
+static rt_cut cut_of(const rt_run *run, uint64_t count)
 {
     uint64_t item = rt_dtype_size(run->call->dtype), line = RT_TEAM_LINE / item;
     uint64_t share = (count + run->team->size - 1) / run->team->size;
-    rt_cut cut = {.count = count, .share = (share + line - 1) / line * line, .piece = PIECE / item};
+    return (rt_cut){.count = count, .share = (share + line - 1) / line * line, .piece = PIECE / item};
+}
+
+int rt_direct_reduce(rt_run *run, enum rt_reach reach, const uint8_t *input, uint8_t *output, uint64_t count)
+{
+    rt_cut cut = cut_of(run, count);
     int status = RT_OK;
     if (reach == RT_REACH_WRITE) {
-        cut.piece = NEAR / item;
+        cut.piece = NEAR / rt_dtype_size(run->call->dtype);
         status = reduce_and_spread(run, &cut, input, output);
         return status == RT_OK ? rt_direct_finish(run) : status;
     }
@@ -123,6 +129,21 @@ int rt_direct_reduce(rt_run *run, enum rt_reach reach, const uint8_t *input, uin
         if (index > 0 && status == RT_OK)
             status = fetch_pieces(run, &cut, index - 1, output);
     }
+    return status == RT_OK ? rt_direct_finish(run) : status;
+}
+
+int rt_direct_reduce_to(rt_run *run, enum rt_reach reach, uint32_t root, const uint8_t *input, uint8_t *output, uint64_t count)
+{
+    const rt_team *team = run->team;
+    rt_cut cut = cut_of(run, count);
+    uint64_t from = 0, some = team->rank == root ? count : 0;
+    if (reach == RT_REACH_WRITE) {
+        cut.piece = cut.share;
+        from = piece_of(&cut, team->rank, 0, &some);
+    }
+    uint8_t *target = team->rank == root ? output : team->directs[root].place[1];
+    int status = reduce_parts(run, input, target, from, some);
+    run->team->stats.bytes_sent += team->rank == root ? 0 : some * rt_dtype_size(run->call->dtype);
     return status == RT_OK ? rt_direct_finish(run) : status;
 }
 

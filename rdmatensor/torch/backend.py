@@ -112,7 +112,7 @@ def device() -> rt.Device:
     """The device of this process's groups, which ends with the last of them. ValueError without any.
 
     Tensors in a region of it that peers may read are reduced, gathered and broadcast without a copy into the group's
-    own memory, where the provider can map a peer's (`limits.maps_remote`), in calls of 128 KiB and more:
+    own memory, where the provider can map a peer's (`limits.maps_remote`), in calls of 32 KiB and more:
 
         region = rdmatensor.torch.device().region(1 << 30, access=rdmatensor.Access.REMOTE_READ)
         rdmatensor.torch.allocate_in(region)  # gradients and DDP's buckets, from here on

@@ -5,7 +5,7 @@
 #include "team_ends.h"
 
 /* Around what is reduced in one message, what goes direct, pieces, and blocks that are not alike. Elements of four bytes. */
-static const uint64_t counts[] = {1, 1000, 8192, 8193, 32767, 32768, 32769, 200003, 600000};
+static const uint64_t counts[] = {1, 1000, 8191, 8192, 8193, 32768, 200003, 600000};
 enum { COUNTS = sizeof counts / sizeof counts[0], LARGEST = 600000 };
 
 /* ---- what members do ---- */
@@ -57,6 +57,28 @@ static void reduce_all(team_member *self)
     }
 }
 
+/* To each member in turn, in place and not. The outputs of the others stay as they were. */
+static void reduce_to_one(team_member *self)
+{
+    int32_t *input = (int32_t *)(void *)self->bytes, *other = input + LARGEST + 5;
+    for (uint32_t turn = 0; turn < 2 * COUNTS * self->size; turn++) {
+        uint64_t count = counts[turn / (2 * self->size)];
+        uint32_t root = turn / 2 % self->size;
+        bool own = root == self->rank, in_place = turn % 2 == 0 && own;
+        int32_t *output = in_place ? input : other;
+        rt_team_call call = call_of(self, (int32_t)root);
+        fill(input, self->rank, count, turn);
+        fill(other, self->rank, count + 1, turn + 1);
+        team_note(self, rt_team_reduce(self->team, &call, input, output, count));
+        for (uint64_t index = 0; index < count && own; index++)
+            self->wrong += output[index] != sum_of(self, index, turn);
+        for (uint64_t index = 0; index < count && !in_place; index++)
+            self->wrong += input[index] != element(self->rank, index, turn);
+        for (uint64_t index = own && !in_place ? count : 0; index < count + 1; index++)
+            self->wrong += other[index] != element(self->rank, index, turn + 1);
+    }
+}
+
 static void reduce_scatter(team_member *self)
 {
     int32_t *input = (int32_t *)(void *)self->bytes, *output = input + TEAM_MAX * LARGEST;
@@ -105,7 +127,7 @@ static void broadcast(team_member *self)
     }
 }
 
-static void (*const programs[])(team_member *) = {reduce_all, reduce_scatter, gather, broadcast};
+static void (*const programs[])(team_member *) = {reduce_all, reduce_to_one, reduce_scatter, gather, broadcast};
 enum { PROGRAMS = sizeof programs / sizeof programs[0] };
 
 /* ---- what comes of it ---- */

@@ -45,6 +45,8 @@ def collectives(rank: int, size: int, access: list[int | None]) -> tuple[dict[st
             found[f"all_reduce {count}"] = tensor.clone()
             dist.all_reduce(tensor, op=dist.ReduceOp.AVG)
             found[f"mean {count}"] = tensor.clone()
+            dist.reduce(tensor, size - 1)
+            found[f"reduce {count}"] = tensor.clone() if rank == size - 1 else torch.empty(0)
             dist.broadcast(tensor, size - 1)
             found[f"broadcast {count}"] = tensor.clone()
             gathered = torch.empty(size * count)

@@ -96,10 +96,13 @@ class TorchEnd(CollectiveEnd):
         def reset() -> None:
             sent.copy_(given)
 
+        # torch 2.13 named two of them anew, and warns at each call by the old name
+        all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
+        reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
         calls: dict[str, Callable[[], object]] = {
             "all_reduce": lambda: dist.all_reduce(sent),
-            "reduce_scatter": lambda: dist.reduce_scatter_tensor(got, sent),
-            "all_gather": lambda: dist.all_gather_into_tensor(got, sent),
+            "reduce_scatter": lambda: reduce_scatter(got, sent),
+            "all_gather": lambda: all_gather(got, sent),
             "broadcast": lambda: dist.broadcast(sent, 0),
             "all_to_all": lambda: dist.all_to_all_single(got, sent),
         }
