@@ -18,7 +18,7 @@ from rdmatensor.errors import InvalidArgument, ProviderUnavailable
 from rdmatensor.fork import forked, note_use, refuse_fork
 from rdmatensor.life import Life
 from rdmatensor.listener import Listener
-from rdmatensor.memory import probe
+from rdmatensor.memory import buffer_of, probe
 from rdmatensor.recv_edge import RecvEdge
 from rdmatensor.region import Region
 from rdmatensor.rendezvous import Ticket, host_and_port
@@ -147,12 +147,14 @@ class Device:
 
     def register(self, memory: object, *, access: Access = Access.LOCAL) -> Region:
         """Registers memory that the caller owns: a NumPy array, a bytearray, anything contiguous with the buffer
-        protocol.
+        protocol, or a contiguous CPU tensor of torch, pinned ones too.
 
-        The region keeps it alive and locked. Read-only memory can only be the source of copies. Unsupported where
-        peers shall reach it and the provider cannot expose it (`limits.exposes_caller_memory`).
+        The region keeps it alive and locked; a tensor of torch must not be resized meanwhile. Read-only memory can only
+        be the source of copies. Unsupported where peers shall reach it and the provider cannot expose it
+        (`limits.exposes_caller_memory`).
         """
         rights = self._rights(access)
+        memory = buffer_of(memory, repr(self))
         writable = probe(memory, repr(self), written=Access.REMOTE_WRITE in rights)
         life = Life()
         handle = _core.region_adopt(self._live(), memory, writable, int(rights), life, self._life, repr(self))

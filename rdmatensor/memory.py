@@ -2,9 +2,26 @@
 
 from __future__ import annotations
 
-from rdmatensor.errors import InvalidArgument
+import ctypes
+from typing import Any
 
-__all__ = ["probe"]
+from rdmatensor.describe import describe
+from rdmatensor.errors import InvalidArgument
+from rdmatensor.layout import nbytes_of
+
+__all__ = ["buffer_of", "probe"]
+
+
+def buffer_of(memory: object, on: str) -> object:
+    """What has the buffer protocol: the memory itself, or a view of a tensor of torch, which keeps the tensor."""
+    if not hasattr(memory, "data_ptr"):
+        return memory
+    address, dtype, shape, strides, owner = describe(memory)
+    if strides is not None:
+        raise InvalidArgument("register memory", on, "the tensor is not contiguous: register the one it is a view of")
+    view: Any = (ctypes.c_ubyte * nbytes_of(shape, dtype)).from_address(address)
+    view.owner = owner
+    return view
 
 
 def probe(owner: object, on: str, *, written: bool) -> bool:

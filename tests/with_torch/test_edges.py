@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gc
+import weakref
 from collections.abc import Iterator
 
 import pytest
@@ -96,3 +98,28 @@ def test_tensors_that_are_no_bytes_of_ours_are_refused(joined: tuple[rt.Device, 
         with pytest.raises(rt.InvalidArgument):
             edge.send(wrong)
     assert edge.stats.transfers == received.stats.transfers == 0
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_tensor_of_torch_is_registered_and_sent_where_it_lies(
+    joined: tuple[rt.Device, rt.Channel], dtype: torch.dtype
+) -> None:
+    here, channel = joined
+    tensor = torch.randn(3000).to(dtype)
+    edge = here.recv_edge("registered", shape=(3000,), dtype=dtype)
+    sender = channel.send_edge("registered", shape=(3000,), dtype=dtype)
+    region = channel.device.register(tensor)
+    assert (region.address, region.nbytes) == (tensor.data_ptr(), tensor.nbytes)
+    before = raw(tensor)
+    sender.send(tensor)
+    alive = weakref.ref(tensor)
+    del tensor
+    gc.collect()
+    assert alive() is not None
+    with edge.recv(10.0) as arrived:
+        assert raw(as_tensor(arrived)) == before
+    assert sender.stats.copies == 0
+    region.close()
+    for refused in (torch.ones(8, 8).T, torch.ones(0), torch.ones(4).to_sparse()):
+        with pytest.raises(rt.InvalidArgument):
+            channel.device.register(refused)
