@@ -127,9 +127,10 @@ class Tensor(_core.QuickTensor):
         """The memory as a NumPy array, not copied. InvalidArgument for the types that NumPy lacks: bfloat16, float8,
         complex32.
         """
-        if self._ticket < 0 or self._form.interface is None:
+        form = self._form
+        if self._ticket < 0 or form.interface is None:
             raise self._no_array()
-        return np.asarray(self)
+        return np.ndarray(form.shape, form.dtype.numpy, self.view())
 
     def _no_array(self) -> Exception:
         self._live()
@@ -161,7 +162,10 @@ class Tensor(_core.QuickTensor):
         return memory.toreadonly() if form.readonly else memory
 
     def __buffer__(self, _flags: int) -> memoryview:
-        return self.view()
+        """What NumPy asks for before `__array_interface__`, from Python 3.12 on."""
+        if self._ticket < 0 or self._form.interface is None:
+            raise BufferError(str(self._no_array()))
+        return memoryview(self.numpy())
 
     def __dlpack__(
         self,

@@ -41,6 +41,7 @@ def native() -> Any:
     """The compiled module. Its folder holds all that it is made of; the headers of the C core are links there."""
     from rdmatensor.torch import build
 
+    build.require(2, 9, "make a process group")  # before, torch's Backend had other functions to override
     seen = tuple(sorted(path for path in _NATIVE.rglob("*") if path.suffix == ".h"))
     return build.module("rdmatensor_c10d", _NATIVE / "backend.cpp", seen)
 

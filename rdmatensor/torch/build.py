@@ -12,6 +12,7 @@ import hashlib
 import importlib.util
 import os
 import platform
+import re
 import shutil
 import subprocess
 import sys
@@ -28,7 +29,7 @@ import torch
 from rdmatensor.config import compiler, torch_cache
 from rdmatensor.errors import DeadlineExceeded, RdmaError, Unsupported
 
-__all__ = ["built", "module"]
+__all__ = ["built", "module", "require"]
 
 FLAGS = ("-std=c++20", "-O2", "-fPIC", "-shared", "-fvisibility=hidden")
 BUILD_TIMEOUT = 300.0
@@ -61,6 +62,13 @@ def built(
         if not library.exists():
             _compile([_compiler(), *options, str(source)], last, library, deadline, timeout)
     return library
+
+
+def require(major: int, minor: int, what: str) -> None:
+    """Unsupported when this torch is older."""
+    numbers = re.match(r"(\d+)\.(\d+)", torch.__version__)
+    if numbers and (int(numbers[1]), int(numbers[2])) < (major, minor):
+        raise Unsupported(what, _on(), f"this needs torch {major}.{minor} or later: pip install --upgrade torch")
 
 
 def module(name: str, source: Path, seen: tuple[Path, ...]) -> ModuleType:

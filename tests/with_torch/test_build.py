@@ -12,6 +12,7 @@ import pytest
 pytest.importorskip("torch", reason="torch is not installed: `make torch` does it")
 
 import rdmatensor as rt
+from rdmatensor.torch import build
 from rdmatensor.torch.build import built
 
 SOURCE = 'extern "C" __attribute__((visibility("default"))) int answer() { return 42; }\n'
@@ -108,3 +109,23 @@ with rt.Device("shm://") as device:
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "told\n", "")
+
+
+def test_a_torch_that_is_too_old_is_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    from rdmatensor.torch import backend
+
+    for version, old in (
+        ("2.8.0+cu128", True),
+        ("1.13.1", True),
+        ("2.9.0", False),
+        ("2.13.0a0+git1", False),
+        ("3.0.0", False),
+    ):
+        monkeypatch.setattr(torch, "__version__", version)
+        if old:
+            with pytest.raises(rt.Unsupported, match=r"needs torch 2\.9 or later"):
+                backend.native()
+        else:
+            build.require(2, 9, "make a process group")

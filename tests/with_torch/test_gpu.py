@@ -22,8 +22,8 @@ COUNT = 1 << 20
 
 @pytest.fixture
 def edge() -> Iterator[tuple[rt.SendEdge, rt.RecvEdge, rt.Region]]:
-    with rt.Device("shm://") as here, rt.Device("shm://") as there:
-        channel = here.connect(there.listen("127.0.0.1:0").address)
+    with rt.Device("shm://") as here, rt.Device("shm://") as there, there.listen() as listener:
+        channel = here.connect(listener.address)
         receiver = there.recv_edge("numbers", dtype="float32", shape=(COUNT,), slots=2)
         sender = channel.send_edge("numbers", dtype="float32", shape=(COUNT,))
         yield sender, receiver, here.region(COUNT * 4 + 4096)

@@ -81,10 +81,17 @@ inline int reduce_with_torch(uint32_t dtype, uint32_t reduction, void *target, c
     }
 }
 
+// Before 2.13 it bore the name of the backend that it was made for.
+#if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
+using Factor = c10d::PreMulSumSupplement;
+#else
+using Factor = c10d::NCCLPreMulSumSupplement;
+#endif
+
 struct Reduction {
     uint32_t code;
     bool averages = false;
-    c10::intrusive_ptr<c10d::PreMulSumSupplement> scaled;
+    c10::intrusive_ptr<Factor> scaled;
 };
 
 // Which reduction, and whether it makes sense for the type: found before anything is sent.
@@ -105,7 +112,7 @@ inline Reduction reduction_of(const char *what, const c10d::ReduceOp &op, at::Sc
     case c10d::ReduceOp::BXOR: only(whole, "BXOR"); return {RT_TEAM_XOR};
     case c10d::ReduceOp::PREMUL_SUM:
         only(!whole, "PREMUL_SUM");
-        return {RT_TEAM_SUM, false, c10::dynamic_intrusive_pointer_cast<c10d::PreMulSumSupplement>(op.supplement_)};
+        return {RT_TEAM_SUM, false, c10::dynamic_intrusive_pointer_cast<Factor>(op.supplement_)};
     default: TORCH_CHECK_VALUE(false, "rdmatensor ", what, ": no such reduction");
     }
 }
