@@ -130,7 +130,8 @@ class Tensor(_core.QuickTensor):
         form = self._form
         if self._ticket < 0 or form.interface is None:
             raise self._no_array()
-        return np.ndarray(form.shape, form.dtype.numpy, self.view())
+        array: NDArray[Any] = np.ndarray(form.shape, form.dtype.numpy, self.view())
+        return array
 
     def _no_array(self) -> Exception:
         self._live()
@@ -165,7 +166,7 @@ class Tensor(_core.QuickTensor):
         """What NumPy asks for before `__array_interface__`, from Python 3.12 on."""
         if self._ticket < 0 or self._form.interface is None:
             raise BufferError(str(self._no_array()))
-        return memoryview(self.numpy())
+        return self.numpy().data
 
     def __dlpack__(
         self,
