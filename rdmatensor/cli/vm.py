@@ -11,7 +11,7 @@ from pathlib import Path
 
 from rdmatensor import config
 from rdmatensor.errors import InvalidArgument
-from rdmatensor.vm import Options, Shape, Store, here, packages, run
+from rdmatensor.vm import Options, Shape, Store, accel, here, packages, run
 from rdmatensor.vm.options import duration, memory_size, percent, variables
 
 __all__ = ["add", "options_of"]
@@ -67,6 +67,12 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
         help="take this installed system package along; repeatable",
     )
     parser.add_argument("--kernel", default="", metavar="PACKAGE", help="use this linux-image-* package")
+    parser.add_argument(
+        "--accel",
+        default="auto",
+        choices=accel.NAMES,
+        help="kvm: the processor runs the guest; tcg: qemu emulates one; auto: kvm where this system has it (auto)",
+    )
     parser.add_argument("--plain", action="store_true", help="boot afresh, without snapshot and preloaded modules")
 
 
@@ -124,6 +130,7 @@ def options_of(given: argparse.Namespace) -> Options:
         shares=tuple(given.share) if running else (),
         packages=tuple(given.package),
         kernel=given.kernel,
+        accel=given.accel,
         plain=given.plain,
         force_vm=running and given.force_vm,
     )

@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from rdmatensor.vm import packages
+from rdmatensor.vm import accel, packages
 from rdmatensor.vm.console import Console
 from rdmatensor.vm.errors import VmError
 
@@ -56,6 +56,7 @@ class Spec:
     restore: bool = False
     """Leave that file as it is and wait for the rest of a snapshot."""
     processors: int = 2
+    accelerator: str = "tcg"
 
 
 def escaped(path: Path) -> str:
@@ -71,7 +72,7 @@ def command_line(spec: Spec, descriptors: dict[str, int]) -> list[str]:
         backend = f"memory-backend-file,{memory},mem-path={escaped(spec.ram)},share={'off' if spec.restore else 'on'}"
     words = [packages.find("qemu-system-x86_64") or "qemu-system-x86_64"]
     words += ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-    words += ["-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx,-avx2,-f16c,-fma"]
+    words += accel.words(spec.accelerator)
     words += ["-machine", "q35,memory-backend=memory", "-object", backend, "-m", f"{spec.memory >> 20}M"]
     words += ["-smp", str(spec.processors), "-kernel", str(spec.kernel), "-initrd", str(spec.initramfs)]
     words += ["-append", f"{QUIET} rdmatensor.mode={spec.mode}"]

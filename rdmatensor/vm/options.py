@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from rdmatensor.errors import InvalidArgument
+from rdmatensor.vm import accel
 
 __all__ = ["Options", "Shape", "duration", "memory_size", "percent", "variables"]
 
@@ -97,6 +98,7 @@ class Options:
     shares: tuple[Path, ...] = ()
     packages: tuple[str, ...] = ()
     kernel: str = ""
+    accel: str = "auto"
     plain: bool = False
     force_vm: bool = False
 
@@ -106,6 +108,8 @@ class Options:
         if self.shape.netem and self.hosts == 1:
             why = "with one host the driver hands packets to itself and no link carries them: add --hosts 2"
             raise InvalidArgument("shape the link", "one host", why)
+        if self.accel not in accel.NAMES:
+            raise InvalidArgument("choose the accelerator", self.accel, f"it is one of {', '.join(accel.NAMES)}")
         if self.timeout <= 0:
             raise InvalidArgument("set the timeout", f"{self.timeout:g} s", "it is more than 0")
 

@@ -137,7 +137,8 @@ class Session:
         how = "booted" if parts.snapshot is None else "restored"
         names = ", ".join(self.options.devices)
         took = time.monotonic() - began
-        self.say(f"soft-RoCE in an emulated machine, Linux {parts.version}: {names} ({how}, ready after {took:.1f} s)")
+        machine = "a virtual machine (KVM)" if parts.accelerator == "kvm" else "an emulated machine"
+        self.say(f"soft-RoCE in {machine}, Linux {parts.version}: {names} ({how}, ready after {took:.1f} s)")
         return self.wait()
 
     def job(self, python: Interpreter, shares: tuple[Path, ...]) -> dict[str, Any]:

@@ -25,7 +25,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from rdmatensor.vm import image, initramfs, kernel, packages
+from rdmatensor.vm import accel, image, initramfs, kernel, packages
 from rdmatensor.vm.errors import VmError
 from rdmatensor.vm.interpreter import Interpreter, probe
 from rdmatensor.vm.machine import BOOT_TIMEOUT, SHARES_MAX, Machine, MachineLost, Spec
@@ -58,6 +58,7 @@ class Parts:
     image: Path
     snapshot: Path | None
     interpreter: Interpreter
+    accelerator: str
 
     @property
     def version(self) -> str:
@@ -144,13 +145,15 @@ class Store:
         root = digest(interpreter.identity, system, recipe, "\n".join(options.packages))
         qemu = kernel.output([packages.find("qemu-system-x86_64") or "qemu-system-x86_64", "--version"])
         machine = Path(__file__).with_name("machine.py").read_bytes()
-        snapshot = digest(boot, root, qemu, machine, str(options.memory))
+        accelerator = accel.choose(options.accel)
+        snapshot = digest(boot, root, qemu, machine, str(options.memory), accel.identity(accelerator))
         parts = Parts(
             kernel=kernel_path,
             boot=self.root / f"boot-{boot}",
             image=self.root / f"image-{root}",
             snapshot=None if options.plain else self.root / f"snapshot-{snapshot}",
             interpreter=interpreter,
+            accelerator=accelerator,
         )
         return parts, [path for path in (parts.kernel, parts.boot, parts.image, parts.snapshot) if path is not None]
 
@@ -202,6 +205,7 @@ class Store:
             mode="plain" if ram is None else "fast",
             ram=ram,
             restore=restore,
+            accelerator=parts.accelerator,
         )
 
     def await_agent(self, machine: Machine) -> dict[str, float]:

@@ -14,8 +14,9 @@ import pytest
 from rdmatensor import config
 from rdmatensor.cli import main, parser, vm
 from rdmatensor.errors import InvalidArgument
-from rdmatensor.vm import Options, Shape, Store, here, image, initramfs, interpreter, kernel, machine, session
+from rdmatensor.vm import Options, Shape, Store, accel, here, image, initramfs, interpreter, kernel, machine, session
 from rdmatensor.vm.console import END_KEPT, TROUBLE_KEPT, Console
+from rdmatensor.vm.errors import VmError
 from rdmatensor.vm.options import duration, memory_size, percent, variables
 from rdmatensor.vm.store import KEPT, digest
 
@@ -289,6 +290,29 @@ def spec(**changes: object) -> machine.Spec:
 def test_commas_in_paths_do_not_become_options() -> None:
     words = machine.command_line(spec(), dict.fromkeys(machine.LINKS, 3))
     assert "local,id=share0,path=/a,,b,security_model=none,multidevs=remap" in words
+
+
+def test_the_processor_runs_the_guest_only_where_kvm_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    absent, strange = tmp_path / "kvm", tmp_path / "file"
+    strange.touch()
+    assert "there is no" in accel.refusal(absent)
+    assert "makes no machine" in accel.refusal(strange)
+    monkeypatch.setattr(accel, "refusal", lambda: "")
+    assert [accel.choose(asked) for asked in accel.NAMES] == ["kvm", "kvm", "tcg"]
+    monkeypatch.setattr(accel, "refusal", lambda: "/dev/kvm may not be opened: `sudo chmod a+rw /dev/kvm`")
+    assert [accel.choose(asked) for asked in ("auto", "tcg")] == ["tcg", "tcg"]
+    with pytest.raises(VmError, match="sudo chmod"):
+        accel.choose("kvm")
+    with pytest.raises(InvalidArgument, match="auto, kvm, tcg"):
+        Options(accel="xen")
+
+
+def test_each_accelerator_has_its_processor() -> None:
+    for name, processor in (("kvm", "host"), ("tcg", "max,-avx,-avx2,-f16c,-fma")):
+        words = machine.command_line(spec(accelerator=name), dict.fromkeys(machine.LINKS, 3))
+        assert words[words.index("-accel") + 1].partition(",")[0] == name
+        assert words[words.index("-cpu") + 1] == processor
+    assert accel.identity("tcg") == "tcg" != accel.identity("kvm")
 
 
 def test_a_restored_machine_never_writes_the_snapshot() -> None:

@@ -1,0 +1,60 @@
+"""What runs the instructions of the guest: the processor, by KVM, where the system lets us; elsewhere qemu does."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from pathlib import Path
+
+from rdmatensor.vm.errors import VmError
+
+__all__ = ["KVM", "NAMES", "choose", "identity", "refusal", "words"]
+
+KVM = Path("/dev/kvm")
+NAMES = ("auto", "kvm", "tcg")
+CREATE_VM = 0xAE01
+_TCG = ("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx,-avx2,-f16c,-fma")
+
+
+def refusal(device: Path = KVM) -> str:
+    """Why KVM cannot be used here, with what to do about it; nothing where it can."""
+    try:
+        opened = os.open(device, os.O_RDWR | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return (
+            f"there is no {device}: `modprobe kvm_intel` or kvm_amd, on a machine that is not itself a guest without it"
+        )
+    except PermissionError:
+        return f"{device} may not be opened: `sudo chmod a+rw {device}`, or join its group"
+    except OSError as error:
+        return f"{device} cannot be opened: {error.strerror}"
+    try:
+        os.close(fcntl.ioctl(opened, CREATE_VM, 0))
+    except OSError as error:
+        return f"{device} makes no machine: {error.strerror}"
+    finally:
+        os.close(opened)
+    return ""
+
+
+def choose(asked: str) -> str:
+    """ "kvm" or "tcg"; VmError for a KVM that was asked for and cannot be had."""
+    if asked == "tcg":
+        return asked
+    why = refusal()
+    if why and asked == "kvm":
+        raise VmError("run the machine with KVM", str(KVM), why)
+    return "tcg" if why else "kvm"
+
+
+def words(accelerator: str) -> tuple[str, ...]:
+    """qemu's options. Emulated vector units are slower than none."""
+    return ("-accel", "kvm", "-cpu", "host") if accelerator == "kvm" else _TCG
+
+
+def identity(accelerator: str) -> str:
+    """What a snapshot depends on: with KVM the processor, whose features the guest has seen."""
+    if accelerator != "kvm":
+        return accelerator
+    about = [line for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if "MHz" not in line]
+    return "\n".join([accelerator, os.uname().release, *about])
