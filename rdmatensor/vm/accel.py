@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import fcntl
 import os
+import re
 from pathlib import Path
 
 from rdmatensor.vm.errors import VmError
 
-__all__ = ["KVM", "NAMES", "choose", "identity", "refusal", "words"]
+__all__ = ["CPUINFO", "KVM", "NAMES", "choose", "identity", "refusal", "words"]
 
 KVM = Path("/dev/kvm")
+CPUINFO = Path("/proc/cpuinfo")
 NAMES = ("auto", "kvm", "tcg")
 CREATE_VM = 0xAE01
 _TCG = ("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx,-avx2,-f16c,-fma")
 
 
-def refusal(device: Path = KVM) -> str:
-    """Why KVM cannot be used here, with what to do about it; nothing where it can."""
+def refusal(device: Path = KVM, processor: Path = CPUINFO) -> str:
+    """Why KVM cannot be used here, with what to do about it; nothing where it can.
+
+    Some systems have the device for guests of their own kind only, on processors that do not virtualise.
+    """
     try:
         opened = os.open(device, os.O_RDWR | os.O_CLOEXEC)
     except FileNotFoundError:
@@ -34,6 +39,10 @@ def refusal(device: Path = KVM) -> str:
         return f"{device} makes no machine: {error.strerror}"
     finally:
         os.close(opened)
+    if not re.search(r"^flags\b.*\b(vmx|svm)\b", processor.read_text(), re.MULTILINE):
+        return (
+            f"{device} is there, but the processor shows neither vmx nor svm: allow nested virtualisation on its host"
+        )
     return ""
 
 
@@ -56,5 +65,5 @@ def identity(accelerator: str) -> str:
     """What a snapshot depends on: with KVM the processor, whose features the guest has seen."""
     if accelerator != "kvm":
         return accelerator
-    about = [line for line in Path("/proc/cpuinfo").read_text().split("\n\n")[0].splitlines() if "MHz" not in line]
+    about = [line for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if "MHz" not in line]
     return "\n".join([accelerator, os.uname().release, *about])

@@ -223,6 +223,8 @@ class Machine:
                 self._selector.unregister(key.fileobj)
                 if key.data == "control":
                     self._drain_console()
+                    if not self.console.report():
+                        raise MachineLost(f"the machine did not start: {self.last_words()}")
                     raise MachineLost("the machine ended by itself, as it does when its kernel panics")
         return bool(ready)
 

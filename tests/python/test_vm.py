@@ -297,6 +297,11 @@ def test_the_processor_runs_the_guest_only_where_kvm_is(tmp_path: Path, monkeypa
     strange.touch()
     assert "there is no" in accel.refusal(absent)
     assert "makes no machine" in accel.refusal(strange)
+    monkeypatch.setattr(accel.fcntl, "ioctl", lambda *_: os.open(os.devnull, os.O_RDONLY))
+    for flags, said in (("fpu vmx sse", ""), ("svm", ""), ("fpu svm_lock", "neither vmx nor svm")):
+        (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags\t\t: {flags}\nbugs : vmx\n")
+        assert said in accel.refusal(strange, tmp_path / "cpuinfo")
+        assert bool(said) == bool(accel.refusal(strange, tmp_path / "cpuinfo"))
     monkeypatch.setattr(accel, "refusal", lambda: "")
     assert [accel.choose(asked) for asked in accel.NAMES] == ["kvm", "kvm", "tcg"]
     monkeypatch.setattr(accel, "refusal", lambda: "/dev/kvm may not be opened: `sudo chmod a+rw /dev/kvm`")
