@@ -185,8 +185,9 @@ class RegionAllocator final : public c10::Allocator {
         pool->fell_back.fetch_add(1, std::memory_order_relaxed);
         pool->fell_back_bytes.fetch_add(size, std::memory_order_relaxed);
         pool_drop(pool);
-        TORCH_CHECK_WITH(OutOfMemoryError, may, "rdmatensor: the region has no room for a tensor of ", size, " bytes (status ",
-                         status, "): make it larger, free tensors, or allow when_full=\"ordinary\"");
+        TORCH_CHECK_WITH(OutOfMemoryError, may, "rdmatensor: the region has no room for a tensor of ", std::to_string(size),
+                         " bytes (status ", std::to_string(status),
+                         "): make it larger, free tensors, or allow when_full=\"ordinary\"");
         return before->allocate(size);
     }
 };

@@ -294,7 +294,7 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions &options, bo
         try {
             start_receive(OpType::RECV, nullptr, token, 0, tag)->wait(left());
         } catch (const c10::Error &error) {
-            TORCH_CHECK(false, "Rank ", rank_,
+            TORCH_CHECK(false, "Rank ", std::to_string(rank_),
                         " successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank 0. "
                         "Please check rank 0 logs for faulty rank.\n Original exception: \n",
                         error.what_without_backtrace());
@@ -308,7 +308,8 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions &options, bo
     std::string why;
     for (int rank = 1; rank < size_; rank++) {
         TORCH_CHECK(Clock::now() < end || works[rank - 1]->isCompleted() || !missing.empty(),
-                    "Rank 0 timed out in monitoredBarrier after ", timeout, " ms: rank ", rank, " has not come");
+                    "Rank 0 timed out in monitoredBarrier after ", std::to_string(timeout), " ms: rank ", std::to_string(rank),
+                    " has not come");
         try {
             works[rank - 1]->wait(left());
         } catch (const c10::Error &error) {
@@ -326,8 +327,8 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions &options, bo
     std::string names;
     for (int rank : missing)
         names += (names.empty() ? "" : ", ") + std::to_string(rank);
-    TORCH_CHECK(false, missing.size() > 1 ? "Ranks " : "Rank ", names, " failed to pass monitoredBarrier in ", timeout,
-                " ms: ", why);
+    TORCH_CHECK(false, missing.size() > 1 ? "Ranks " : "Rank ", names, " failed to pass monitoredBarrier in ",
+                std::to_string(timeout), " ms: ", why);
 }
 
 } // namespace rdmatensor

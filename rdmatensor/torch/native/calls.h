@@ -176,13 +176,13 @@ class TeamBackend : public c10d::Backend {
 
     void check_root(const char *what, int64_t root) const
     {
-        TORCH_CHECK_VALUE(root >= 0 && root < size_, "rdmatensor ", what, ": invalid root rank: ", root);
+        TORCH_CHECK_VALUE(root >= 0 && root < size_, "rdmatensor ", what, ": invalid root rank: ", std::to_string(root));
     }
 
     void check_peer(const char *what, int peer) const
     {
-        TORCH_CHECK_VALUE(peer >= 0 && peer < size_ && peer != rank_, "rdmatensor ", what, ": rank ", peer,
-                          " is not another rank of this group of ", size_);
+        TORCH_CHECK_VALUE(peer >= 0 && peer < size_ && peer != rank_, "rdmatensor ", what, ": rank ", std::to_string(peer),
+                          " is not another rank of this group of ", std::to_string(size_));
     }
 
     WorkPointer last_of(const WorkPointer &work, Tensors &outputs)

@@ -5,6 +5,9 @@
 //
 // Compiled against the installed torch on first use: rdmatensor/torch/build.py. The C core is reached through the table of
 // rdmatensor_team.h, so nothing is linked.
+//
+// Numbers go into messages as std::to_string: a compiler that brings a C++ library of its own beside torch's makes streams
+// that crash when a number is written to them.
 #pragma once
 
 #include <pybind11/chrono.h>

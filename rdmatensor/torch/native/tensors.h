@@ -71,8 +71,17 @@ inline void check_tensor(const char *what, const at::Tensor &tensor)
 
 inline void check_one(const char *what, const std::vector<at::Tensor> &tensors)
 {
-    TORCH_CHECK_VALUE(tensors.size() == 1, "rdmatensor ", what, ": requires a single-element tensor list, not ", tensors.size());
+    TORCH_CHECK_VALUE(tensors.size() == 1, "rdmatensor ", what, ": requires a single-element tensor list, not ",
+                      std::to_string(tensors.size()));
     check_tensor(what, tensors[0]);
+}
+
+inline std::string shape_of(const at::Tensor &tensor)
+{
+    std::string text;
+    for (int64_t size : tensor.sizes())
+        text += (text.empty() ? "[" : ", ") + std::to_string(size);
+    return (text.empty() ? "[" : text) + "]";
 }
 
 inline void check_alike(const char *what, const at::Tensor &tensor, const at::Tensor &like)
@@ -81,7 +90,7 @@ inline void check_alike(const char *what, const at::Tensor &tensor, const at::Te
     TORCH_CHECK_TYPE(tensor.scalar_type() == like.scalar_type(), "rdmatensor ", what, ": invalid tensor type at index, expected ",
                      like.scalar_type(), ", got ", tensor.scalar_type());
     TORCH_CHECK_VALUE(tensor.numel() == like.numel(), "rdmatensor ", what, ": invalid tensor size at index, expected ",
-                      like.sizes(), ", got ", tensor.sizes());
+                      shape_of(like), ", got ", shape_of(tensor));
 }
 
 inline void *bytes_of(const at::Tensor &tensor)
