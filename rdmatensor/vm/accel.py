@@ -5,16 +5,19 @@ from __future__ import annotations
 import fcntl
 import os
 import re
+import subprocess
 from pathlib import Path
 
+from rdmatensor.vm import packages
 from rdmatensor.vm.errors import VmError
 
-__all__ = ["CPUINFO", "KVM", "NAMES", "choose", "identity", "refusal", "words"]
+__all__ = ["CPUINFO", "KVM", "NAMES", "choose", "identity", "refusal", "trial", "words"]
 
 KVM = Path("/dev/kvm")
 CPUINFO = Path("/proc/cpuinfo")
 NAMES = ("auto", "kvm", "tcg")
 CREATE_VM = 0xAE01
+TRIAL_TIMEOUT = 30.0
 _TCG = ("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx,-avx2,-f16c,-fma")
 
 
@@ -46,11 +49,38 @@ def refusal(device: Path = KVM, processor: Path = CPUINFO) -> str:
     return ""
 
 
+def trial() -> str:
+    """Lets qemu make a machine of this processor and end before its first instruction. Why it could not, or nothing."""
+    qemu = packages.find("qemu-system-x86_64") or "qemu-system-x86_64"
+    command = [
+        qemu,
+        *words("kvm"),
+        "-machine",
+        "q35",
+        "-m",
+        "64M",
+        "-nodefaults",
+        "-no-user-config",
+        "-display",
+        "none",
+    ]
+    try:
+        done = subprocess.run(
+            [*command, "-S", "-monitor", "stdio"], input="quit\n", capture_output=True, text=True, timeout=TRIAL_TIMEOUT
+        )
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"qemu makes no machine with {KVM}: {error}"
+    if done.returncode == 0:
+        return ""
+    said = (done.stderr.strip().splitlines() or [f"status {done.returncode}"])[0]
+    return f"qemu makes no machine with {KVM}: {said}"
+
+
 def choose(asked: str) -> str:
-    """ "kvm" or "tcg"; VmError for a KVM that was asked for and cannot be had."""
+    """What to use, kvm or tcg; VmError for a KVM that was asked for and cannot be had."""
     if asked == "tcg":
         return asked
-    why = refusal()
+    why = refusal() or trial()
     if why and asked == "kvm":
         raise VmError("run the machine with KVM", str(KVM), why)
     return "tcg" if why else "kvm"

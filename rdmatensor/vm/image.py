@@ -50,7 +50,7 @@ SKIPPED = re.compile(
 SKIPPED_IN_PYTHON = {"test", "tests", "idlelib", "turtledemo", "lib2to3", "include"}
 SKIPPED_ENDINGS = (".a", ".la", ".o", ".pyo")
 ETC = (
-    *("alternatives", "group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf"),
+    *("group", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime", "nsswitch.conf"),
     *("passwd", "protocols", "services", "ssl/certs"),
 )
 FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/log", "var/lib", "usr/local/bin")
@@ -200,6 +200,9 @@ def collect(python: Interpreter, extra: Iterable[str]) -> Tree:
             tree.add(path)
     add_python(tree, python)
     add_libraries(tree)
+    for path in Path("/etc/alternatives").glob("*"):  # of what is there; else each would bring its program along
+        if os.path.realpath(path) in tree.files:
+            tree.add(path)
     return tree
 
 

@@ -303,9 +303,21 @@ def test_the_processor_runs_the_guest_only_where_kvm_is(tmp_path: Path, monkeypa
         assert said in accel.refusal(strange, tmp_path / "cpuinfo")
         assert bool(said) == bool(accel.refusal(strange, tmp_path / "cpuinfo"))
     monkeypatch.setattr(accel, "refusal", lambda: "")
-    assert [accel.choose(asked) for asked in accel.NAMES] == ["kvm", "kvm", "tcg"]
+    qemu = tmp_path / "qemu"
+    monkeypatch.setattr(accel.packages, "find", lambda _: str(qemu))
+    for script, said in (
+        ('read word; [ "$word" = quit ]', ""),
+        ("echo failed to set MSR 0x10a >&2; exit 134", "failed to set MSR"),
+        ("exit 7", "status 7"),
+    ):
+        qemu.write_text(f"#!/bin/sh\n{script}\n")
+        qemu.chmod(0o755)
+        assert said in accel.trial()
+        assert [accel.choose(asked) for asked in ("auto", "tcg")] == ["tcg" if said else "kvm", "tcg"]
+    with pytest.raises(VmError, match="status 7"):
+        accel.choose("kvm")
     monkeypatch.setattr(accel, "refusal", lambda: "/dev/kvm may not be opened: `sudo chmod a+rw /dev/kvm`")
-    assert [accel.choose(asked) for asked in ("auto", "tcg")] == ["tcg", "tcg"]
+    assert accel.choose("auto") == "tcg"
     with pytest.raises(VmError, match="sudo chmod"):
         accel.choose("kvm")
     with pytest.raises(InvalidArgument, match="auto, kvm, tcg"):
