@@ -19,10 +19,16 @@ RXE_LINK ?=
 COMMIT_THERE = --env RDMATENSOR_COMMIT="$$($(BIN)/python -c 'from rdmatensor.bench.machine import commit; print(commit())')"
 
 # What a machine with soft-RoCE takes along is what is installed here when it is made.
-.PHONY: rxe rxe-link rxe-perftest rxe-collectives rxe-ready
+.PHONY: rxe rxe-link rxe-perftest rxe-collectives rxe-ready rxe-parts
 rxe-ready: $(VENV)/.native $(VENV)/.test $(VENV)/.torch $(STAMP)/packages-rxe
 
-rxe: rxe-ready
+# What can be made at the same time: one compiles, one unpacks torch, one fetches qemu. One apt-get and one pip at a time.
+$(STAMP)/packages-rxe: | $(STAMP)/packages-build
+rxe-parts: $(BUILD)/native/librdmatensor.a $(VENV)/.torch $(STAMP)/packages-rxe
+
+rxe:
+	@$(MAKE) --no-print-directory -j4 rxe-parts
+	@$(MAKE) --no-print-directory rxe-ready
 	@$(PYTEST) -rs --durations=5 tests/rxe/test_suites.py -k "contract or proofs"
 
 rxe-link: rxe-ready
