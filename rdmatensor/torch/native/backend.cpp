@@ -65,8 +65,11 @@ class BackendRdmatensor : public TeamBackend {
                           "rdmatensor reduce_scatter: input tensor must be the same size as output size times world size");
         Tensors inputs{input};
         return submit(OpType::_REDUCE_SCATTER_BASE, "_reduce_scatter_base", inputs, {{output}}, options,
-                      [this, output, input, op = reduction_of("reduce_scatter", options.reduceOp, input.scalar_type())](
-                          auto &call) { scatter_reduced(call, op, output, blocks_of(scale(op, input.contiguous()), size_)); });
+                      [this, output, input,
+                       op = reduction_of("reduce_scatter", options.reduceOp, input.scalar_type())](auto &call) {
+                          const at::Tensor source = scale(op, input.contiguous());
+                          scatter_reduced(call, op, output, parts_of(bytes_of(source), source.nbytes() / size_, size_));
+                      });
     }
 
     WorkPointer reduce_scatter(Tensors &outputs, Lists &inputs, const c10d::ReduceScatterOptions &options) override
@@ -81,9 +84,12 @@ class BackendRdmatensor : public TeamBackend {
                       [this, output, list = inputs[0],
                        op = reduction_of("reduce_scatter", options.reduceOp, output.scalar_type())](auto &call) {
                           Tensors blocks;
-                          for (const auto &input : list)
+                          std::vector<void *> inputs;
+                          for (const auto &input : list) {
                               blocks.push_back(scale(op, input.contiguous()));
-                          scatter_reduced(call, op, output, blocks);
+                              inputs.push_back(bytes_of(blocks.back()));
+                          }
+                          scatter_reduced(call, op, output, inputs);
                       });
     }
 
@@ -137,7 +143,8 @@ class BackendRdmatensor : public TeamBackend {
         return submit(OpType::_ALLGATHER_BASE, "_all_gather_base", inputs, {{output}}, options,
                       [this, output, input](auto &call) {
                           Target target(output, false);
-                          gather_all(call, input, blocks_of(target.memory, size_));
+                          const at::Tensor source = input.contiguous();
+                          gather_into(call, source, parts_of(target.bytes(), source.nbytes(), size_));
                           target.put();
                       });
     }

@@ -244,11 +244,17 @@ class TeamBackend : public c10d::Backend {
         target.put();
     }
 
-    void scatter_reduced(Call &call, const Reduction &op, const at::Tensor &output, const Tensors &blocks)
+    // Where each rank's part of a contiguous tensor begins.
+    static std::vector<void *> parts_of(void *bytes, size_t size, int count)
     {
-        std::vector<const void *> inputs;
-        for (const auto &block : blocks)
-            inputs.push_back(bytes_of(block));
+        std::vector<void *> parts(count);
+        for (int rank = 0; rank < count; rank++)
+            parts[rank] = static_cast<uint8_t *>(bytes) + rank * size;
+        return parts;
+    }
+
+    void scatter_reduced(Call &call, const Reduction &op, const at::Tensor &output, const std::vector<void *> &inputs)
+    {
         Target target(output, false);
         call.about(output, op.code, -1);
         call("reduce_scatter",
@@ -258,18 +264,22 @@ class TeamBackend : public c10d::Backend {
 
     void gather_all(Call &call, const at::Tensor &input, const Tensors &outputs)
     {
-        at::Tensor source = input.contiguous();
         std::vector<Target> targets;
         std::vector<void *> places;
         for (const auto &output : outputs)
             targets.emplace_back(output, false);
         for (const auto &target : targets)
             places.push_back(target.bytes());
-        call.about(input, 0, -1);
-        call("all_gather",
-             group_->api()->gather_all(group_->team(), &call.call, bytes_of(source), places.data(), source.nbytes()));
+        gather_into(call, input.contiguous(), places);
         for (const auto &target : targets)
             target.put();
+    }
+
+    void gather_into(Call &call, const at::Tensor &source, const std::vector<void *> &places)
+    {
+        call.about(source, 0, -1);
+        call("all_gather",
+             group_->api()->gather_all(group_->team(), &call.call, bytes_of(source), places.data(), source.nbytes()));
     }
 
     // To and from each rank; an undefined tensor is none.
