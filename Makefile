@@ -92,7 +92,7 @@ $(VENV)/.demo: .ci/requirements-demo.txt $(VENV)/.torch
 # one file after the other and all of them every time, so the files are compiled here, with its flags.
 $(VENV)/.native: $(PYTHON_BUILD) $(VENV)/.build
 	@echo "== building rdmatensor._native from $(words $(LIBRARY)) C files"
-	@$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/native/librdmatensor.a
+	@$(MAKE) --no-print-directory --silent -j$(JOBS) $(BUILD)/native/librdmatensor.a
 	@RDMATENSOR_BUILD_ARCHIVE=$(BUILD)/native/librdmatensor.a $(PIP) --no-build-isolation --no-deps --editable .
 	@touch $@
 
