@@ -43,6 +43,8 @@ STEPS, SAVED_EVERY = 40, 4
 LIMIT = 60.0
 CONTEXT = multiprocessing.get_context("fork")  # torch is imported once; this process itself uses nothing of it
 EVERY_STEP = ("forward", "backward", "between steps")
+LATE = ("at the barrier", "ending", "ended")
+"""From here on others may have finished when one dies."""
 PHASES = ("setting up", "making the model", *EVERY_STEP, "ending")
 
 
@@ -99,6 +101,7 @@ def train(rank: int, size: int, folder: str, attempt: int, placed: bool, say: An
         if rank == 0 and step % SAVED_EVERY == 0:
             torch.save({"model": model.state_dict(), "step": step + 1}, f"{folder}/new.pt")
             os.replace(f"{folder}/new.pt", saved)
+    say("at the barrier")  # who dies behind it may have let the others through
     dist.barrier()
     found = hashlib.sha256(b"".join(one.detach().numpy().tobytes() for one in model.parameters())).hexdigest()
     say("ending")
@@ -215,7 +218,7 @@ def play(rng: random.Random, expected: dict[int, str]) -> tuple[str, list[str], 
                     worst = max(worst, seconds)
                     if seconds > BOUND or not names(one.outcome[2], victim):
                         raise Failed(f"rank {victim} died; after {seconds:.2f} s it was told: {one.outcome[2]}")
-                elif word != "finished" or ranks[victim].phase not in ("ending", "ended"):
+                elif word != "finished" or ranks[victim].phase not in LATE:
                     raise Failed(f"rank {victim} died while {ranks[victim].phase}; another {word} in {one.phase}")
                 ends.append(word)
         finally:
