@@ -14,6 +14,7 @@ import threading
 from typing import Any, TypeVar
 
 import torch
+from torch import library
 
 from rdmatensor.errors import InvalidArgument, NameNotFound, NameTaken, Unsupported
 from rdmatensor.layout import as_dtype
@@ -141,7 +142,7 @@ def _fake_recv(edge: str, shape: list[int], dtype: torch.dtype, *, timeout: floa
 
 
 def _fake_recv_dyn(edge: str, rank: int, dtype: torch.dtype, *, timeout: float | None = None) -> torch.Tensor:
-    context = torch.library.get_ctx()
+    context = library.get_ctx()
     return torch.empty([context.new_dynamic_size() for _ in range(rank)], dtype=dtype, device="cpu")
 
 
@@ -164,10 +165,11 @@ def _define() -> str:
     try:
         from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
         from torch.fx.node import has_side_effect
-        from torch.library import register_fake
-    except ImportError as error:
+
+        register_fake = library.register_fake
+    except (ImportError, AttributeError) as error:
         return f"torch {torch.__version__} lacks what keeps them in graphs ({error}): it needs 2.4 or later"
-    _library = torch.library.Library("rdmatensor", "DEF")
+    _library = library.Library("rdmatensor", "DEF")
     for schema, run, fake in _OPERATORS:
         name = schema.partition("(")[0]
         _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))

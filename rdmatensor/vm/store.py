@@ -144,7 +144,7 @@ class Store:
         recipe = Path(image.__file__).read_bytes()
         root = digest(interpreter.identity, system, recipe, "\n".join(options.packages))
         qemu = kernel.output([packages.find("qemu-system-x86_64") or "qemu-system-x86_64", "--version"])
-        machine = Path(__file__).with_name("machine.py").read_bytes()
+        machine = b"".join(Path(__file__).with_name(name).read_bytes() for name in ("machine.py", "accel.py"))
         accelerator = accel.choose(options.accel)
         snapshot = digest(boot, root, qemu, machine, str(options.memory), accel.identity(accelerator))
         parts = Parts(

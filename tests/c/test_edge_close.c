@@ -121,20 +121,27 @@ static void a_tensor_is_released_after_both_ends_have_closed(void)
     }
 }
 
+/* A dynamic edge, of which one tensor has come that still lies at the sender. */
+static void begin_unfetched(edge_ends *ends, const edge_place *place, uint64_t size, rt_edge_arrival *arrival_out)
+{
+    edge_begin(ends, place, 1);
+    rt_edge_options options = any_tensor("unfetched");
+    edge_join(ends, place, &options);
+    memset(ends->core.here, 0x5a, size);
+    rt_edge_tensor tensor = edge_bytes(ends->core.here, size);
+    CHECK_INT(edge_send(ends, &tensor, false), RT_OK);
+    CHECK_INT(edge_receive(ends, arrival_out), RT_OK);
+    CHECK_INT(arrival_out->address, 0);
+}
+
 static void a_tensor_is_not_fetched_after_the_close(void)
 {
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
-        edge_begin(&ends, place, 1);
-        rt_edge_options options = any_tensor("unfetched");
-        edge_join(&ends, place, &options);
-        rt_edge_tensor tensor = edge_bytes(ends.core.here, hundred);
         rt_edge_arrival arrival;
         uint64_t address = 0;
-        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
-        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
-        CHECK_INT(arrival.address, 0);
+        begin_unfetched(&ends, place, hundred, &arrival);
         rt_edge_close(ends.receiver);
         CHECK_INT(edge_fetch(&ends, arrival.sequence, ends.core.target, 0), RT_E_CLOSED);
         CHECK(far_leaves(&ends));
@@ -149,13 +156,8 @@ static void an_end_is_not_ready_before_the_last_read_is_over(void)
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
-        edge_begin(&ends, place, 1);
-        rt_edge_options options = any_tensor("last");
-        edge_join(&ends, place, &options);
-        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
         rt_edge_arrival arrival, none;
-        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
-        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        begin_unfetched(&ends, place, large, &arrival);
         int fetched = rt_edge_fetch(ends.receiver, arrival.sequence, ends.core.target, 0, 0), status = RT_E_AGAIN;
         rt_edge_close(ends.sender);
         for (int look = 0; look < 200 && status == RT_E_AGAIN; look++) {
@@ -177,14 +179,8 @@ static void a_read_that_failed_does_not_end_well_when_it_is_asked_for_again(void
     EDGE_EACH_PLACE(place)
     {
         edge_ends ends;
-        edge_begin(&ends, place, 1);
-        rt_edge_options options = any_tensor("failed");
-        edge_join(&ends, place, &options);
-        memset(ends.core.here, 0x5a, large);
-        rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
         rt_edge_arrival arrival;
-        CHECK_INT(edge_send(&ends, &tensor, false), RT_OK);
-        CHECK_INT(edge_receive(&ends, &arrival), RT_OK);
+        begin_unfetched(&ends, place, large, &arrival);
         int status = rt_edge_fetch(ends.receiver, arrival.sequence, ends.core.target, 0, 0);
         rt_channel_close(ends.core.channel);
         if (status == RT_E_AGAIN) {

@@ -15,6 +15,7 @@ pytest.importorskip("torch", reason="torch is not installed: `make torch` does i
 import crossing
 import torch
 from crossing import Other
+from torch import library
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import rdmatensor as rt
@@ -188,7 +189,7 @@ def test_torch_finds_nothing_wrong_with_the_operators(pair: tuple[rt.Device, rt.
         else:
             rtt.bind_edge(receiver)
             given = ("x", [8, 8] if name == "recv" else 2, torch.float32)
-        torch.library.opcheck(getattr(ops, name).default, given, {"timeout": 5.0})
+        library.opcheck(getattr(ops, name).default, given, {"timeout": 5.0})
     finally:
         over.set()
         thread.join()
