@@ -76,7 +76,7 @@ def exchange(device: rt.Device, channel: rt.Channel, name: str, words: dict[str,
 
 
 def settled(device: rt.Device) -> int:
-    """The bytes that stay registered. Slots as large as these go once the peer has agreed to the close: a moment later."""
+    """The bytes that stay registered. Slots this large go once the peer has agreed to the close: a moment later."""
     limit = time.monotonic() + 20
     while device.stats.region_bytes >= BOUND:
         assert time.monotonic() < limit, f"{device.stats} does not come below {BOUND} bytes"
