@@ -154,14 +154,12 @@ _OPERATORS = (
     ("send_dyn(Tensor tensor, str edge, *, float? timeout=None) -> ()", _send_dyn, _fake_send),
     ("recv_dyn(str edge, int rank, ScalarType dtype, *, float? timeout=None) -> Tensor", _recv_dyn, _fake_recv_dyn),
 )
-_library: Any = None
 
 
 def _define() -> str:
     """Defines the operators; gives what this torch lacks for them, or nothing. Then none is defined: one that could be
     dropped from a graph or moved in it would be worse.
     """
-    global _library
     try:
         from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
         from torch.fx.node import has_side_effect
@@ -169,12 +167,12 @@ def _define() -> str:
         register_fake = library.register_fake
     except (ImportError, AttributeError) as error:
         return f"torch {torch.__version__} lacks what keeps them in graphs ({error}): it needs 2.4 or later"
-    _library = library.Library("rdmatensor", "DEF")
     for schema, run, fake in _OPERATORS:
-        name = schema.partition("(")[0]
-        _library.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
-        _library.impl(name, run, "CompositeExplicitAutograd")
-        register_fake(f"rdmatensor::{name}", fake, lib=_library)
+        name, bracket, rest = schema.partition("(")
+        full = f"rdmatensor::{name}"
+        library.define(full, bracket + rest, tags=(torch.Tag.pt2_compliant_tag,))
+        library.impl(full, "CompositeExplicitAutograd", run)
+        register_fake(full, fake)
         operator = getattr(torch.ops.rdmatensor, name).default
         _register_effectful_op(operator, _EffectType.ORDERED)
         has_side_effect(operator)  # what torch versions that ask no effects go by
