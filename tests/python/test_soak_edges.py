@@ -53,6 +53,6 @@ def test_what_is_wrong_is_found_and_can_be_repeated(damage: str) -> None:
 
 
 def test_peers_that_die_are_told_and_what_came_is_whole() -> None:
-    done = soak("--rounds", "7", script=SCRIPT.with_name("soak_deaths.py"))
+    done = soak("--rounds", "12", script=SCRIPT.with_name("soak_deaths.py"))
     assert done.returncode == 0
-    assert "7 peers killed" in done.stdout
+    assert "12 peers killed" in done.stdout
