@@ -83,9 +83,11 @@ int rt_edge_collect(rt_channel *channel, int64_t *ops, uint32_t count)
         if (status == RT_OK || (status == RT_E_AGAIN && ended != RT_OK))
             status = ended; /* a failure counts more than what is under way: its number is void, so it is told once */
     }
-    /* What was flushed went with its channel, which knows why. */
-    bool failed = status == RT_E_FLUSHED && atomic_load_explicit(&channel->state, memory_order_acquire) == RT_CHANNEL_FAILED;
-    return failed ? rt_channel_refuse(channel, NULL) : status;
+    /* What was flushed went with its channel, which knows why; so does one whose link the peer shut first, as an end made here. */
+    bool unsure = status == RT_E_FLUSHED || status == RT_E_PEER_LOST;
+    int32_t state = atomic_load_explicit(&channel->state, memory_order_acquire);
+    bool over = state == RT_CHANNEL_FAILED || state == RT_CHANNEL_CLOSED;
+    return unsure && over ? rt_channel_refuse(channel, NULL) : status;
 }
 
 bool rt_edge_pending(rt_channel *channel, int64_t *ops, uint32_t count)
