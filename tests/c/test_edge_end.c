@@ -153,6 +153,35 @@ static void a_channel_that_ends_ends_its_edges_but_not_what_has_arrived(void)
     }
 }
 
+/* The peer hears of a close and shuts its end before ours is shut: what is posted between finds a link that looks lost. */
+static void a_transfer_whose_link_the_peer_shut_first_ends_as_its_channel_did(void)
+{
+    const edge_place place = {"sim", "sim", NULL, 0, RT_EDGE_CHAINED};
+    edge_ends ends;
+    const uint64_t large = 1 << 20;
+    edge_begin(&ends, &place, 1);
+    rt_edge_options options = bytes_of("x", &large);
+    edge_join(&ends, &place, &options);
+    rt_edge_tensor tensor = edge_bytes(ends.core.here, large);
+    int64_t sequence = rt_edge_send_tensor(ends.sender, &tensor, 0);
+    CHECK_INT(sequence, 1);
+    rt_link *link = NULL;
+    rt_op *op = rt_op_find(ends.core.channel, ends.sender->sent[1 % options.slots].ops[0], &link);
+    CHECK(op != NULL);
+    rt_turn_take(&link->turn);
+    CHECK_INT(atomic_load(&op->state), RT_OP_RUNNING);
+    op->status = RT_E_PEER_LOST; /* of its first piece; what is flushed afterwards does not change it */
+    rt_turn_leave(&link->turn);
+    rt_channel_close(ends.core.channel);
+    int status;
+    int tries = 0;
+    do
+        status = rt_edge_wait_sent(ends.sender, 1, RT_SLICE_NS);
+    while (status == RT_E_AGAIN && ++tries < 400);
+    CHECK_INT(status, RT_E_CLOSED);
+    edge_end(&ends);
+}
+
 static void damage_raises_and_the_edge_goes_on(void)
 {
     EDGE_EACH_PLACE(place)
@@ -288,6 +317,7 @@ static const check_test tests[] = {
     CHECK_TEST(what_was_sent_before_the_close_is_received_and_then_the_end),
     CHECK_TEST(a_receiver_that_closes_ends_the_sender),
     CHECK_TEST(a_channel_that_ends_ends_its_edges_but_not_what_has_arrived),
+    CHECK_TEST(a_transfer_whose_link_the_peer_shut_first_ends_as_its_channel_did),
     CHECK_TEST(damage_raises_and_the_edge_goes_on),
     CHECK_TEST(a_dynamic_tensor_keeps_its_region_until_the_release),
     CHECK_TEST(one_of_many_is_found_and_memory_comes_back),
