@@ -111,9 +111,12 @@ static bool fell(verbs_device *device, verbs_link *link)
 {
     if (link == NULL || atomic_load_explicit(&link->fall, memory_order_relaxed) != VERBS_FALL_UNTOLD)
         return false;
+    /* pairs with the release in poll: what is gone has said why it failed */
+    uint32_t retired = atomic_load_explicit(&link->send.retired, memory_order_acquire);
+    bool under_way = atomic_load_explicit(&link->send.posted, memory_order_relaxed) != retired;
     bool known =
         atomic_load_explicit(&link->shut, memory_order_relaxed) || atomic_load_explicit(&link->send_failed, memory_order_relaxed);
-    if (!known && verbs_ring_outstanding(&link->send) != 0)
+    if (!known && under_way)
         return false;
     atomic_store_explicit(&link->fall, VERBS_FALL_TOLD, memory_order_relaxed);
     atomic_fetch_sub_explicit(&device->fallen, 1, memory_order_relaxed);

@@ -65,15 +65,16 @@ static bool turn_round(verbs_device *device, const struct ibv_wc *wc, rt_complet
     if (position - atomic_load_explicit(&ring->retired, memory_order_relaxed) >= ring->depth)
         return false;
     uint64_t token = ring->tokens[position & ring->mask];
-    /* pairs with the acquire in post: the slot may be reused */
-    atomic_store_explicit(&ring->retired, position + 1, memory_order_release);
     *completion_out = (rt_completion){.token = token, .opcode = receive ? RT_WORK_RECV : 0};
     if (wc->status != IBV_WC_SUCCESS) {
         completion_out->status = fail_link(device, link, wc->status, receive);
         completion_out->foreign_status = wc->status;
         completion_out->vendor_error = wc->vendor_err;
-        return true;
     }
+    /* pairs with the acquire in post: the slot may be reused; and with that of `fell`: why it failed is noted before it is gone */
+    atomic_store_explicit(&ring->retired, position + 1, memory_order_release);
+    if (wc->status != IBV_WC_SUCCESS)
+        return true;
     if (receive) {
         completion_out->size = wc->byte_len;
         completion_out->has_immediate = (wc->wc_flags & IBV_WC_WITH_IMM) != 0;
