@@ -70,16 +70,13 @@ static bool turn_round(verbs_device *device, const struct ibv_wc *wc, rt_complet
         completion_out->status = fail_link(device, link, wc->status, receive);
         completion_out->foreign_status = wc->status;
         completion_out->vendor_error = wc->vendor_err;
-    }
-    /* pairs with the acquire in post: the slot may be reused; and with that of `fell`: why it failed is noted before it is gone */
-    atomic_store_explicit(&ring->retired, position + 1, memory_order_release);
-    if (wc->status != IBV_WC_SUCCESS)
-        return true;
-    if (receive) {
+    } else if (receive) {
         completion_out->size = wc->byte_len;
         completion_out->has_immediate = (wc->wc_flags & IBV_WC_WITH_IMM) != 0;
         completion_out->immediate = completion_out->has_immediate ? ntohl(wc->imm_data) : 0;
     }
+    /* pairs with the acquire in post: the slot may be reused; and with that of `fell`: why it failed is noted before it is gone */
+    atomic_store_explicit(&ring->retired, position + 1, memory_order_release);
     return true;
 }
 
