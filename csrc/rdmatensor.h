@@ -227,6 +227,11 @@ int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, u
 void rt_prepared_drop(rt_prepared *prepared);
 /* As rt_channel_copy_many, working for up to one slice. */
 int64_t rt_prepared_run(rt_prepared *prepared);
+/* The same for who must not wait long: posts them and looks at most `looks` times whether they are done, not at all where looking
+ * would cost others a core. RT_OK when they are; a number that goes on is rt_prepared_finish's next. */
+int64_t rt_prepared_run_briefly(rt_prepared *prepared, uint32_t looks);
+/* Waits for one of its numbers for up to one slice. RT_OK when it ended well and the number is void; else the number. */
+int64_t rt_prepared_finish(rt_prepared *prepared, int64_t number);
 int64_t rt_prepared_start(rt_prepared *prepared);
 
 /* Waits for an operation. RT_OK, RT_E_AGAIN at the end of the slice, or why it failed. The number stays valid. */

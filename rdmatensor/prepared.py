@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["PreparedCopy"]
 
-_BRIEF = 8192  # bytes that are copied in half a microsecond where posting is copying
+_BRIEF = 8192  # bytes that are copied in half a microsecond where posting is copying; elsewhere they go by themselves
 _start = _core.prepared_start
 
 
@@ -33,7 +33,9 @@ class PreparedCopy(_core.QuickPrepared):
         self._channel = channel
         self._handle = handle
         self._pointer = _core.prepared_pointer(handle)
-        self._brief = channel.device.limits.completes_in_post and nbytes is not None and nbytes <= _BRIEF
+        limits = channel.device.limits
+        most = _BRIEF if limits.completes_in_post else limits.message_size_max  # one work request for each copy
+        self._brief = nbytes is not None and nbytes <= most
         self._keep = keep
 
     # Called as `copy()` or `copy(timeout=...)`: csrc/python/quick.c runs the copies and comes here for the rest.

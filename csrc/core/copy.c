@@ -21,10 +21,11 @@ static int64_t slice_end(const rt_device *device, int64_t timeout_ns)
     return rt_device_time(device) + slice;
 }
 
-/* When a call that copies this many bytes must look up from copying; INT64_MAX: it is over before a clock would tell. */
+/* When a call that copies this many bytes must look up from copying; INT64_MAX: it is over before a clock would tell, or it is
+ * the device that copies. */
 static int64_t work_end(const rt_device *device, uint64_t bytes, int64_t timeout_ns)
 {
-    bool timed = timeout_ns > 0 && (bytes > RT_UNTIMED_MAX || !device->limits.completes_in_post);
+    bool timed = timeout_ns > 0 && bytes > RT_UNTIMED_MAX && device->limits.completes_in_post;
     return timed ? slice_end(device, timeout_ns) : INT64_MAX;
 }
 
@@ -99,18 +100,28 @@ static rt_op *take(rt_link *link, int *status_out)
     return op;
 }
 
-/* Waits for an operation as far as the slice goes; RT_OK when it ended well and its number is void. */
-static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
+/* An operation that the caller of this holds the number of. */
+static rt_op *op_of(rt_link *link, int64_t number)
 {
     rt_link *found = NULL;
     rt_op *op = rt_op_find(link->channel, number, &found);
     assert(op != NULL && found == link);
-    if (rt_op_wait_on(link, op, slice_end_ns) != RT_OK)
-        return number;
+    return op;
+}
+
+static int64_t give_back(rt_link *link, rt_op *op)
+{
     rt_turn_take(&link->turn);
     rt_op_give(link, op);
     rt_turn_leave(&link->turn);
     return RT_OK;
+}
+
+/* Waits for an operation as far as the slice goes; RT_OK when it ended well and its number is void. */
+static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
+{
+    rt_op *op = op_of(link, number);
+    return rt_op_wait_on(link, op, slice_end_ns) == RT_OK ? give_back(link, op) : number;
 }
 
 /* Starts an operation whose cursor is set, with the link's turn held, and waits for it as long as the caller may. */
@@ -222,19 +233,27 @@ void rt_prepared_drop(rt_prepared *prepared)
     rt_channel_unreference(channel);
 }
 
-static int64_t run_prepared(rt_prepared *prepared, int64_t timeout_ns)
+/* Takes an operation for prepared copies, with the link's turn held; NULL with *status_out when there is none. */
+static rt_op *take_prepared(rt_prepared *prepared, int *status_out)
 {
-    if (rt_forked())
-        return RT_E_FORKED;
-    if (atomic_load_explicit(&prepared->channel->state, memory_order_acquire) != RT_CHANNEL_READY)
-        return rt_channel_refuse(prepared->channel, NULL);
-    int status = RT_OK;
-    rt_op *op = take(prepared->link, &status);
+    bool forked = rt_forked();
+    if (forked || atomic_load_explicit(&prepared->channel->state, memory_order_acquire) != RT_CHANNEL_READY) {
+        *status_out = forked ? RT_E_FORKED : rt_channel_refuse(prepared->channel, NULL);
+        return NULL;
+    }
+    rt_op *op = take(prepared->link, status_out);
     if (op == NULL)
-        return status;
+        return NULL;
     op->prepared = prepared;
     op->cursor = (rt_cursor){prepared->copies, prepared->count, 0, 0};
-    return begin(prepared->link, op, prepared->bytes, timeout_ns);
+    return op;
+}
+
+static int64_t run_prepared(rt_prepared *prepared, int64_t timeout_ns)
+{
+    int status = RT_OK;
+    rt_op *op = take_prepared(prepared, &status);
+    return op != NULL ? begin(prepared->link, op, prepared->bytes, timeout_ns) : status;
 }
 
 int64_t rt_prepared_run(rt_prepared *prepared)
@@ -245,4 +264,23 @@ int64_t rt_prepared_run(rt_prepared *prepared)
 int64_t rt_prepared_start(rt_prepared *prepared)
 {
     return run_prepared(prepared, 0);
+}
+
+int64_t rt_prepared_run_briefly(rt_prepared *prepared, uint32_t looks)
+{
+    int status = RT_OK;
+    rt_link *link = prepared->link;
+    rt_op *op = take_prepared(prepared, &status);
+    if (op == NULL)
+        return status;
+    int64_t number = rt_op_begin(link, op, false, INT64_MAX);
+    bool done = number > 0 && rt_op_spin_on(link, op, looks) && op->status == RT_OK;
+    return done ? give_back(link, op) : number;
+}
+
+int64_t rt_prepared_finish(rt_prepared *prepared, int64_t number)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    return finish(prepared->link, number, slice_end(prepared->link->channel->device, RT_SLICE_NS));
 }

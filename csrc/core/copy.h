@@ -40,6 +40,8 @@ int rt_op_start(rt_link *link, rt_op *op, bool waited, int64_t slice_end_ns);
 
 /* ---- wait.c ---- */
 int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns);
+/* Looks at most so many times whether it is done, if the device's policy lets a thread spin. */
+bool rt_op_spin_on(rt_link *link, const rt_op *op, uint32_t looks);
 /* Looks until the answer is not RT_E_AGAIN, waiting by the device's policy for what peers write into this device's memory. A look
  * may be repeated, and what it finds last is what is returned. RT_E_AGAIN at the end; RT_E_INTERRUPTED. */
 typedef int (*rt_look)(void *object);

@@ -243,7 +243,9 @@ static int wait_on(rt_waiter *waiter, rt_link *link, const rt_op *op)
             return moved;
         if (moved > 0) {
             waiter->looks = 0;
-            if (rt_device_time(queue->device) >= slice_end_ns && atomic_load(&op->state) != RT_OP_DONE)
+            if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
+                return op->status;
+            if (rt_device_time(queue->device) >= slice_end_ns)
                 return RT_E_AGAIN;
             continue;
         }
@@ -263,6 +265,25 @@ int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
     int status = wait_on(&waiter, link, op);
     hand_over(link->queue);
     return waiter_ends(&waiter, status);
+}
+
+bool rt_op_spin_on(rt_link *link, const rt_op *op, uint32_t looks)
+{
+    rt_queue *queue = link->queue;
+    const rt_device *device = queue->device;
+    if (device->limits.virtual_time || device->wait_policy == RT_WAIT_BLOCK || device->wait_policy == RT_WAIT_YIELD ||
+        (device->wait_policy == RT_WAIT_ADAPTIVE && device->spins == 0))
+        return false;
+    bool done = false, well = true;
+    for (uint32_t look = 0; look < looks && well && !done; look++) {
+        int moved = rt_queue_step(queue);
+        done = atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE;
+        well = moved >= 0;
+        if (moved == 0 && !done)
+            rt_pause();
+    }
+    hand_over(queue);
+    return done;
 }
 
 int rt_op_wait(rt_channel *channel, int64_t number, int64_t timeout_ns)

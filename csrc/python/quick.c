@@ -14,6 +14,7 @@
 
 enum {
     LOOKS = 80,            /* some 2 us for a tensor that is on its way, before the interpreter's lock is given up */
+    COPY_LOOKS = 256,      /* some 5 us for a copy that is on its way: what a small one takes over hardware, there and back */
     KEEPS_LOCK_MAX = 8192, /* bytes that are sent without giving it up: half a microsecond */
 };
 
@@ -52,7 +53,7 @@ typedef struct quick_prepared {
     PyObject_HEAD
     PyObject *handle; /* None when it is closed */
     unsigned long long pointer;
-    char brief; /* they are over before the interpreter's lock could be given up */
+    char brief; /* posted before the interpreter's lock could be given up, and soon over */
 } quick_prepared;
 
 /* One set for the process, as the module of cffi is. */
@@ -205,7 +206,12 @@ static PyObject *prepared_call(PyObject *object, PyObject *args, PyObject *kwarg
     PyObject *handle = Py_NewRef(self->handle); /* whatever other threads do meanwhile */
     int64_t number;
     if (self->brief) {
-        number = rt_prepared_start(prepared);
+        number = rt_prepared_run_briefly(prepared, COPY_LOOKS);
+        if (number > 0) {
+            Py_BEGIN_ALLOW_THREADS
+            number = rt_prepared_finish(prepared, number);
+            Py_END_ALLOW_THREADS
+        }
     } else {
         Py_BEGIN_ALLOW_THREADS
         number = rt_prepared_run(prepared);
@@ -350,7 +356,8 @@ static PyMemberDef bound_members[] = {
 static PyMemberDef prepared_members[] = {
     {"_handle", T_OBJECT_EX, offsetof(quick_prepared, handle), 0, "None when it is closed"},
     {"_pointer", T_ULONGLONG, offsetof(quick_prepared, pointer), 0, "the C object's address"},
-    {"_brief", T_BOOL, offsetof(quick_prepared, brief), 0, "over before the interpreter's lock could be given up"},
+    {"_brief", T_BOOL, offsetof(quick_prepared, brief), 0,
+     "posted before the interpreter's lock could be given up, and soon over"},
     {NULL, 0, 0, 0, NULL},
 };
 

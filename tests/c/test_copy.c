@@ -1,5 +1,5 @@
-/* test_copy.c: copies over every provider: sizes, directions, many at once, prepared ones, their order, and what is refused before
- * anything is posted. What becomes of those that are not finished at once: test_operations.c; threads: test_copy_threads.c.
+/* test_copy.c: copies over every provider: sizes, directions, many at once, their order, and what is refused before anything is
+ * posted. Prepared ones: test_prepared.c. What becomes of those that are not finished at once: test_operations.c; threads: test_copy_threads.c.
  *
  * Needs the whole library. */
 #include "core_ends.h"
@@ -133,77 +133,6 @@ static void empty_copies_alone_are_done_at_once(void)
         CHECK_INT(core_stats(ends.channel).work_items, 0);
         CHECK_INT(core_stats(ends.channel).writes, 50);
         core_end(&ends);
-    }
-}
-
-/* ---- prepared ---- */
-
-static void prepared_copies_run_again_and_again(void)
-{
-    CORE_EACH_PROVIDER(provider)
-    {
-        core_ends ends;
-        begin_with(&ends, provider);
-        rt_copy copies[3] = {core_entry(&ends, RT_WRITE, 0, 0, 64), core_entry(&ends, RT_WRITE, 64, 500, 5000),
-                             core_entry(&ends, RT_READ, 64, 60000, 5000)};
-        rt_prepared *prepared = NULL;
-        uint64_t bad;
-        CHECK_INT(rt_prepared_create(ends.channel, 0, copies, 3, &prepared, &bad), RT_OK);
-        memset(copies, 0xff, sizeof copies); /* they were taken over */
-        for (uint32_t round = 0; round < 20; round++) {
-            core_fill(ends.here, 6000, round);
-            int64_t number = round % 2 == 0 ? rt_prepared_run(prepared) : rt_prepared_start(prepared);
-            CHECK_INT(core_finish(ends.channel, number, &ends.detail), RT_OK);
-            CHECK_BYTES(ends.there, ends.here, 64);
-            CHECK_BYTES(ends.there + 64, ends.here + 500, 5000);
-        }
-        CHECK_INT(rt_region_close(ends.local, &ends.detail), RT_E_BUSY);
-        rt_prepared_drop(prepared);
-        core_end(&ends);
-    }
-}
-
-static void prepared_copies_may_be_dropped_while_they_run(void)
-{
-    CORE_EACH_PROVIDER(provider)
-    {
-        core_ends ends;
-        begin_with(&ends, provider);
-        rt_copy copies[2] = {core_entry(&ends, RT_WRITE, 0, 0, 200000), core_entry(&ends, RT_WRITE, 300000, 1, 100)};
-        rt_prepared *prepared = NULL;
-        uint64_t bad;
-        core_fill(ends.here, 200000, 8);
-        CHECK_INT(rt_prepared_create(ends.channel, 0, copies, 2, &prepared, &bad), RT_OK);
-        int64_t number = rt_prepared_start(prepared);
-        CHECK(number > 0);
-        rt_prepared_drop(prepared);
-        CHECK_INT(core_finish(ends.channel, number, &ends.detail), RT_OK);
-        CHECK_BYTES(ends.there, ends.here, 200000);
-        CHECK_BYTES(ends.there + 300000, ends.here + 1, 100);
-        core_end(&ends);
-    }
-}
-
-static void prepared_copies_outlive_device_and_regions(void)
-{
-    CORE_EACH_PROVIDER(provider)
-    {
-        core_ends ends;
-        begin_with(&ends, provider);
-        rt_copy copy = core_entry(&ends, RT_WRITE, 0, 0, 64);
-        rt_prepared *prepared = NULL;
-        uint64_t bad;
-        CHECK_INT(rt_prepared_create(ends.channel, 0, &copy, 1, &prepared, &bad), RT_OK);
-        rt_device_close(ends.near);
-        rt_region_drop(ends.local);
-        CHECK_INT(rt_prepared_run(prepared), RT_E_CLOSED);
-        rt_prepared_drop(prepared);
-        rt_remote_drop(ends.remote);
-        rt_channel_drop(ends.channel);
-        rt_channel_drop(ends.accepted);
-        rt_listener_close(ends.listener);
-        rt_device_close(ends.far);
-        rt_region_drop(ends.target);
     }
 }
 
@@ -439,9 +368,6 @@ static const check_test tests[] = {
     CHECK_TEST(ranges_that_touch_the_end_are_inside),
     CHECK_TEST(many_copies_of_mixed_sizes_are_one_operation),
     CHECK_TEST(empty_copies_alone_are_done_at_once),
-    CHECK_TEST(prepared_copies_run_again_and_again),
-    CHECK_TEST(prepared_copies_may_be_dropped_while_they_run),
-    CHECK_TEST(prepared_copies_outlive_device_and_regions),
     CHECK_TEST(later_writes_of_a_qp_win),
     CHECK_TEST(qps_go_to_queues_round_robin_and_each_of_them_copies),
     CHECK_TEST(what_cannot_be_copied_is_refused_and_nothing_is_posted),

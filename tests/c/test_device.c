@@ -294,6 +294,8 @@ static int child_calls(core_ends *ends, rt_prepared *prepared, int64_t op)
         rt_prepared_create(ends->channel, 0, &copy, 1, &another, &bad),
         rt_prepared_run(prepared),
         rt_prepared_start(prepared),
+        rt_prepared_run_briefly(prepared, 1),
+        rt_prepared_finish(prepared, op),
         rt_op_wait(ends->channel, op, RT_SLICE_NS),
         rt_op_release(ends->channel, op, NULL),
         rt_channel_quiet(ends->channel),

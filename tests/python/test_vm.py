@@ -325,7 +325,7 @@ def test_the_processor_runs_the_guest_only_where_kvm_is(tmp_path: Path, monkeypa
 
 
 def test_each_accelerator_has_its_processor() -> None:
-    for name, processor in (("kvm", "host"), ("tcg", "max,-avx,-avx2,-f16c,-fma")):
+    for name, processor in (("kvm", "host"), ("tcg", "max,-avx,-avx2,-f16c,-fma,-erms,-fsrm")):
         words = machine.command_line(spec(accelerator=name), dict.fromkeys(machine.LINKS, 3))
         assert words[words.index("-accel") + 1].partition(",")[0] == name
         assert words[words.index("-cpu") + 1] == processor
