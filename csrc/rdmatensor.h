@@ -247,6 +247,9 @@ int rt_channel_quiet(rt_channel *channel);
  * (int64_t)(word - value) >= 0. What the peer placed before the word is visible then. RT_E_AGAIN at the end of the slice;
  * RT_E_PEER_LOST and the like when the channel failed and the word did not come. */
 int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns);
+/* For who must not wait long: looks at most `looks` times, once where looking again would cost others a core. RT_OK when it is there;
+ * all else, be it that something is wrong, is RT_E_AGAIN and for the function above to tell. */
+int rt_channel_look_for_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, uint32_t looks);
 
 /* ---- address distribution ---- */
 /* Makes a handle known under a name to every peer that has a channel to this device. RT_E_EXISTS when it is taken. */

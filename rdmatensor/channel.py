@@ -43,7 +43,7 @@ _PENDING_SWEEP = 128  # transfers under way from which a new one first looks whi
 _NAP_S = 50e-6  # between looks for a free operation when nothing moved
 
 
-class Channel:
+class Channel(_core.QuickChannel):
     """A connection to a peer's device over one or more QPs; its data verb is `memcpy`.
 
     Made by `Device.connect` and `Listener.accept`; a context manager. Any number of threads may use it; those that
@@ -59,13 +59,11 @@ class Channel:
         "_attachments",
         "_closed",
         "_edges",
-        "_handle",
         "_limbo",
         "_lingering",
         "_lock",
         "_pending",
         "_prepared",
-        "_slice_ns",
         "device",
         "peer",
         "peer_id",
@@ -80,6 +78,7 @@ class Channel:
         """The other device's `Device.id`."""
         self.qps: int = _core.channel_qps(handle)
         self._handle: ChannelHandle | None = handle
+        self._pointer = _core.channel_pointer(handle)
         self._closed = False
         self._slice_ns = min(_SLICE_NS, device._timeout_ns)
         self._lock = threading.RLock()
@@ -174,12 +173,9 @@ class Channel:
         """Checks and binds many copies once, to be run as one, many times."""
         return self._prepare(pairs, qp)
 
-    def wait_word(self, span: Span, value: int, *, timeout: float | None = None) -> None:
-        """Blocks until the 8-byte word in `span`, which a peer writes, is at or past `value`.
+    # `wait_word` is in csrc/python/quick_channel.c, which comes here with all but a word that is there or comes soon.
 
-        Compared as sequence numbers: (word - value) as a signed number is not negative (RDMA-RULES 6). What the peer
-        placed before the word is visible then. `span` is 8 bytes long and begins at a multiple of 8.
-        """
+    def _wait_word(self, span: Span, value: int, *, timeout: float | None = None) -> None:
         if span.nbytes != 8:
             raise InvalidArgument("wait for a word", repr(span), "a word has 8 bytes: slice the span")
         offset, number = span.offset, value & 0xFFFF_FFFF_FFFF_FFFF
@@ -189,6 +185,8 @@ class Channel:
         except TypeError:  # there is no such handle any more
             status = _wait_word(self._live(), span._live(), offset, number, ns)
         if not status:
+            if span._packed is None:
+                span._pack()  # the next wait need not come here
             return
         limit = timeout_ns(timeout, self.device._timeout_ns)
         if status in (_core.AGAIN, _core.INTERRUPTED):

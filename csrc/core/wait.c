@@ -267,12 +267,18 @@ int rt_op_wait_on(rt_link *link, const rt_op *op, int64_t slice_end_ns)
     return waiter_ends(&waiter, status);
 }
 
+/* Whether a thread may look a few times without giving its core away. */
+static bool may_spin(const rt_device *device)
+{
+    if (device->limits.virtual_time)
+        return false;
+    return device->wait_policy == RT_WAIT_SPIN || (device->wait_policy == RT_WAIT_ADAPTIVE && device->spins != 0);
+}
+
 bool rt_op_spin_on(rt_link *link, const rt_op *op, uint32_t looks)
 {
     rt_queue *queue = link->queue;
-    const rt_device *device = queue->device;
-    if (device->limits.virtual_time || device->wait_policy == RT_WAIT_BLOCK || device->wait_policy == RT_WAIT_YIELD ||
-        (device->wait_policy == RT_WAIT_ADAPTIVE && device->spins == 0))
+    if (!may_spin(queue->device))
         return false;
     bool done = false, well = true;
     for (uint32_t look = 0; look < looks && well && !done; look++) {
@@ -418,17 +424,42 @@ static int look_for_word(void *object)
     return word_came(wait->word, wait->value) ? RT_OK : rt_channel_refuse(channel, NULL);
 }
 
-int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns)
+/* The word at this place of a region, or why there is none. */
+static int word_of(const rt_region *region, uint64_t region_offset, const uint64_t **word_out)
 {
-    if (rt_forked())
-        return RT_E_FORKED;
     if (region_offset % sizeof(uint64_t) != 0)
         return RT_E_INVALID;
     if (region->size < sizeof(uint64_t) || region_offset > region->size - sizeof(uint64_t))
         return RT_E_BOUNDS;
     if (((uintptr_t)region->address + region_offset) % sizeof(uint64_t) != 0)
         return RT_E_INVALID; /* adopted memory that begins somewhere in a word */
-    const uint64_t *word = (const uint64_t *)(const void *)(region->address + region_offset);
+    *word_out = (const uint64_t *)(const void *)(region->address + region_offset);
+    return RT_OK;
+}
+
+int rt_channel_look_for_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, uint32_t looks)
+{
+    const uint64_t *word = NULL;
+    if (rt_forked() || word_of(region, region_offset, &word) != RT_OK)
+        return RT_E_AGAIN;
+    if (looks > 1 && !may_spin(channel->device))
+        looks = 1;
+    for (uint32_t look = 0; look < looks; look++) {
+        if (word_came(word, value))
+            return RT_OK;
+        rt_pause();
+    }
+    return RT_E_AGAIN;
+}
+
+int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    const uint64_t *word = NULL;
+    int bad = word_of(region, region_offset, &word);
+    if (bad != RT_OK)
+        return bad;
     if (word_came(word, value))
         return RT_OK;
     if (region->device != channel->device) /* nobody would place it, or nobody would tell */

@@ -10,6 +10,7 @@
 #include <string.h>
 
 #include "python/quick.h"
+#include "python/quick_channel.h"
 #include "rdmatensor.h"
 
 enum {
@@ -428,7 +429,7 @@ uint64_t rt_quick_types(void)
     bool whole = dict != NULL && edge_type != NULL && PyDict_SetItemString(dict, "Edge", (PyObject *)edge_type) == 0 &&
                  add(dict, "Tensor", PyType_FromSpec(&tensor_spec)) == 0 &&
                  add(dict, "Bound", PyType_FromSpec(&bound_spec)) == 0 &&
-                 add(dict, "Prepared", PyType_FromSpec(&prepared_spec)) == 0 &&
+                 add(dict, "Prepared", PyType_FromSpec(&prepared_spec)) == 0 && add(dict, "Channel", quick_channel_type()) == 0 &&
                  add(dict, "receiving", PyCFunction_NewEx(&receiving_def, NULL, NULL)) == 0;
     if (!whole) {
         PyErr_Clear();

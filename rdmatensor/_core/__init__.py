@@ -67,6 +67,7 @@ from rdmatensor._core.channels import (
     channel_failure,
     channel_peer,
     channel_peer_id,
+    channel_pointer,
     channel_qps,
     channel_queue_of,
     channel_quiet,
@@ -157,7 +158,7 @@ from rdmatensor._core.edges import (
     fetching_create,
     fetching_statuses,
 )
-from rdmatensor._core.quick import QuickBound, QuickEdge, QuickPrepared, QuickTensor, receiving
+from rdmatensor._core.quick import QuickBound, QuickChannel, QuickEdge, QuickPrepared, QuickTensor, receiving
 from rdmatensor._core.regions import (
     region_address,
     region_adopt,
@@ -232,6 +233,7 @@ __all__ = [
     "ListenerHandle",
     "PreparedHandle",
     "QuickBound",
+    "QuickChannel",
     "QuickEdge",
     "QuickPrepared",
     "QuickTensor",
@@ -248,6 +250,7 @@ __all__ = [
     "channel_ordering",
     "channel_peer",
     "channel_peer_id",
+    "channel_pointer",
     "channel_qps",
     "channel_queue_of",
     "channel_quiet",

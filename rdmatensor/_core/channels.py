@@ -163,6 +163,11 @@ def prepared_create(
     return cast(PreparedHandle, owned(out[0], drop, (channel, device))), OK, 0
 
 
+def channel_pointer(channel: ChannelHandle) -> int:
+    """The C object's address, for `QuickChannel`."""
+    return int(ffi.cast("uintptr_t", channel))
+
+
 def prepared_pointer(prepared: PreparedHandle) -> int:
     """The C object's address, for `QuickPrepared`."""
     return int(ffi.cast("uintptr_t", prepared))

@@ -65,9 +65,18 @@ if TYPE_CHECKING:
 
         def __call__(self, timeout: float | None = None) -> None: ...
 
+    class QuickChannel:
+        """What a channel is to them: it has `wait_word`, which goes on in `_wait_word`."""
+
+        _handle: Any
+        _pointer: int
+        _slice_ns: int
+
+        def wait_word(self, span: Any, value: int, *, timeout: float | None = None) -> None: ...
+
 else:
     QuickTensor, QuickEdge, QuickBound = _made["Tensor"], _made["Edge"], _made["Bound"]
-    QuickPrepared = _made["Prepared"]
+    QuickPrepared, QuickChannel = _made["Prepared"], _made["Channel"]
 
 
 def receiving(tensor: type) -> Callable[[_Method], _Method]:

@@ -26,7 +26,7 @@ def entries(kernel: Path, busybox: Path, python: bytes | None) -> Iterator[Entry
     yield "bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()
     yield "bin/sh", stat.S_IFLNK | 0o777, b"busybox"
     yield "init", stat.S_IFREG | 0o755, (GUEST / "init.sh").read_bytes()
-    for name in ("network.sh", "agent.py", "ending.py", "torch_extensions.py"):
+    for name in ("network.sh", "agent.py", "ending.py", "preloading.py", "torch_extensions.py"):
         yield f"guest/{name}", stat.S_IFREG | 0o644, (GUEST / name).read_bytes()
     if python is not None:
         yield "guest/python", stat.S_IFREG | 0o755, python

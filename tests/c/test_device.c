@@ -300,6 +300,7 @@ static int child_calls(core_ends *ends, rt_prepared *prepared, int64_t op)
         rt_op_release(ends->channel, op, NULL),
         rt_channel_quiet(ends->channel),
         rt_channel_wait_word(ends->channel, ends->local, 0, 0, RT_SLICE_NS),
+        rt_channel_look_for_word(ends->channel, ends->local, 0, 0, 1) == RT_E_AGAIN ? RT_E_FORKED : RT_OK,
         rt_channel_failure(ends->channel, NULL),
         rt_remote_attach(ends->channel, handle, size, 0, &remote, NULL),
         rt_device_progress(ends->near),

@@ -58,6 +58,26 @@ static void words_that_cannot_come_are_refused(void)
     }
 }
 
+static void a_look_for_a_word_finds_it_and_leaves_all_else_to_who_waits(void)
+{
+    CORE_EACH_PROVIDER(provider)
+    {
+        core_ends ends;
+        core_begin(&ends, &(core_setup){.provider = provider});
+        uint64_t beyond = rt_region_size(ends.local);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, 0, 0, 1), RT_OK);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, 0, UINT64_MAX, 1000), RT_OK);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, 0, 1, 1000), RT_E_AGAIN);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, 0, 0, 0), RT_E_AGAIN);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, 4, 0, 1), RT_E_AGAIN);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, beyond, 0, 1), RT_E_AGAIN);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, UINT64_MAX - 7, 0, 1), RT_E_AGAIN);
+        rt_store_release_u64((uint64_t *)(void *)(ends.here + 8), 7);
+        CHECK_INT(rt_channel_look_for_word(ends.channel, ends.local, 8, 7, 1), RT_OK);
+        core_end(&ends);
+    }
+}
+
 /* ---- what ends a wait ---- */
 
 typedef struct sleeper {
@@ -366,6 +386,7 @@ static void what_ends_between_the_look_and_the_arming_is_news(void)
 
 static const check_test tests[] = {
     CHECK_TEST(words_that_cannot_come_are_refused),
+    CHECK_TEST(a_look_for_a_word_finds_it_and_leaves_all_else_to_who_waits),
     CHECK_TEST(a_signal_ends_every_wait),
     CHECK_TEST(waiters_for_a_word_hear_that_the_channel_ended),
 #if __has_include(<infiniband/verbs.h>)

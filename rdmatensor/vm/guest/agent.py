@@ -33,7 +33,8 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import ending  # type: ignore[import-not-found]  # beside this file, as is the next
+import ending  # type: ignore[import-not-found]  # beside this file, as are the next
+import preloading  # type: ignore[import-not-found]
 import torch_extensions  # type: ignore[import-not-found]
 
 RUN = "/run/rdmatensor"
@@ -44,8 +45,6 @@ LIMITS = 16
 """Kinds of resource limits that Linux has."""
 STOP_POLL = 0.02
 """Seconds between looks at whether a stand-in was stopped; nobody is told of a SIGSTOP but its parent."""
-COMPILE_TIMEOUT = 120.0
-"""Seconds after the imports in which pytest may go on compiling its plugins."""
 ADD_ENTROPY, RESEED = 0x40085203, 0x5207
 
 
@@ -90,43 +89,6 @@ def put_stand_in() -> None:
     if sys.prefix != sys.base_prefix:  # a share may be mounted over it; see mount_shares
         os.makedirs(f"{RUN}/venv")
         subprocess.run(["mount", "--bind", sys.prefix, f"{RUN}/venv"], check=True)
-
-
-def preload() -> dict[str, float]:
-    """Imports what most commands would; seconds of each."""
-    took: dict[str, float] = {}
-    names = Path("/etc/rdmatensor-preload").read_text().strip().split(",")
-    compiling = compile_pytest() if "pytest" in names else None
-    names += ["_pytest.config"] * (compiling is not None)
-    for name in filter(None, names):
-        began = time.perf_counter()
-        try:
-            with torch_extensions.left_alone():
-                importlib.import_module(name)
-        except Exception as error:
-            print(f"rdmatensor: {name} cannot be imported: {error!r}", flush=True)
-        took[name] = round(time.perf_counter() - began, 2)
-    if "_pytest.config" in sys.modules:
-        for plugin in getattr(sys.modules["_pytest.config"], "default_plugins", ()):
-            with contextlib.suppress(Exception):
-                importlib.import_module(f"_pytest.{plugin}")
-    if compiling is not None:
-        try:
-            compiling.wait(COMPILE_TIMEOUT)
-        except subprocess.TimeoutExpired:  # on a busy host; then pytest's first start is slower
-            compiling.kill()
-            compiling.wait()
-    return took
-
-
-def compile_pytest() -> subprocess.Popen[bytes]:
-    """Starts a pytest with nothing to do beside the imports. It compiles plugins in a way of its own: once here, into
-    the memory that the snapshot keeps. That takes half as long as importing torch does, on another processor.
-    """
-    os.makedirs(f"{RUN}/empty")
-    command = ["env", "-u", "PYTHONDONTWRITEBYTECODE", "RDMATENSOR_VM_FAST=0", sys.executable, "-m", "pytest"]
-    command += ["-q", "--collect-only", f"{RUN}/empty"]
-    return subprocess.Popen(command, cwd=f"{RUN}/empty", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
 # ---- the job ----
@@ -476,7 +438,7 @@ def work() -> Request | None:
     listener.listen(64)
     if fast:
         put_stand_in()
-        took = preload()
+        took = preloading.preload()
     control, out, err = port("control"), port("out"), port("err")
 
     def send(message: dict[str, Any]) -> None:
