@@ -100,15 +100,6 @@ static rt_op *take(rt_link *link, int *status_out)
     return op;
 }
 
-/* An operation that the caller of this holds the number of. */
-static rt_op *op_of(rt_link *link, int64_t number)
-{
-    rt_link *found = NULL;
-    rt_op *op = rt_op_find(link->channel, number, &found);
-    assert(op != NULL && found == link);
-    return op;
-}
-
 static int64_t give_back(rt_link *link, rt_op *op)
 {
     rt_turn_take(&link->turn);
@@ -120,7 +111,9 @@ static int64_t give_back(rt_link *link, rt_op *op)
 /* Waits for an operation as far as the slice goes; RT_OK when it ended well and its number is void. */
 static int64_t finish(rt_link *link, int64_t number, int64_t slice_end_ns)
 {
-    rt_op *op = op_of(link, number);
+    rt_link *found = NULL;
+    rt_op *op = rt_op_find(link->channel, number, &found);
+    assert(op != NULL && found == link);
     return rt_op_wait_on(link, op, slice_end_ns) == RT_OK ? give_back(link, op) : number;
 }
 

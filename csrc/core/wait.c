@@ -243,9 +243,7 @@ static int wait_on(rt_waiter *waiter, rt_link *link, const rt_op *op)
             return moved;
         if (moved > 0) {
             waiter->looks = 0;
-            if (atomic_load_explicit(&op->state, memory_order_acquire) == RT_OP_DONE)
-                return op->status;
-            if (rt_device_time(queue->device) >= slice_end_ns)
+            if (atomic_load(&op->state) != RT_OP_DONE && rt_device_time(queue->device) >= slice_end_ns)
                 return RT_E_AGAIN;
             continue;
         }

@@ -1,20 +1,16 @@
 /* quick.c: sends, receives and releases of bound and static tensors, and prepared copies, as Python calls them (quick.h). Objects
  * of these types are seen by one thread at a time, that which has the interpreter's lock; what is behind them by any. */
-#ifndef Py_LIMITED_API
-#define Py_LIMITED_API 0x030A0000
-#endif
-#include <Python.h>
+#include "python/quick_parts.h"
+
 #include <structmember.h>
 
 #include <stdbool.h>
 #include <string.h>
 
 #include "python/quick.h"
-#include "python/quick_channel.h"
 #include "rdmatensor.h"
 
 enum {
-    LOOKS = 80,            /* some 2 us for a tensor that is on its way, before the interpreter's lock is given up */
     COPY_LOOKS = 256,      /* some 5 us for a copy that is on its way: what a small one takes over hardware, there and back */
     KEEPS_LOCK_MAX = 8192, /* bytes that are sent without giving it up: half a microsecond */
 };
@@ -35,12 +31,6 @@ typedef struct quick_edge {
     unsigned long long pointer;
     long long slice_ns;
 } quick_edge;
-
-/* How objects begin that hold one other. */
-typedef struct quick_holder {
-    PyObject_HEAD
-    PyObject *held;
-} quick_holder;
 
 /* A contiguous tensor bound to a static edge, or anything else that is bound: then `nbytes` is 0 here. */
 typedef struct quick_bound {
@@ -159,23 +149,23 @@ static void edge_dealloc(PyObject *object)
     object_free(object);
 }
 
-static int holder_traverse(PyObject *object, visitproc visit, void *arg)
+int quick_holder_traverse(PyObject *object, visitproc visit, void *arg)
 {
     Py_VISIT(Py_TYPE(object));
     Py_VISIT(((quick_holder *)object)->held);
     return 0;
 }
 
-static int holder_clear(PyObject *object)
+int quick_holder_clear(PyObject *object)
 {
     Py_CLEAR(((quick_holder *)object)->held);
     return 0;
 }
 
-static void holder_dealloc(PyObject *object)
+void quick_holder_dealloc(PyObject *object)
 {
     PyObject_GC_UnTrack(object);
-    holder_clear(object);
+    quick_holder_clear(object);
     object_free(object);
 }
 
@@ -187,6 +177,21 @@ static rt_edge *free_edge(const quick_edge *self)
     if (self->handle == NULL || self->handle == Py_None || self->line == NULL || PyObject_Size(self->line) != 0)
         return NULL;
     return (rt_edge *)(uintptr_t)self->pointer;
+}
+
+PyObject *quick_call(PyObject *method, PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
+{
+    PyObject *all = PyTuple_New(count + 1), *named = names != NULL ? PyDict_New() : NULL, *result = NULL;
+    bool whole = all != NULL && (names == NULL || named != NULL);
+    for (Py_ssize_t index = 0; whole && index <= count; index++)
+        whole = PyTuple_SetItem(all, index, Py_NewRef(index == 0 ? object : args[index - 1])) == 0;
+    for (Py_ssize_t index = 0; whole && named != NULL && index < PyTuple_Size(names); index++)
+        whole = PyDict_SetItem(named, PyTuple_GetItem(names, index), args[count + index]) == 0;
+    if (whole)
+        result = PyObject_Call(method, all, named);
+    Py_XDECREF(all);
+    Py_XDECREF(named);
+    return result;
 }
 
 static PyObject *call_in_python(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -260,30 +265,14 @@ static PyObject *new_tensor(quick_edge *self, PyObject *handle, int64_t sequence
     return made;
 }
 
-/* The method in Python, with the arguments that came. */
-static PyObject *receive_in_python(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    PyObject *all = PyTuple_New(count + 1), *named = names != NULL ? PyDict_New() : NULL, *result = NULL;
-    bool whole = all != NULL && (names == NULL || named != NULL);
-    for (Py_ssize_t index = 0; whole && index <= count; index++)
-        whole = PyTuple_SetItem(all, index, Py_NewRef(index == 0 ? object : args[index - 1])) == 0;
-    for (Py_ssize_t index = 0; whole && named != NULL && index < PyTuple_Size(names); index++)
-        whole = PyDict_SetItem(named, PyTuple_GetItem(names, index), args[count + index]) == 0;
-    if (whole)
-        result = PyObject_Call(receive_otherwise, all, named);
-    Py_XDECREF(all);
-    Py_XDECREF(named);
-    return result;
-}
-
 static PyObject *edge_receive(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     quick_edge *self = (quick_edge *)object;
     bool usual = count == 0 && names == NULL && self->forms != NULL && PyTuple_Size(self->forms) > 0;
     rt_edge *edge = usual ? free_edge(self) : NULL;
     if (edge == NULL)
-        return receive_in_python(object, args, count, names);
-    int64_t sequence = rt_edge_receive_at_once(edge, LOOKS);
+        return quick_call(receive_otherwise, object, args, count, names);
+    int64_t sequence = rt_edge_receive_at_once(edge, QUICK_LOOKS);
     if (sequence > 0)
         return new_tensor(self, self->handle, sequence);
     PyObject *handle = Py_NewRef(self->handle), *made; /* whatever other threads do meanwhile */
@@ -376,13 +365,21 @@ static PyType_Slot edge_slots[] = {
     {0, NULL},
 };
 static PyType_Slot bound_slots[] = {
-    {Py_tp_traverse, (void *)holder_traverse}, {Py_tp_clear, (void *)holder_clear}, {Py_tp_dealloc, (void *)holder_dealloc},
-    {Py_tp_call, (void *)bound_call},          {Py_tp_members, bound_members},      {0, NULL},
+    {Py_tp_traverse, (void *)quick_holder_traverse},
+    {Py_tp_clear, (void *)quick_holder_clear},
+    {Py_tp_dealloc, (void *)quick_holder_dealloc},
+    {Py_tp_call, (void *)bound_call},
+    {Py_tp_members, bound_members},
+    {0, NULL},
 };
 
 static PyType_Slot prepared_slots[] = {
-    {Py_tp_traverse, (void *)holder_traverse}, {Py_tp_clear, (void *)holder_clear}, {Py_tp_dealloc, (void *)holder_dealloc},
-    {Py_tp_call, (void *)prepared_call},       {Py_tp_members, prepared_members},   {0, NULL},
+    {Py_tp_traverse, (void *)quick_holder_traverse},
+    {Py_tp_clear, (void *)quick_holder_clear},
+    {Py_tp_dealloc, (void *)quick_holder_dealloc},
+    {Py_tp_call, (void *)prepared_call},
+    {Py_tp_members, prepared_members},
+    {0, NULL},
 };
 
 enum { TYPE_FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };

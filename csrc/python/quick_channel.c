@@ -1,6 +1,6 @@
 /* quick_channel.c: waiting for a word of a span, as Python calls it (quick.h): in C as long as the word is there or comes soon, and nothing
  * is unusual. Objects of the type are seen by one thread at a time, that which has the interpreter's lock. */
-#include "python/quick_channel.h"
+#include "python/quick_parts.h"
 
 #include <structmember.h>
 
@@ -10,11 +10,9 @@
 #include "python/quick.h"
 #include "rdmatensor.h"
 
-enum { LOOKS = 80 /* some 2 us for a word that is on its way, before the interpreter's lock is given up */ };
-
 typedef struct quick_channel {
     PyObject_HEAD
-    PyObject *handle; /* None when it is closed */
+    PyObject *handle; /* None when it is closed; it begins as a quick_holder */
     unsigned long long pointer;
     long long slice_ns;
 } quick_channel;
@@ -26,29 +24,6 @@ typedef struct place {
 
 /* Names of what a Span has, made once. */
 static PyObject *name_handle, *name_packed, *name_nbytes;
-
-static int channel_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(((quick_channel *)object)->handle);
-    return 0;
-}
-
-static int channel_clear(PyObject *object)
-{
-    Py_CLEAR(((quick_channel *)object)->handle);
-    return 0;
-}
-
-static void channel_dealloc(PyObject *object)
-{
-    PyTypeObject *type = Py_TYPE(object);
-    PyObject_GC_UnTrack(object);
-    channel_clear(object);
-    freefunc end = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    end(object);
-    Py_DECREF(type);
-}
 
 static bool is_word(PyObject *span)
 {
@@ -84,7 +59,7 @@ static int wait_word(quick_channel *self, PyObject *span, uint64_t value)
         return RT_E_INVALID;
     rt_channel *channel = (rt_channel *)(uintptr_t)self->pointer;
     rt_region *region = (rt_region *)(uintptr_t)where.region;
-    int status = rt_channel_look_for_word(channel, region, where.offset, value, LOOKS);
+    int status = rt_channel_look_for_word(channel, region, where.offset, value, QUICK_LOOKS);
     if (status != RT_OK) {
         PyObject *handle = Py_NewRef(self->handle); /* whatever other threads do meanwhile */
         long long slice_ns = self->slice_ns;
@@ -97,31 +72,17 @@ static int wait_word(quick_channel *self, PyObject *span, uint64_t value)
     return status;
 }
 
-/* The method in Python, with the arguments that came. */
-static PyObject *wait_in_python(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    PyObject *method = PyObject_GetAttrString(object, "_wait_word"), *all = PyTuple_New(count);
-    PyObject *named = names != NULL ? PyDict_New() : NULL, *result = NULL;
-    bool whole = method != NULL && all != NULL && (names == NULL || named != NULL);
-    for (Py_ssize_t index = 0; whole && index < count; index++)
-        whole = PyTuple_SetItem(all, index, Py_NewRef(args[index])) == 0;
-    for (Py_ssize_t index = 0; whole && named != NULL && index < PyTuple_Size(names); index++)
-        whole = PyDict_SetItem(named, PyTuple_GetItem(names, index), args[count + index]) == 0;
-    if (whole)
-        result = PyObject_Call(method, all, named);
-    Py_XDECREF(method);
-    Py_XDECREF(all);
-    Py_XDECREF(named);
-    return result;
-}
-
 static PyObject *channel_wait_word(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     quick_channel *self = (quick_channel *)object;
     bool usual = count == 2 && names == NULL && self->handle != NULL && self->handle != Py_None && PyLong_Check(args[1]);
     if (usual && wait_word(self, args[0], PyLong_AsUnsignedLongLongMask(args[1])) == RT_OK)
         Py_RETURN_NONE;
-    return wait_in_python(object, args, count, names);
+    PyObject *method = PyObject_GetAttrString((PyObject *)Py_TYPE(object), "_wait_word"), *result = NULL;
+    if (method != NULL)
+        result = quick_call(method, object, args, count, names);
+    Py_XDECREF(method);
+    return result;
 }
 
 static PyMemberDef channel_members[] = {
@@ -143,8 +104,12 @@ static PyMethodDef channel_methods[] = {
 };
 
 static PyType_Slot channel_slots[] = {
-    {Py_tp_traverse, (void *)channel_traverse}, {Py_tp_clear, (void *)channel_clear}, {Py_tp_dealloc, (void *)channel_dealloc},
-    {Py_tp_members, channel_members},           {Py_tp_methods, channel_methods},     {0, NULL},
+    {Py_tp_traverse, (void *)quick_holder_traverse},
+    {Py_tp_clear, (void *)quick_holder_clear},
+    {Py_tp_dealloc, (void *)quick_holder_dealloc},
+    {Py_tp_members, channel_members},
+    {Py_tp_methods, channel_methods},
+    {0, NULL},
 };
 static PyType_Spec channel_spec = {"rdmatensor._quick.Channel", sizeof(quick_channel), 0,
                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, channel_slots};

@@ -27,7 +27,7 @@ SHARES_MAX = 4
 """Folders of the host that a guest can mount. The devices are part of a snapshot, so there are always as many."""
 LINKS = ("monitor", "console", "control", "out", "err")
 BOOT_TIMEOUT = 480.0
-"""Seconds from power on to an agent that is ready, with everything imported: 40 to 80 s, minutes on a busy host."""
+"""Seconds from power on to an agent that is ready, with everything imported: 30 to 80 s, minutes on a busy host."""
 RESTORE_TIMEOUT = 60.0
 END_TIMEOUT = 10.0
 

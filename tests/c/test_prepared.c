@@ -8,6 +8,17 @@ static void begin_with(core_ends *ends, const char *provider)
     core_begin(ends, &(core_setup){.provider = provider, .short_messages = true});
 }
 
+/* Ends with one copy of 64 bytes bound. */
+static rt_prepared *begin_with_one(core_ends *ends, const char *provider, uint32_t direction)
+{
+    rt_prepared *prepared = NULL;
+    uint64_t bad;
+    begin_with(ends, provider);
+    rt_copy copy = core_entry(ends, direction, 0, 0, 64);
+    CHECK_INT(rt_prepared_create(ends->channel, 0, &copy, 1, &prepared, &bad), RT_OK);
+    return prepared;
+}
+
 /* As who has run them briefly goes on: slice by slice. */
 static int64_t finish_prepared(rt_prepared *prepared, int64_t number)
 {
@@ -52,11 +63,7 @@ static void prepared_copies_run_again_and_again(void)
 static void a_brief_run_finds_what_is_done_soon_and_leaves_the_rest_to_who_waits(void)
 {
     core_ends ends;
-    begin_with(&ends, "verbs");
-    rt_copy copy = core_entry(&ends, RT_READ, 0, 0, 64);
-    rt_prepared *prepared = NULL;
-    uint64_t bad;
-    CHECK_INT(rt_prepared_create(ends.channel, 0, &copy, 1, &prepared, &bad), RT_OK);
+    rt_prepared *prepared = begin_with_one(&ends, "verbs", RT_READ);
     core_fill(ends.there, 64, 3);
     CHECK_INT(rt_prepared_run_briefly(prepared, 1), RT_OK); /* the engine carries it out when it is polled */
     CHECK_BYTES(ends.here, ends.there, 64);
@@ -78,12 +85,8 @@ static void a_brief_run_finds_what_is_done_soon_and_leaves_the_rest_to_who_waits
 static void a_brief_run_does_not_look_where_time_stands_still_meanwhile(void)
 {
     core_ends ends;
-    begin_with(&ends, "sim");
-    rt_copy copy = core_entry(&ends, RT_WRITE, 0, 0, 64);
-    rt_prepared *prepared = NULL;
-    uint64_t bad;
+    rt_prepared *prepared = begin_with_one(&ends, "sim", RT_WRITE);
     core_fill(ends.here, 64, 3);
-    CHECK_INT(rt_prepared_create(ends.channel, 0, &copy, 1, &prepared, &bad), RT_OK);
     int64_t number = rt_prepared_run_briefly(prepared, UINT32_MAX);
     CHECK(number > 0);
     CHECK_INT(finish_prepared(prepared, number), RT_OK);
@@ -95,12 +98,8 @@ static void a_brief_run_does_not_look_where_time_stands_still_meanwhile(void)
 static void a_brief_run_to_a_killed_party_ends_as_every_copy_does(void)
 {
     core_ends ends;
-    begin_with(&ends, "sim");
-    rt_copy copy = core_entry(&ends, RT_WRITE, 0, 0, 64);
-    rt_prepared *prepared = NULL;
-    uint64_t bad;
+    rt_prepared *prepared = begin_with_one(&ends, "sim", RT_WRITE);
     char text[80], reply[80];
-    CHECK_INT(rt_prepared_create(ends.channel, 0, &copy, 1, &prepared, &bad), RT_OK);
     int64_t number = rt_prepared_run_briefly(prepared, 1000);
     CHECK(number > 0);
     snprintf(text, sizeof text, "world=%s kill party=far", ends.world);

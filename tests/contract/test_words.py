@@ -44,6 +44,9 @@ def test_a_word_that_comes_later_is_found_with_what_was_placed_before_it(ends: E
 
     thread = threading.Thread(target=hear)
     thread.start()
+    while "expected 6, last seen 5" not in ends.device.dump() and thread.is_alive():  # until it waits
+        pass
+    assert not heard
     data.view()[:] = b"x" * 64
     word.view().cast("Q")[0] = 6  # as a peer's WRITE would
     thread.join(20)

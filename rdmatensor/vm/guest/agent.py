@@ -34,10 +34,9 @@ from pathlib import Path
 from typing import Any
 
 import ending  # type: ignore[import-not-found]  # beside this file, as are the next
-import preloading  # type: ignore[import-not-found]
 import torch_extensions  # type: ignore[import-not-found]
+from preloading import RUN, preload  # type: ignore[import-not-found]
 
-RUN = "/run/rdmatensor"
 SOCKET = f"{RUN}/python.socket"
 HIGH = 1 << 11
 """Descriptors of a copy are collected from here upwards before they take their places."""
@@ -438,7 +437,7 @@ def work() -> Request | None:
     listener.listen(64)
     if fast:
         put_stand_in()
-        took = preloading.preload()
+        took = preload()
     control, out, err = port("control"), port("out"), port("err")
 
     def send(message: dict[str, Any]) -> None:
