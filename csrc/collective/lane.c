@@ -2,7 +2,9 @@
  * memory the receiver reads it there, elsewhere a WRITE copies it into the receiver's region; then a WRITE of 8 bytes says
  * that it has arrived, and one back, for several messages at once, that it was taken. HOT: no allocation, no lock, no log. */
 #include "collective/collective.h"
+#include "core/copy.h"
 
+#include <sched.h>
 #include <string.h>
 
 enum { OPERATION_PAYLOAD = 0, OPERATION_HEAD = 1, OPERATION_ACK = 2 };
@@ -18,6 +20,17 @@ static int64_t *operation_of(rt_lane *lane, uint32_t which, uint64_t sequence)
     return number;
 }
 
+/* Sees to it that a WRITE is with the provider. Its member may be done with this message and look at nothing again, and one that
+ * still waited for room in a full send queue would never reach a peer that waits for it. Completions make room without the peer's
+ * doing; a channel that fails ends the wait. */
+static void until_posted(const rt_lane *lane, int64_t number)
+{
+    while (!rt_op_posted(lane->team->peers[lane->peer].channel, number)) {
+        if (rt_device_progress(lane->team->device) <= 0)
+            sched_yield();
+    }
+}
+
 static int post(rt_lane *lane, uint32_t which, uint64_t sequence, uint64_t from, uint64_t to, uint64_t size)
 {
     const rt_peer *peer = &lane->team->peers[lane->peer];
@@ -28,8 +41,10 @@ static int post(rt_lane *lane, uint32_t which, uint64_t sequence, uint64_t from,
             break;
         rt_device_progress(lane->team->device); /* too many transfers of this QP are under way: other teams' as well */
     }
-    if (*number >= 0)
+    if (*number >= 0) {
+        until_posted(lane, *number);
         return RT_OK;
+    }
     int status = (int)*number;
     *number = 0;
     return status;

@@ -5,7 +5,7 @@
 
 /* Sizes in bytes: nothing, odd, a chunk, more than one, around what is worth reading in place, and much. */
 static const uint64_t sizes[] = {0, 7, TEAM_CHUNK, TEAM_CHUNK + 1, RT_DIRECT_SIZE_MIN - 1, RT_DIRECT_SIZE_MIN, 5 * (1 << 20) + 3};
-enum { SIZES = sizeof sizes / sizeof sizes[0] };
+enum { SIZES = sizeof sizes / sizeof sizes[0], SENDS_UNPOLLED = 300 }; /* each two WRITEs: more than a send queue holds */
 
 static rt_team_call call_of(team_member *self)
 {
@@ -180,6 +180,29 @@ static void a_team_is_dropped_after_all_it_stands_on(void)
     }
 }
 
+/* A sender that only starts sends never waits, so never polls, and its send queue fills up. What it was told is sent must reach
+ * the receiver all the same: the sender may compute from here on, or be done. */
+static void what_was_sent_arrives_without_another_call_of_the_sender(void)
+{
+    for (int over_verbs = 0; over_verbs <= CORE_HAS_FAKE; over_verbs++) {
+        team_ends ends;
+        team_provider = over_verbs ? "verbs" : "shm";
+        team_begin(&ends, 2, (enum team_memory[]){TEAM_ORDINARY, TEAM_ORDINARY});
+        team_member *from = &ends.members[0], *to = &ends.members[1];
+        for (uint32_t turn = 0; turn < SENDS_UNPOLLED; turn++) {
+            rt_team_transfer *send = NULL, *receive = NULL;
+            fill(from->bytes, 0, 1, 64, turn);
+            CHECK_INT(rt_team_send(from->team, 1, turn, RT_DTYPE_UINT8, from->bytes, 64, &send, &from->detail), RT_OK);
+            int status = rt_team_receive(to->team, 0, turn, RT_DTYPE_UINT8, to->bytes, 64, &receive, NULL, &to->detail);
+            CHECK_INT(finish(to, receive, status), RT_OK);
+            check(to, to->bytes, 0, 64, turn);
+        }
+        CHECK_INT(to->wrong, 0);
+        team_end(&ends);
+        team_provider = "shm";
+    }
+}
+
 /* ---- giving up ---- */
 
 enum { LARGE = 3 << 20 };
@@ -350,6 +373,7 @@ static const check_test tests[] = {
     CHECK_TEST(memory_here_and_there),
     CHECK_TEST(sends_over_verbs_are_read_with_one_sided_reads),
     CHECK_TEST(a_team_is_dropped_after_all_it_stands_on),
+    CHECK_TEST(what_was_sent_arrives_without_another_call_of_the_sender),
     CHECK_TEST(a_send_that_is_given_up_fails_the_receive_which_has_read_it),
     CHECK_TEST(a_receive_that_is_given_up_leaves_the_send_whole),
     CHECK_TEST(a_send_and_a_receive_that_disagree_are_told_so),
