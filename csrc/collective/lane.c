@@ -2,7 +2,6 @@
  * memory the receiver reads it there, elsewhere a WRITE copies it into the receiver's region; then a WRITE of 8 bytes says
  * that it has arrived, and one back, for several messages at once, that it was taken. HOT: no allocation, no lock, no log. */
 #include "collective/collective.h"
-#include "core/copy.h"
 
 #include <sched.h>
 #include <string.h>

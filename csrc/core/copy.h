@@ -26,8 +26,6 @@ int rt_op_settle(rt_link *link, int64_t number);
 /* Begins several small operations whose cursors are set and whose numbers are held, with the link's turn held, with one doorbell, and
  * leaves the turn. A number that finds nothing afterwards is of one that is over, and well. */
 int rt_ops_begin(rt_link *link, rt_op *const *ops, uint32_t count);
-/* Whether all of it is with the provider: it needs nobody to move it on. */
-bool rt_op_posted(rt_channel *channel, int64_t number);
 /* Nobody will ask how it ends; it goes on to its end all the same. */
 void rt_op_forget(rt_channel *channel, int64_t number);
 

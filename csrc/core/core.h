@@ -309,6 +309,8 @@ bool rt_link_post_small(rt_link *link, const rt_copy *copies, uint32_t count, in
  * their ends; nothing of a later one goes before them. Link turn held; no operation is starved. RT_OK, or the link failed as above. HOT. */
 int rt_link_post_together(rt_link *link, rt_op *const *ops, uint32_t count);
 
+/* Whether all of it is with the provider: it needs nobody to move it on. */
+bool rt_op_posted(rt_channel *channel, int64_t number);
 /* Posts what can be posted of the link's starved operations, about `budget` bytes. Link turn held. Returns how many items
  * moved, or the status of a failed link as above. HOT. */
 int64_t rt_link_pump(rt_link *link, uint64_t budget);
