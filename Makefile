@@ -5,14 +5,17 @@
 #   make demo     trains with DDP, three ways   make fuzz        every fuzz target for FUZZ_SECONDS
 #   make test     all tests                     make bench       benchmarks (results as JSON)
 #   make lint     style, types, warnings        make soak        kill -9 at random moments
+#   make hostile  for FUZZ_SECONDS, a peer that breaks every rule beside one that keeps them; make fuzz ends with it
 #   make soak-edges  a million tensors over edges of every kind, every byte compared; soak-deaths kills their senders and receivers
 #   make soak-ddp a hundred deaths of a rank in training: the others raise, and a restart ends with the same weights
 #   make format   rewrite to the style          make wheel       one abi3 wheel in dist/
 #   make rxe      the tests that want a real verbs driver, on soft-RoCE: in an emulated machine where this kernel has none
+#   make mutants  changes one condition at a time and lists what no C test notices; SEED, COUNT, JOBS
+#   make house    counts rooms, arrows between files, circles, lengths, places that wait; DETAILS=1 names them
 #   make model    the protocol of edges in every order of events, for small bounds
 #   make torch    torch into .venv (for tests)  make clean       remove all that was made here
 #
-# Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, FUZZ_SECONDS, TORCH, PYTEST_ARGS, SOAK_ARGS.
+# Variables: PYTHON (>= 3.10), VENV, CC, CLANG, JOBS, WORKERS (of pytest), FUZZ_SECONDS, TORCH, PYTEST_ARGS, SOAK_ARGS.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -21,6 +24,7 @@ CLANG ?= $(or $(CLANG_FOUND),clang)
 CLANG_FOUND := $(shell for name in clang clang-21 clang-20 clang-19 clang-18 clang-17 clang-16 clang-15 clang-14; do \
                    command -v $$name && break; done)
 JOBS ?= $(shell nproc)
+WORKERS ?= $(shell n=$$(nproc); echo $$((n < 4 ? n : 4)))
 FUZZ_SECONDS ?= 30
 TORCH ?= torch==2.13.0
 PYTEST_ARGS ?=
@@ -33,21 +37,25 @@ export PYTHON
 
 # ---- sources ----
 
-LIBRARY := $(foreach layer,base proto memory core collective provider provider/* bench,$(sort $(wildcard csrc/$(layer)/*.c)))
+LIBRARY := $(foreach layer,base proto memory gpu stream device region channel rpc edge control assembly team provider provider/* bench,$(sort $(wildcard csrc/$(layer)/*.c)))
 HEADERS := $(shell find csrc tests/c -name '*.h')
-C_TESTS := $(sort $(wildcard tests/c/test_*.c))
-FUZZERS := $(sort $(wildcard tests/c/fuzz_*.c))
+C_TESTS := $(sort $(wildcard tests/c/*/test_*.c))
+FUZZERS := $(sort $(wildcard tests/c/*/fuzz_*.c))
 FAKES := $(sort $(wildcard tests/c/fake_verbs*.c))
-HELPERS := $(filter-out $(C_TESTS) $(FUZZERS) $(FAKES),$(sort $(wildcard tests/c/*.c)))
+CUDA_FAKES := $(sort $(wildcard tests/c/fake_cuda*.c))
+HELPERS := $(filter-out $(FAKES) $(CUDA_FAKES),$(sort $(wildcard tests/c/*.c)))
 PYTHON_C := $(sort $(wildcard csrc/python/*.c))
 PYTHON_BUILD := $(LIBRARY) $(PYTHON_C) $(HEADERS) csrc/ffi_build.py setup.py pyproject.toml
 
 WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wmissing-field-initializers
 C_FLAGS := -std=gnu11 -D_GNU_SOURCE -Icsrc -Itests/c -fPIC -g $(WARNINGS)
 C_LIBRARIES := -lpthread -ldl -lm
+test_hostile-wraps := -Wl,--wrap=rt_edges_received,--wrap=rt_lookup_answered
+test_no_memory-wraps := -Wl,--wrap=malloc,--wrap=calloc,--wrap=realloc,--wrap=aligned_alloc,--wrap=free
+test_raced-wraps := -Wl,--wrap=rt_remote_attach,--wrap=rt_pool_take,--wrap=calloc
 
 .DEFAULT_GOAL := all
-.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format asan tsan fuzz soak soak-edges soak-deaths soak-ddp wheel torch clean
+.PHONY: all build demo test torch-tests lint lint-ruff lint-mypy lint-format lint-c format house asan tsan fuzz hostile soak soak-edges soak-deaths soak-ddp wheel torch clean
 .DELETE_ON_ERROR:
 MAKEFLAGS += --no-builtin-rules
 
@@ -102,8 +110,16 @@ torch: $(VENV)/.torch
 
 # ---- C: the library as an archive, tests and fuzzers linked with it, in one folder per flavour ----
 
+# Tests lie in folders of the rooms' names, what is built of them in one. $(1) flavour, $(2) source, $(3) how it is linked besides
+define program
+$(BUILD)/$(1)/tests/c/$(basename $(notdir $(2))): $(2:%.c=$(BUILD)/$(1)/%.o) $(HELPERS:%.c=$(BUILD)/$(1)/%.o) $(BUILD)/$(1)/librdmatensor.a
+	@$$(LINK_$(1)) $(3) $$^ -o $$@ $$(C_LIBRARIES) $$($$(@F)-wraps)
+endef
+
 # $(1) flavour, $(2) compiler, $(3) flags
 define flavour
+LINK_$(1) := $(2) $(3)
+
 $(BUILD)/$(1)/%.o: %.c Makefile | $(STAMP)/packages-build
 	@mkdir -p $$(@D)
 	@$(2) $$(C_FLAGS) $(3) -MMD -MP -c $$< -o $$@
@@ -112,27 +128,26 @@ $(BUILD)/$(1)/librdmatensor.a: $$(LIBRARY:%.c=$(BUILD)/$(1)/%.o)
 	@rm -f $$@
 	@ar rcs $$@ $$^
 
-$(BUILD)/$(1)/tests/c/test_%: $(BUILD)/$(1)/tests/c/test_%.o $$(HELPERS:%.c=$(BUILD)/$(1)/%.o) $(BUILD)/$(1)/librdmatensor.a
-	@$(2) $(3) -rdynamic $$^ -o $$@ $$(C_LIBRARIES)
-
-$(BUILD)/$(1)/tests/c/fuzz_%: $(BUILD)/$(1)/tests/c/fuzz_%.o $$(HELPERS:%.c=$(BUILD)/$(1)/%.o) $(BUILD)/$(1)/librdmatensor.a
-	@$(2) $(3) -fsanitize=fuzzer $$^ -o $$@ $$(C_LIBRARIES)
+$$(foreach test,$$(C_TESTS),$$(eval $$(call program,$(1),$$(test),-rdynamic)))
+$$(foreach fuzzer,$$(FUZZERS),$$(eval $$(call program,$(1),$$(fuzzer),-fsanitize=fuzzer)))
 
 $(BUILD)/$(1)/libfakeibverbs.so: $$(FAKES:%.c=$(BUILD)/$(1)/%.o)
 	@$(2) $(3) -shared $$^ -o $$@ $$(C_LIBRARIES)
 
-$(1)-tests: $$(C_TESTS:%.c=$(BUILD)/$(1)/%) $$(if $$(FAKES),$(BUILD)/$(1)/libfakeibverbs.so)
-$(1)-fuzzers: $$(FUZZERS:%.c=$(BUILD)/$(1)/%)
-$(1)-objects: $$(patsubst %.c,$(BUILD)/$(1)/%.o,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(FUZZERS))
+$(BUILD)/$(1)/libfakecuda.so: $$(CUDA_FAKES:%.c=$(BUILD)/$(1)/%.o)
+	@$(2) $(3) -shared $$^ -o $$@ $$(C_LIBRARIES)
+
+$(1)-tests: $$(patsubst %.c,$(BUILD)/$(1)/tests/c/%,$$(notdir $$(C_TESTS))) $$(if $$(FAKES),$(BUILD)/$(1)/libfakeibverbs.so) $(BUILD)/$(1)/libfakecuda.so
+$(1)-fuzzers: $$(patsubst %.c,$(BUILD)/$(1)/tests/c/%,$$(notdir $$(FUZZERS)))
+$(1)-objects: $$(patsubst %.c,$(BUILD)/$(1)/%.o,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(CUDA_FAKES) $$(FUZZERS))
 .PHONY: $(1)-tests $(1)-fuzzers $(1)-objects
-.SECONDARY: $$(patsubst %.c,$(BUILD)/$(1)/%.o,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(FUZZERS))
--include $$(patsubst %.c,$(BUILD)/$(1)/%.d,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(FUZZERS))
+.SECONDARY: $$(patsubst %.c,$(BUILD)/$(1)/%.o,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(CUDA_FAKES) $$(FUZZERS))
+-include $$(patsubst %.c,$(BUILD)/$(1)/%.d,$$(LIBRARY) $$(C_TESTS) $$(HELPERS) $$(FAKES) $$(CUDA_FAKES) $$(FUZZERS))
 endef
 
-SANITIZE_ADDRESS := -O1 -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
-SANITIZE_THREAD := -O1 -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan
-# At -O3 gcc inlines what fails but not that a failure is never RT_OK, and warns of values that only success sets.
-$(eval $(call flavour,native,$(CC),-O3 -fvisibility=hidden -Wno-maybe-uninitialized))
+SANITIZE_ADDRESS := -O1 -DRT_DEBUG_LOCKS -fno-omit-frame-pointer -fsanitize=address,undefined -fno-sanitize-recover=undefined
+SANITIZE_THREAD := -O1 -DRT_DEBUG_LOCKS -fno-omit-frame-pointer -fsanitize=thread -Wno-tsan
+$(eval $(call flavour,native,$(CC),-O3 -fvisibility=hidden))
 $(eval $(call flavour,plain,$(CC),-O2))
 $(eval $(call flavour,asan,$(CC),$(SANITIZE_ADDRESS)))
 $(eval $(call flavour,tsan,$(CC),$(SANITIZE_THREAD)))
@@ -144,24 +159,26 @@ $(eval $(call flavour,lint-clang,$(CLANG),-O2 -Werror))
 
 # C tests appear in pytest's report beside the others: tests/c/conftest.py runs the executables of RT_C_FLAVOURS.
 PYTEST := $(BIN)/pytest -p no:cacheprovider $(PYTEST_ARGS)
+# Tests on all cores: tests/sharing.py says how workers share them. PYTEST_ARGS="-n 0" runs one after the other.
+SHARED := $(BIN)/pytest -p no:cacheprovider -p no:benchmark -n $(WORKERS) $(PYTEST_ARGS)
 
 all: build $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests
-	@RT_C_FLAVOURS=plain $(PYTEST) -q -m "not slow" tests
+	@RT_C_FLAVOURS=plain $(SHARED) -q -m "not slow" tests
 
 demo: build $(VENV)/.demo
 	@mkdir -p $(BUILD)
 	@$(BIN)/python examples/digits.py --picture $(BUILD)/digits.png
 
-test: build $(VENV)/.test $(VENV)/.torch $(VENV)/.demo rxe-ready
+test: build $(VENV)/.test $(VENV)/.torch $(VENV)/.demo rxe-ready $(STAMP)/packages-test
 	@echo "== building the C tests, plain and under sanitizers"
 	@$(MAKE) --no-print-directory -j$(JOBS) plain-tests asan-tests
-	@RT_C_FLAVOURS=plain,asan $(PYTEST) -rs --durations=5 tests
+	@RT_C_FLAVOURS=plain,asan $(SHARED) -rs --durations=25 tests
 
 # All tests of the torch backend, and those that PyTorch ships, over Gloo beside: takes half an hour.
 torch-tests: build $(VENV)/.test $(VENV)/.torch $(VENV)/.demo
-	@RT_TORCH_ALL=1 $(PYTEST) -rs tests/torch
-	@$(BIN)/python tests/torch/report.py
+	@RT_TORCH_ALL=1 $(PYTEST) -rs tests/torch/ranks
+	@$(BIN)/python tests/torch/ranks/report.py
 
 # The extension under AddressSanitizer, and a copy of the package around it. Leaks are looked for in the C tests only. The
 # C++ library is there from the start, since the sanitizer looks for what throws exceptions only then, and matplotlib throws.
@@ -174,26 +191,34 @@ $(BUILD)/asan/python/.built: $(PYTHON_BUILD) $(wildcard rdmatensor/*.py rdmatens
 
 asan: build $(VENV)/.test $(BUILD)/asan/python/.built
 	@$(MAKE) --no-print-directory -j$(JOBS) asan-tests
-	@RT_C_FLAVOURS=asan $(PYTEST) -rs tests/c
+	@RT_C_FLAVOURS=asan $(SHARED) -rs --durations=10 tests/c
 	@echo "== Python tests with the extension under AddressSanitizer"
 	@PYTHONPATH=$(CURDIR)/$(BUILD)/asan/python LD_PRELOAD="$$($(CC) -print-file-name=libasan.so) $$($(CC) -print-file-name=libstdc++.so.6)" PYTHONMALLOC=malloc \
-	    PYTHONSAFEPATH=1 RDMATENSOR_FAKE_IBVERBS=$(CURDIR)/$(BUILD)/asan/libfakeibverbs.so \
-	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(PYTEST) -q -rs $(wildcard tests/python tests/contract)
+	    PYTHONSAFEPATH=1 RDMATENSOR_FAKE_IBVERBS=$(CURDIR)/$(BUILD)/asan/libfakeibverbs.so RDMATENSOR_FAKE_CUDA=$(CURDIR)/$(BUILD)/asan/libfakecuda.so \
+	    ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(SHARED) -q -rs $(wildcard tests/python tests/contract)
 
 tsan: build $(VENV)/.test
 	@$(MAKE) --no-print-directory -j$(JOBS) tsan-tests
-	@RT_C_FLAVOURS=tsan $(PYTEST) -rs tests/c
+	@RT_C_FLAVOURS=tsan $(SHARED) -rs --durations=10 tests/c
 
 # What a fuzzer finds is written to build/fuzz/found, and the run fails.
 fuzz: $(STAMP)/packages-fuzz
 	@$(MAKE) --no-print-directory -j$(JOBS) fuzz-fuzzers
 	@mkdir -p $(BUILD)/fuzz/found
-	@set -e; for target in $(FUZZERS:tests/c/%.c=%); do \
+	@set -e; for target in $(basename $(notdir $(FUZZERS))); do \
 	    mkdir -p $(BUILD)/fuzz/corpus/$$target; \
 	    echo "== $$target for $(FUZZ_SECONDS) s"; \
 	    $(BUILD)/fuzz/tests/c/$$target -max_total_time=$(FUZZ_SECONDS) -timeout=10 -print_final_stats=1 -verbosity=0 \
 	        -artifact_prefix=$(BUILD)/fuzz/found/$$target- $(BUILD)/fuzz/corpus/$$target; \
 	done
+	@$(MAKE) --no-print-directory hostile
+
+# A peer that does anything, beside one that keeps the rules. HOSTILE_SEED repeats a run; without it each is another one.
+hostile: $(STAMP)/packages-build
+	@$(MAKE) --no-print-directory -j$(JOBS) $(BUILD)/asan/tests/c/test_hostile $(if $(FAKES),$(BUILD)/asan/libfakeibverbs.so)
+	@seed=$${HOSTILE_SEED:-$$(date +%s)}; echo "== test_hostile for $(FUZZ_SECONDS) s, HOSTILE_SEED=$$seed"; \
+	    RT_HOSTILE_SECONDS=$(FUZZ_SECONDS) RT_HOSTILE_SEED=$$seed RT_FAKE_IBVERBS=$(CURDIR)/$(BUILD)/asan/libfakeibverbs.so \
+	    ASAN_OPTIONS=detect_leaks=1 UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1 $(BUILD)/asan/tests/c/test_hostile
 
 # ---- style ----
 
@@ -222,6 +247,9 @@ lint-c: $(STAMP)/packages-lint
 	@$(MAKE) --no-print-directory -j$(JOBS) lint-clang-objects
 	@include=$$($(PYTHON) -c 'import sysconfig; print(sysconfig.get_path("include"))'); \
 	    for compiler in $(CC) $(CLANG); do $$compiler $(C_FLAGS) -isystem $$include -O2 -Werror -fsyntax-only $(PYTHON_C) || exit 1; done
+
+house: build
+	@$(BIN)/python tests/house.py $(if $(DETAILS),--details)
 
 format: $(VENV)/.lint
 	@$(BIN)/ruff check --quiet --fix .
@@ -255,7 +283,8 @@ include benchmarks/bench.mk
 
 clean:
 	@rm -rf $(BUILD) $(VENV) dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks .cache
-	@rm -rf *.egg-info rdmatensor/_native.* tests/**/__pycache__
+	@rm -rf *.egg-info rdmatensor/_native*.so tests/**/__pycache__
 	@find . -name __pycache__ -not -path './.git/*' -prune -exec rm -rf {} +
 
 include tests/model/model.mk
+include tests/mutants/mutants.mk

@@ -1,7 +1,8 @@
-"""What torch's entry point `torch.backends` calls at the end of `import torch`: makes the backend "rdmatensor" known.
+"""The module behind torch's entry point `torch.backends`: makes the backend "rdmatensor" known at
+the end of `import torch`.
 
-A module of its own, outside the package, so that importing torch does not import rdmatensor: that happens when a group
-with this backend is made.
+It lies outside the package, so that importing torch does not import rdmatensor; that happens when a
+group with this backend is made.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ def _create(options: Any, backend_options: Any) -> Any:
 
 
 def register() -> None:
-    """Registers the backend with torch.distributed, where this torch has that. Twice is fine."""
+    """Registers the backend with torch.distributed, if this torch has it. Twice is fine."""
     import torch.distributed as dist
 
     if dist.is_available() and "RDMATENSOR" not in dist.Backend._plugins:

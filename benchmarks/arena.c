@@ -1,6 +1,8 @@
 /* arena.c: what allocating and freeing a block costs in C, without Python: the arena itself, one thread, its turn not contended.
- * Compiled by measure.py together with csrc/core/arena.c. Both give the seconds of a pair, or a negative number for no memory. */
-#include "core/core.h"
+ * Compiled by measure.py together with csrc/memory/arena.c. Both give the seconds of a pair, or a negative number for no memory. */
+#include "base/clock.h"
+#include "base/status.h"
+#include "memory/arena.h"
 
 enum { LIVE = 1024, SIZE_MIN = 64, SIZE_SPAN = 65536 };
 

@@ -1,4 +1,4 @@
-"""What `rdmatensor bench` does not ask: many small copies in one call, the arena, and whether memory grows.
+"""Measurements beside `rdmatensor bench`: many small copies in one call, the arena, and whether memory grows.
 
     python benchmarks/batches.py [--json NAME] [--quick]
 

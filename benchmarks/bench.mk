@@ -17,7 +17,7 @@ PAPER_RXE_MEMORY ?= 14G
 PAPER_RXE_SIZES ?= 64,1Ki,16Ki,256Ki,4Mi,64Mi,1Gi
 BASE ?=
 CHECK_ARGS ?=
-PEERS := grpcio mpi4py nixl mooncake-transfer-engine-non-cuda
+PEERS := grpcio iceoryx2 mpi4py nixl mooncake-transfer-engine-non-cuda
 
 .PHONY: bench bench-peers bench-check paper-micro tables
 

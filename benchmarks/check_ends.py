@@ -97,7 +97,8 @@ class Ends:
         mine, other = ("first", "second") if self.first else ("second", "first")
         receiving = self.device.recv_edge(f"{mine} {size}", shape=(size,), dtype="uint8")
         sending = self.channel.send_edge(f"{other} {size}", shape=(size,), dtype="uint8")
-        send = sending.bind(self.outbox.empty((size,), "uint8"))
+        prepare = getattr(sending, "prepare", None) or sending.bind  # as older commits call it
+        send = prepare(self.outbox.empty((size,), "uint8"))
 
         def cell(count: int) -> None:
             for _ in range(count):

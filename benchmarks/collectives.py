@@ -1,10 +1,11 @@
-"""torch.distributed over rdmatensor, over Gloo, and MPI, with any number of ranks: medians of calls by operation.
+"""torch.distributed over rdmatensor and Gloo, `Team`, and MPI, with any number of ranks: medians of calls by operation.
 
-    python benchmarks/collectives.py [--ranks 4] [--backends rdmatensor rdmatensor-region gloo mpi] [--json NAME]
+    python benchmarks/collectives.py [--ranks 4] [--backends rdmatensor rdmatensor-region team gloo mpi] [--json NAME]
 
 For more ranks than `rdmatensor bench collectives` takes, and with send and receive, one backend after the other;
-RDMATENSOR_TORCH_URL names another device than shared memory. rdmatensor-region has its tensors in a region. Every
-rank calls the operation again and again with a tensor of its own; what counts is rank 0's time of a call. A send is
+RDMATENSOR_TORCH_URL names another device than shared memory. rdmatensor-region has its tensors in a region. `team`
+is rdmatensor.Team with prepared calls on NumPy arrays, team-region with arrays in a region. Every
+rank calls the operation again and again with a tensor of its own; rank 0's time of a call counts. A send is
 half of a send and the answer to it. MPI needs Open MPI's `mpirun` and mpi4py, and is left out, with a word, where they
 are not.
 """
@@ -26,10 +27,11 @@ from typing import Any
 
 from measure import write
 
-from rdmatensor.config import torch_url
+import rdmatensor
+from rdmatensor.settings.config import torch_url
 
 SIZES = (64, 4 << 10, 64 << 10, 1 << 20, 16 << 20)
-OPERATIONS = ("all_reduce", "send", "broadcast", "all_gather", "reduce_scatter")
+OPERATIONS = ("all_reduce", "send", "broadcast", "all_gather", "reduce_scatter", "barrier")
 SECONDS = 0.35
 """About how long one figure is measured."""
 
@@ -76,7 +78,66 @@ def torch_calls(rank: int, size: int, nbytes: int) -> dict[str, Callable[[], Non
         "broadcast": lambda: dist.broadcast(whole, 0),
         "all_gather": lambda: all_gather(spread, part),
         "reduce_scatter": lambda: reduce_scatter(part, spread),
+        "barrier": dist.barrier,
     }
+
+
+def team_calls(team: rdmatensor.Team, region: rdmatensor.Region | None, nbytes: int) -> dict[str, Callable[[], None]]:
+    import numpy as np
+
+    def array(*shape: int) -> Any:
+        if region is None:
+            return np.ones(shape, np.float32)
+        made = region.empty(shape, "float32").numpy()
+        made.fill(1)
+        return made
+
+    count = nbytes // 4
+    share = max(count // team.size, 1)
+    whole, part, spread = array(count), array(share), array(team.size, share)
+
+    def send() -> None:
+        if team.rank == 0:
+            team.send(whole, 1)
+            team.recv(whole, 1)
+        elif team.rank == 1:
+            team.recv(whole, 0)
+            team.send(whole, 0)
+
+    prepare = team.prepare
+    return {
+        "all_reduce": prepare("all_reduce", whole, out=whole),
+        "send": send,
+        "broadcast": prepare("broadcast", whole, 0),
+        "all_gather": prepare("all_gather", part, out=spread),
+        "reduce_scatter": prepare("reduce_scatter", spread.reshape(-1), out=part),
+        "barrier": prepare("barrier"),
+    }
+
+
+def team_rank(
+    rank: int, size: int, backend: str, folder: str, sizes: list[int], operations: list[str], out: Any
+) -> None:
+    import numpy as np
+
+    with rdmatensor.Team.join(rank=rank, size=size, folder=folder, url=torch_url(), timeout=600) as team:
+
+        def agree(count: int) -> int:
+            return int(team.broadcast(np.array([count]))[0])
+
+        access = rdmatensor.Access.REMOTE_READ | rdmatensor.Access.REMOTE_WRITE
+        in_region = backend.endswith("-region")
+        for nbytes in sizes:
+            region = team.device.region(4 * nbytes + (1 << 20), access=access) if in_region else None
+            calls = team_calls(team, region, nbytes)
+            for operation in operations:
+                seconds = timed(calls[operation], agree)
+                if rank == 0:
+                    out.put((operation, nbytes, seconds / 2 if operation == "send" else seconds))
+                team.barrier()
+            del calls, region
+    if rank == 0:
+        out.put(None)
 
 
 def torch_rank(
@@ -114,12 +175,16 @@ def torch_rank(
         out.put(None)
 
 
-def over_torch(backend: str, size: int, sizes: list[int], operations: list[str]) -> dict[str, dict[int, float]]:
+def over_ranks(backend: str, size: int, sizes: list[int], operations: list[str]) -> dict[str, dict[int, float]]:
     context = multiprocessing.get_context("spawn")
+    team = backend.startswith("team")
     with tempfile.TemporaryDirectory() as folder:
         out = context.Queue()
         ranks = [
-            context.Process(target=torch_rank, args=(rank, size, backend, f"{folder}/store", sizes, operations, out))
+            context.Process(
+                target=team_rank if team else torch_rank,
+                args=(rank, size, backend, folder if team else f"{folder}/store", sizes, operations, out),
+            )
             for rank in range(size)
         ]
         for process in ranks:
@@ -159,6 +224,7 @@ def mpi_rank(sizes: list[int], operations: list[str]) -> None:
             "broadcast": lambda whole=whole: world.Bcast(whole, 0),
             "all_gather": lambda part=part, spread=spread: world.Allgather(part, spread),
             "reduce_scatter": lambda part=part, spread=spread: world.Reduce_scatter_block(spread, part),
+            "barrier": world.Barrier,
         }
         for operation in operations:
             seconds = timed(calls[operation], lambda count: int(world.bcast(count, 0)))
@@ -185,7 +251,9 @@ def over_mpi(size: int, sizes: list[int], operations: list[str]) -> dict[str, di
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--ranks", type=int, default=4)
-    parser.add_argument("--backends", nargs="*", default=["rdmatensor", "rdmatensor-region", "gloo", "mpi"])
+    parser.add_argument(
+        "--backends", nargs="*", default=["rdmatensor", "rdmatensor-region", "team", "team-region", "gloo", "mpi"]
+    )
     parser.add_argument("--sizes", nargs="*", type=int, default=list(SIZES))
     parser.add_argument("--operations", nargs="*", default=list(OPERATIONS))
     parser.add_argument("--json", help="name of the result in benchmarks/results")
@@ -199,7 +267,7 @@ def main() -> None:
         rows = (
             over_mpi(options.ranks, options.sizes, options.operations)
             if backend == "mpi"
-            else over_torch(backend, options.ranks, options.sizes, options.operations)
+            else over_ranks(backend, options.ranks, options.sizes, options.operations)
         )
         if rows is not None:
             found[backend] = rows

@@ -69,6 +69,7 @@ class Training:
 
 def run(rank: int, folder: str, rounds: int) -> None:
     torch.set_num_threads(1)
+    os.environ["DDP_DISABLE_COMM_MEM"] = "1"  # buckets are ordinary tensors, as the gradients are
     dist.init_process_group("gloo", init_method=f"file://{folder}/store", rank=rank, world_size=2)
     ours = dist.new_group(backend="rdmatensor")
     trainings = {"gloo": Training(None), "rdmatensor": Training(ours)}

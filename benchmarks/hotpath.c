@@ -99,7 +99,7 @@ static void through_edge(ends *both, uint64_t size)
 }
 #endif
 
-/* What is counted. Not inlined, so that callgrind knows it by name. */
+/* The code whose instructions are counted. Not inlined, so that callgrind knows it by name. */
 __attribute__((noinline)) void hot(ends *both, const char *kind, uint64_t count, uint64_t size)
 {
     int copy = strcmp(kind, "copy") == 0, prepared = strcmp(kind, "prepared") == 0, word = strcmp(kind, "word") == 0;

@@ -1,4 +1,4 @@
-"""What the benchmarks share: the machine and commit of a result, medians, and a second process."""
+"""The parts that the benchmarks share: the machine and commit of a result, medians, and a second process."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def write(
     """Writes benchmarks/results/<name>.json and returns its path. `load` is the host's, where this is a guest."""
     RESULTS.mkdir(exist_ok=True)
     path = RESULTS / f"{name}.json"
-    meta = machine.meta(provider, device)
+    meta = machine.meta(provider, device, machine.load())
     if load:
         meta["load"] = float(load)
     path.write_text(json.dumps({"meta": meta, "results": results}, indent=1) + "\n")
@@ -88,7 +88,7 @@ def _compiled(name: str, *more: Path) -> ctypes.CDLL:
 
 def arena_library() -> ctypes.CDLL:
     """The compiled arena.c, with the arena itself in it."""
-    library = _compiled("arena", ROOT / "csrc" / "core" / "arena.c")
+    library = _compiled("arena", ROOT / "csrc" / "memory" / "arena.c")
     for name in ("arena_one_size", "arena_random"):
         function = getattr(library, name)
         function.restype = ctypes.c_double

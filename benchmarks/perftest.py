@@ -53,8 +53,8 @@ PATIENCE = 120
 
 
 class Echo:
-    """What one end of the latency test uses: a prepared copy of its payload, with the number of the turn in it, and the
-    word in which the other end's number comes.
+    """The state of one end of the latency test: a prepared copy of its payload, with the number of the turn in it, and
+    the word in which the other end's number comes.
     """
 
     def __init__(self, channel: rt.Channel, inbox: rt.Region, outbox: rt.Region, own_word: bool) -> None:

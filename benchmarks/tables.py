@@ -41,7 +41,7 @@ def short(value: float | None) -> str:
 
 
 def conditions(found: dict[str, Any]) -> str:
-    """What a result belongs to, in a line."""
+    """The machine and commit that a result belongs to, in a line."""
     meta = found["meta"]
     return (
         f"{meta['machine']}, kernel {meta['kernel']}, {meta['provider']}, commit {meta['commit']}, "

@@ -1,4 +1,4 @@
-"""What single calls cost on `shm`, one process, as pytest-benchmark sees them. Run by `make bench`; asserts no time.
+"""The cost of single calls on `shm`, one process, as pytest-benchmark sees them. Run by `make bench`; asserts no time.
 
 Both devices live in this process, which is right for the cost of a call and wrong for anything about processes:
 transfers.py measures those.

@@ -1,4 +1,4 @@
-"""What waiting costs: an idle receiver's processor time, and latency with more waiters than cores, beside Gloo.
+"""The cost of waiting: an idle receiver's processor time, and latency with more waiters than cores, beside Gloo.
 
     python benchmarks/waiting.py [--json NAME] [--pairs 8] [--seconds 5] [--no-gloo]
 

@@ -15,18 +15,26 @@ MODULE = "rdmatensor._native"
 ROOT = Path(__file__).resolve().parent.parent
 HEADERS = (
     "csrc/base/status.h",
+    "csrc/proto/dtype.h",
     "csrc/rdmatensor.h",
     "csrc/rdmatensor_team.h",
+    "csrc/rdmatensor_gpu.h",
     "csrc/bench/bench.h",
-    "csrc/python/dlpack.h",
-    "csrc/python/quick.h",
 )
 SOURCES = (
     "csrc/base/*.c",
     "csrc/proto/*.c",
     "csrc/memory/*.c",
-    "csrc/core/*.c",
-    "csrc/collective/*.c",
+    "csrc/gpu/*.c",
+    "csrc/stream/*.c",
+    "csrc/device/*.c",
+    "csrc/region/*.c",
+    "csrc/channel/*.c",
+    "csrc/rpc/*.c",
+    "csrc/edge/*.c",
+    "csrc/control/*.c",
+    "csrc/assembly/*.c",
+    "csrc/team/*.c",
     "csrc/provider/*.c",
     "csrc/provider/*/*.c",
     "csrc/bench/*.c",
@@ -55,7 +63,10 @@ def sources(patterns: tuple[str, ...]) -> list[str]:
     return [str(path.relative_to(ROOT)) for pattern in patterns for path in sorted(ROOT.glob(pattern))]
 
 
-INCLUDES = ("rdmatensor.h", "rdmatensor_team.h", "bench/bench.h", "python/dlpack.h", "python/quick.h")
+INCLUDES = ("rdmatensor.h", "rdmatensor_team.h", "rdmatensor_gpu.h", "proto/dtype.h", "bench/bench.h")
+
+# Python calls PyInit__native of csrc/python/module.c, which calls cffi's and adds to the module.
+RENAMED = "#define PyInit__native rt_cffi_module\n"
 
 # The Makefile compiles the same files in parallel, and under sanitizers, and gives the archive; pip compiles them here.
 archive = os.environ.get("RDMATENSOR_BUILD_ARCHIVE", "")
@@ -64,7 +75,7 @@ ffibuilder = FFI()
 ffibuilder.cdef(declarations())
 ffibuilder.set_source(
     MODULE,
-    "".join(f'#include "{name}"\n' for name in INCLUDES),
+    RENAMED + "".join(f'#include "{name}"\n' for name in INCLUDES),
     sources=sources(PYTHON_SOURCES if archive else (*SOURCES, *PYTHON_SOURCES)),
     extra_objects=[archive] if archive else [],
     include_dirs=["csrc"],

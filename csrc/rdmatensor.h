@@ -1,12 +1,18 @@
-/* rdmatensor.h: the C interface of rdmatensor. Its marked slice, after that of base/status.h, is what cffi reads, so there
- * is no second copy: between the marks stand only declarations, enums with values, plain #defines and opaque structs.
+/* rdmatensor.h: the C interface of rdmatensor. cffi reads its marked slice, after that of
+ * base/status.h, so there is no second copy: between the marks stand only declarations, enums with
+ * values, plain #defines and opaque structs.
  *
- * Ownership: *_open, *_create, *_attach and *_accept give an object to the caller, who ends it with the paired call. A
- * pair is idempotent in Python, not here. Strings and byte arguments are copied unless the comment says otherwise.
- * Threads: every function may be called by any thread. Two threads may use one object at once, but not end it meanwhile.
- * Waiting: a function that waits takes timeout_ns, sleeps at most RT_SLICE_NS per call and then returns RT_E_AGAIN, so that
- * the caller can look after signals; it returns RT_E_INTERRUPTED at once when a signal arrives. Python loops to its deadline.
- * Fork: in a child every function returns RT_E_FORKED (or NULL, or 0) and touches nothing. */
+ * Ownership: *_open, *_create, *_attach and *_accept give an object to the caller, who ends it with
+ * the paired call. The paired call is idempotent in Python, but not here. Strings and byte
+ * arguments are copied unless the comment says otherwise.
+ * Threads: any thread may call any function. Two threads may use one object at once, but neither
+ * may end it meanwhile.
+ * Waiting: a function that waits takes timeout_ns, sleeps at most RT_SLICE_NS per call and then
+ * returns RT_E_AGAIN, so that the caller can check for signals; it returns RT_E_INTERRUPTED at once
+ * when a signal arrives. Python loops until its deadline.
+ * Fork: in a child that was forked while a device was open, every function returns RT_E_FORKED (or
+ * NULL, or 0) and touches nothing. A child forked while no device was open uses the library as any
+ * process does. */
 #ifndef RDMATENSOR_H
 #define RDMATENSOR_H
 
@@ -20,6 +26,9 @@ extern "C" {
 #endif
 
 /* <cffi> */
+/* Whether this process was forked while a device was open: the objects here are the parent's. */
+int rt_process_forked(void);
+
 #define RT_SLICE_NS 50000000
 
 typedef struct rt_device rt_device;
@@ -40,12 +49,13 @@ enum rt_rights {
     /* Each channel that looks the region up gets a key of its own, which no other channel can use and which is dead once the
      * channel is closed or failed. Needs limits.keys_per_peer and at most 8 QPs per peer, else RT_E_UNSUPPORTED. */
     RT_RIGHT_PER_PEER_KEYS = 16,
+    RT_RIGHT_READ_ONLY = 32, /* the caller's memory, mapped to be read: a source alone, not with REMOTE_WRITE */
 };
 
 enum rt_wait_policy {
     RT_WAIT_ADAPTIVE = 0, /* spin a little, yield a little, then block */
-    RT_WAIT_SPIN = 1,     /* spin to the end: lowest latency on a core of one's own */
-    RT_WAIT_YIELD = 2,    /* give the core away between looks */
+    RT_WAIT_SPIN = 1,     /* spin until the end: lowest latency on a dedicated core */
+    RT_WAIT_YIELD = 2,    /* yield the core between checks */
     RT_WAIT_BLOCK = 3,    /* block at once: lowest CPU use */
 };
 
@@ -65,12 +75,12 @@ typedef struct rt_device_limits {
     uint32_t read_depth, segments_max, inline_size_max, send_size_max;
     uint8_t completes_in_post, orders_writes, orders_bytes_within_a_write, places_words_whole, can_wake_receiver;
     uint8_t carries_immediate, reaches_gpu_memory, exposes_caller_memory, pins_memory, maps_remote;
-    uint8_t local_anywhere, keys_per_peer, virtual_time;
+    uint8_t local_anywhere, keys_per_peer, virtual_time, immediate_covers_earlier;
 } rt_device_limits;
 
 typedef struct rt_device_entry {
     char name[64];
-    char state[160];
+    char state[448];
     rt_device_limits limits;
 } rt_device_entry;
 
@@ -87,6 +97,8 @@ typedef struct rt_device_options {
 typedef struct rt_device_stats {
     uint64_t regions, region_bytes, registrations, registered_bytes, registering_ns;
     uint64_t channels, channels_lost;
+    uint64_t unaccepted;       /* channels that wait to be accepted now */
+    uint64_t connects_refused; /* at its listeners */
     uint64_t operations_in_flight, quarantined_bytes;
 } rt_device_stats;
 
@@ -116,15 +128,15 @@ typedef struct rt_copy {
 int rt_provider_count(void);
 const char *rt_provider_name_at(int index);
 int rt_provider_viable(const char *provider, rt_detail *detail);
-/* Fills up to `capacity` entries and returns how many devices there are, or a negative status. */
+/* Fills up to `capacity` entries and returns the number of devices, or a negative status. */
 int rt_provider_list(const char *provider, rt_device_entry *entries_out, int capacity, rt_detail *detail);
-/* A text command to a provider, for fault plans of `sim`. */
+/* A text command to a provider, for the fault plans of `sim`. */
 int rt_provider_command(const char *provider, const char *text, char *reply_out, size_t capacity, rt_detail *detail);
 
 /* ---- device ---- */
 int rt_device_open(const rt_device_options *options, rt_device **device_out, rt_detail *detail);
-/* Ends every channel (telling the peers), releases every region; then no pointer of this device is valid except regions
- * whose memory is still borrowed, which live until rt_region_drop. */
+/* Ends every channel (telling the peers) and releases every region. No pointer of this device is
+ * valid afterwards, except regions whose memory is still borrowed, until rt_region_drop. */
 void rt_device_close(rt_device *device);
 void rt_device_get_limits(const rt_device *device, rt_device_limits *limits_out);
 const char *rt_device_provider(const rt_device *device);
@@ -133,72 +145,88 @@ uint32_t rt_device_queues(const rt_device *device);
 uint32_t rt_device_qps_per_peer(const rt_device *device);
 void rt_device_id(const rt_device *device, uint8_t id_out[16]);
 void rt_device_get_stats(rt_device *device, rt_device_stats *stats_out);
-/* Polls every queue once and runs what is due. Returns how many completions it took, or a negative status. */
+/* Polls every queue once and runs due work. Returns the completions it took, or a negative
+ * status. */
 int rt_device_progress(rt_device *device);
-/* Readable when rt_device_progress may have something to do, after rt_device_arm returned RT_OK. -1: virtual time. */
+/* Readable when rt_device_progress may have work, once rt_device_arm gave RT_OK. -1: virtual
+ * time. */
 int rt_device_event_fd(rt_device *device);
-/* RT_OK: armed, sleep now. RT_E_AGAIN: something came meanwhile; progress first. */
+/* RT_OK: armed, sleep now. RT_E_AGAIN: something arrived; call rt_device_progress first. */
 int rt_device_arm(rt_device *device);
-/* For event loops that wait for edges: readable at the next WRITE of a peer after rt_device_arm_memory returned RT_OK; look once more
- * before sleeping. -1 and RT_E_UNSUPPORTED where a WRITE wakes nobody (limits.can_wake_receiver): look from time to time. */
+/* For event loops that wait for edges: the descriptor becomes readable at a peer's next WRITE after
+ * rt_device_arm_memory returned RT_OK; check the edges once more before sleeping. -1 and
+ * RT_E_UNSUPPORTED where a WRITE wakes nobody (limits.can_wake_receiver): poll the edges at
+ * intervals instead. */
 int rt_device_memory_fd(rt_device *device);
 int rt_device_arm_memory(rt_device *device);
-/* Now, in the device's time. */
+/* Sleeps for at most a slice. Returns RT_E_AGAIN at its end, or RT_E_INTERRUPTED. */
+int rt_device_nap(rt_device *device, int64_t timeout_ns);
+/* The current time of the device's clock. */
 int64_t rt_device_now_ns(rt_device *device);
-/* "Who hangs?": writes a report of all channels; returns its full length, as snprintf does. */
+/* Writes a report of all channels ("Who hangs?"); returns its full length, as snprintf does. */
 int64_t rt_device_dump(rt_device *device, char *text_out, size_t capacity);
 
 /* ---- region ---- */
-/* Memory of its own, present to the last page; rounded up to a multiple of 64, or of the huge page when they are required. */
+/* Allocates the region's own memory, with every page present; the size is rounded up to a multiple
+ * of 64, or of the huge page when huge pages are required. */
 int rt_region_create(rt_device *device, uint64_t size, uint32_t rights, uint32_t huge_pages, rt_region **region_out,
                      rt_detail *detail);
-/* Registers memory of the caller, who keeps it alive and in place until rt_region_close returned RT_OK. */
+/* Registers the caller's memory, which stays alive and in place until rt_region_close gave
+ * RT_OK. */
 int rt_region_adopt(rt_device *device, void *address, uint64_t size, uint32_t rights, rt_region **region_out, rt_detail *detail);
-/* Ends the registration. RT_E_BUSY while operations use it; nothing is lost then. The memory of a created region stays
- * readable until rt_region_drop. */
+/* Ends the registration. Returns RT_E_BUSY while operations use the region, and changes nothing
+ * then. The memory of a created region stays readable until rt_region_drop. */
 int rt_region_close(rt_region *region, rt_detail *detail);
-/* Gives up the caller's reference. The last one frees the memory; every pointer into it is dead then. */
+/* Gives up the caller's reference. The last one frees the memory and invalidates pointers into
+ * it. */
 void rt_region_drop(rt_region *region);
 uint64_t rt_region_address(const rt_region *region);
 uint64_t rt_region_size(const rt_region *region);
 uint32_t rt_region_rights(const rt_region *region);
 void rt_region_get_stats(rt_region *region, rt_region_stats *stats_out);
-/* Takes `size` bytes (at least 1) aligned to `alignment` (a power of two, at most 2 MiB). Returns a block: its offset in
- * units of 64 bytes shifted left by RT_BLOCK_INDEX_BITS, plus its index; or a negative status. */
+/* Takes `size` bytes (at least 1) aligned to `alignment` (a power of two, at most 2 MiB). Returns a
+ * block: its offset in units of 64 bytes shifted left by RT_BLOCK_INDEX_BITS, plus its index; or a
+ * negative status. */
 #define RT_BLOCK_INDEX_BITS 22
 int64_t rt_region_allocate(rt_region *region, uint64_t size, uint64_t alignment);
-/* Gives a block back. While an operation still uses it, it is quarantined; it comes back at a later allocate that needs
- * it, free, stats or close. */
+/* Gives a block back. While an operation still uses the block, it is quarantined; a later allocate
+ * that needs it, free, stats or close makes it available again. */
 int rt_region_free(rt_region *region, int64_t block);
-/* The bytes that let a peer reach this range, at most RT_HANDLE_SIZE_MAX (160). RT_E_ACCESS with RT_RIGHT_PER_PEER_KEYS: whoever
- * has such a handle could use it, so those regions are published and looked up. */
+/* Writes the handle with which a peer reaches this range, at most RT_HANDLE_SIZE_MAX (160) bytes.
+ * Returns RT_E_ACCESS with RT_RIGHT_PER_PEER_KEYS: anyone who has such a handle could use it, so
+ * those regions are published and looked up instead. */
 int rt_region_handle(rt_region *region, uint64_t offset, uint64_t size, uint8_t *handle_out, size_t *size_out, rt_detail *detail);
 
 /* ---- listener ---- */
-/* `address` is "host:port"; port 0 lets the system choose. The secret may be empty on loopback: then only processes of
- * this user are let in. RT_E_AGAIN, RT_E_INTERRUPTED: a name is not resolved yet, call again; as in rt_channel_connect. */
+/* `address` is "host:port"; port 0 lets the system choose. The secret may be empty on loopback:
+ * then only processes of this user are let in. RT_E_AGAIN, RT_E_INTERRUPTED: a name is not resolved
+ * yet, call again, as with rt_channel_connect. */
 int rt_listener_open(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size,
                      rt_listener **listener_out, rt_detail *detail);
 void rt_listener_close(rt_listener *listener);
 const char *rt_listener_address(const rt_listener *listener);
-/* The next channel that a peer has connected; it is ready. RT_E_AGAIN at the end of the slice. */
+/* Takes the next channel that a peer has connected, READY. RT_E_AGAIN at the end of the slice. */
 int rt_listener_accept(rt_listener *listener, int64_t timeout_ns, rt_channel **channel_out, rt_detail *detail);
-/* Takes the oldest refusal that no one was told of yet (a stranger, a wrong secret). RT_E_AGAIN when there is none. */
+/* Takes the oldest unreported refusal (a stranger, a wrong secret). RT_E_AGAIN when there is
+ * none. */
 int rt_listener_refusal(rt_listener *listener, rt_detail *detail);
 
 /* ---- channel ---- */
-/* Begins to connect; the channel is CONNECTING. Sleeps up to a slice while a name is resolved, and then returns RT_E_AGAIN (or
- * RT_E_INTERRUPTED): call again with the same address. */
+/* Begins to connect; the channel is CONNECTING. Sleeps up to a slice while a name is resolved, and
+ * then returns RT_E_AGAIN (or RT_E_INTERRUPTED): call again with the same address. */
 int rt_channel_connect(rt_device *device, const char *address, const uint8_t *secret, size_t secret_size,
                        rt_channel **channel_out, rt_detail *detail);
 /* Waits until the channel is READY. RT_E_AGAIN at the end of the slice; any other failure is final, with its detail. */
 int rt_channel_wait_ready(rt_channel *channel, int64_t timeout_ns, rt_detail *detail);
-/* Tells the peer and ends what is outstanding. The object stays valid, closed, until rt_channel_drop. */
+/* Tells the peer and ends outstanding operations. The object stays valid until rt_channel_drop. */
 void rt_channel_close(rt_channel *channel);
 void rt_channel_drop(rt_channel *channel);
 int rt_channel_state(const rt_channel *channel);
 /* RT_OK, or the status that ended the channel, with its detail. */
 int rt_channel_failure(rt_channel *channel, rt_detail *detail);
+/* 1 when the channel failed before a byte came from that address: no process listens there, or the
+ * listener is gone. Trying again may help. */
+int rt_channel_unanswered(const rt_channel *channel);
 uint32_t rt_channel_qps(const rt_channel *channel);
 /* The completion queue that a QP of this channel reports to. */
 uint32_t rt_channel_queue_of(const rt_channel *channel, uint32_t qp);
@@ -209,53 +237,66 @@ void rt_channel_peer_id(const rt_channel *channel, uint8_t id_out[16]);
 void rt_channel_get_stats(rt_channel *channel, rt_channel_stats *stats_out);
 int64_t rt_channel_dump(rt_channel *channel, char *text_out, size_t capacity);
 
-/* Copies one range. qp < 0 takes QP 0. Returns RT_OK when it is done (a WRITE is placed, a READ is here); a positive
- * operation number when it goes on; or a negative status with nothing posted. timeout_ns is how long this call may work
- * and wait, at most RT_SLICE_NS: 0 starts the copy and returns.
- * Order: copies of one QP begin in the order of the calls. A WRITE is placed after all earlier WRITEs of its QP where
- * limits.orders_writes. A READ may be overtaken by later WRITEs unless it was waited for. Different QPs: no order. */
+/* Copies one range. qp < 0 takes QP 0. Returns RT_OK when the copy is done (a WRITE is placed, a
+ * READ has arrived); a positive operation number while it goes on; or a negative status with
+ * nothing posted. timeout_ns is how long this call may work and wait, at most RT_SLICE_NS: 0 starts
+ * the copy and returns.
+ * Order: copies of one QP begin in the order of the calls. A WRITE is placed after all earlier
+ * WRITEs of its QP where limits.orders_writes. A READ may be overtaken by later WRITEs unless the
+ * caller waited for it. Different QPs: no order. */
 int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset,
                         rt_region *region, uint64_t region_offset, uint64_t size, int64_t timeout_ns);
-/* Copies many, in order, as one operation. `copies` stays the caller's and is kept until the operation ended. Every copy is
- * checked before the first is posted; bad_out is the index of a bad one. */
+/* Copies many ranges, in order, as one operation. `copies` is read before this returns, and not
+ * afterwards. Every copy is checked before the first is posted; bad_out is the index of a bad one.
+ * RT_E_NO_MEMORY: nothing is posted. */
 int64_t rt_channel_copy_many(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, int64_t timeout_ns,
                              uint64_t *bad_out);
 
-/* Checks and binds copies once, to be run many times. Keeps the regions and remotes referenced. */
+/* Checks and binds copies once, to be run many times. References the regions and remotes. */
 int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, uint64_t count, rt_prepared **prepared_out,
                        uint64_t *bad_out);
 void rt_prepared_drop(rt_prepared *prepared);
 /* As rt_channel_copy_many, working for up to one slice. */
 int64_t rt_prepared_run(rt_prepared *prepared);
-/* The same for who must not wait long: posts them and looks at most `looks` times whether they are done, not at all where looking
- * would cost others a core. RT_OK when they are; a number that goes on is rt_prepared_finish's next. */
+/* As rt_prepared_run, for a caller that must not wait long: posts the copies and checks at most
+ * `looks` times whether they are done, not at all where checking would cost another thread its
+ * core. RT_OK when they are done; a number that goes on is passed to rt_prepared_finish next. */
 int64_t rt_prepared_run_briefly(rt_prepared *prepared, uint32_t looks);
-/* Waits for one of its numbers for up to one slice. RT_OK when it ended well and the number is void; else the number. */
+/* Waits up to one slice for one of its numbers. RT_OK when the operation ended well, and the number
+ * is void; else the number. */
 int64_t rt_prepared_finish(rt_prepared *prepared, int64_t number);
 int64_t rt_prepared_start(rt_prepared *prepared);
 
-/* Waits for an operation. RT_OK, RT_E_AGAIN at the end of the slice, or why it failed. The number stays valid. */
+/* Waits for an operation. RT_OK, RT_E_AGAIN at the end of the slice, or the status with which it
+ * failed. The number stays valid. */
 int rt_op_wait(rt_channel *channel, int64_t op, int64_t timeout_ns);
-/* Ends the caller's interest and returns the result with its detail. An operation that is not done is abandoned: what was
- * not posted never will be, and local ranges of what was stay quarantined until the provider is done with them; it then
- * returns RT_E_AGAIN. */
+/* Ends the caller's interest and returns the result with its detail. An operation that is not done
+ * is abandoned: its unposted part is never posted, and the local ranges of its posted part stay
+ * quarantined until the provider is done with them; the call then returns RT_E_AGAIN. */
 int rt_op_release(rt_channel *channel, int64_t op, rt_detail *detail);
 /* RT_OK when the provider is done with every abandoned or running operation; else RT_E_AGAIN. */
 int rt_channel_quiet(rt_channel *channel);
 
-/* Waits until the 8-byte word at region_offset (a multiple of 8) is at or past `value`, as sequence numbers compare:
- * (int64_t)(word - value) >= 0. What the peer placed before the word is visible then. RT_E_AGAIN at the end of the slice;
- * RT_E_PEER_LOST and the like when the channel failed and the word did not come. */
+/* Waits until the 8-byte word at region_offset (a multiple of 8) is at or past `value`, as sequence
+ * numbers compare: (int64_t)(word - value) >= 0. Everything that the peer placed before the word is
+ * visible then. RT_E_AGAIN at the end of the slice; RT_E_PEER_LOST and the like when the channel
+ * failed and the word did not come. */
 int rt_channel_wait_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, int64_t timeout_ns);
-/* For who must not wait long: looks at most `looks` times, once where looking again would cost others a core. RT_OK when it is there;
- * all else, be it that something is wrong, is RT_E_AGAIN and for the function above to tell. */
+/* For a caller that must not wait long: checks the word at most `looks` times, only once where
+ * checking again would cost another thread its core. RT_OK when the value has come; RT_E_AGAIN in
+ * every other case, errors included, which rt_channel_wait_word reports. */
 int rt_channel_look_for_word(rt_channel *channel, rt_region *region, uint64_t region_offset, uint64_t value, uint32_t looks);
 
 /* ---- address distribution ---- */
-/* Makes a handle known under a name to every peer that has a channel to this device. RT_E_EXISTS when it is taken. */
+/* Publishes a handle under a name, to every peer of this device. RT_E_EXISTS: the name is taken. */
 int rt_device_publish(rt_device *device, const char *name, rt_region *region, uint64_t offset, uint64_t size, rt_detail *detail);
 int rt_device_unpublish(rt_device *device, const char *name, rt_detail *detail);
-/* Asks the peer; the request waits there until the name is published or `wait_ns` has passed. Gives a lookup number. */
+/* As rt_device_publish, for the channel's peer alone; the name ends with the channel. */
+int rt_channel_publish(rt_channel *channel, const char *name, rt_region *region, uint64_t offset, uint64_t size,
+                       rt_detail *detail);
+int rt_channel_unpublish(rt_channel *channel, const char *name, rt_detail *detail);
+/* Asks the peer; the request waits at the peer until the name is published or `wait_ns` has passed.
+ * Returns a lookup number. */
 int64_t rt_lookup_start(rt_channel *channel, const char *name, int64_t wait_ns, rt_detail *detail);
 /* RT_OK with the handle; RT_E_AGAIN at the end of the slice; RT_E_NOT_FOUND when the peer did not publish it in time. */
 int rt_lookup_wait(rt_channel *channel, int64_t lookup, int64_t timeout_ns, uint8_t *handle_out, size_t *size_out,
@@ -269,13 +310,15 @@ int rt_remote_attach(rt_channel *channel, const uint8_t *handle, size_t size, in
 void rt_remote_drop(rt_remote *remote);
 uint64_t rt_remote_size(const rt_remote *remote);
 uint32_t rt_remote_rights(const rt_remote *remote);
-/* Where the peer's range can be read in place, valid until rt_remote_drop; 0 where it cannot. */
+/* The address where the peer's range can be read, valid until rt_remote_drop; 0: it cannot be. */
 uint64_t rt_remote_address(const rt_remote *remote);
 
 /* ---- tensor edges (proto/EDGES.md) ----
- * One thread at a time works on an edge; others wait for it. A function without a detail is explained by rt_edge_explain. */
+ * One thread at a time works on an edge; others wait for it. rt_edge_explain explains the status of
+ * a function without a detail. */
 
-/* What both ends say of an edge. What is marked is the receiver's to say and 0 at the sender, or the other way round. */
+/* The terms that each end states for an edge. A field marked "receiver" is stated by the receiver
+ * and is 0 at the sender; one marked "sender" is the other way round. */
 typedef struct rt_edge_options {
     const char *name;
     const uint64_t *dims; /* static: `rank` of them */
@@ -284,37 +327,36 @@ typedef struct rt_edge_options {
     uint32_t dtype, rank; /* codes of EDGES.md section 2; dynamic: 0 is any dtype, 255 any rank */
     uint32_t slots;       /* receiver */
     uint32_t stripes;     /* QPs that share one tensor, at most; 0: 1 */
-    uint32_t ordering;    /* 0 chosen by the promises; 1 tail, 2 chained, 3 immediate */
+    uint32_t ordering;    /* 0: chosen by the device's promises; 1 tail, 2 chained, 3 immediate */
     uint32_t verify;      /* 1: CRC-32C from end to end, when either end wants it */
     uint32_t loop_check;  /* receiver, flow="loop" */
-    uint32_t staging;     /* sender: 1 copies every tensor into registered memory first, as if it lay outside */
-    int32_t qp;           /* sender: the QP of stripe 0; -1: by the edge's number */
+    uint32_t staging;     /* sender: 1 copies every tensor into registered memory first, as if it were unregistered */
+    int32_t qp;           /* sender: the QP of stripe 0; -1: chosen by the edge's number */
     uint64_t alignment;   /* receiver: of slots, a power of two; 0: 64 */
-    uint64_t eager_size;  /* receiver, dynamic: bytes of tensors that ride in their record; rounded up to 64, at most 65536 */
+    uint64_t eager_size;  /* receiver, dynamic: largest tensor in a record; rounded up to 64, at most 65536 */
 } rt_edge_options;
 
-/* What was agreed, once rt_edge_wait_open returned RT_OK. */
+/* The terms that both ends agreed on, valid once rt_edge_wait_open has returned RT_OK. */
 typedef struct rt_edge_info {
-    uint64_t slots_address, slot_stride,
-        slot_size; /* receiver: slot i of sequence q = i mod slots lies at address + i × stride */
+    uint64_t slots_address, slot_stride, slot_size; /* receiver: sequence q lies at address + (q mod slots) × stride */
     uint64_t eager_size;
     uint32_t number, slots, stripes, mode, verify, loop_check;
-    uint32_t trusting; /* a tail that the provider does not promise */
-    char ordering[256];
+    uint32_t trusting; /* 1: the flag is a tail whose order the provider does not promise */
+    char ordering[384];
 } rt_edge_info;
 
 typedef struct rt_edge_stats {
     uint64_t transfers, bytes;     /* tensors sent, or received, and their bytes */
-    uint64_t copies, copied_bytes; /* made by this library besides the transfer itself: staging */
+    uint64_t copies, copied_bytes; /* copies that this library made besides the transfer itself: staging */
     uint64_t waits;                /* sends that found no credit, receives that found no tensor */
     uint64_t registrations;        /* memory registered for this edge after it was opened */
-    uint64_t keys;                 /* registrations of the sender that its records refer to */
-    uint64_t eager, fetched, borrowed, corrupt;
-    uint64_t credits;            /* WRITEs that returned credit */
+    uint64_t keys;                 /* the sender's registrations that its records refer to */
+    uint64_t eager, fetched, borrowed, corrupt, lent, lent_in_place; /* lent: sent out of loans, and out of those in a slot */
+    uint64_t credits;                                                /* WRITEs that returned credit */
     uint64_t sequence, released; /* newest sent or received; all up to this one are released */
 } rt_edge_stats;
 
-/* A tensor where it lies. Strides are in bytes; NULL-like 0 for `strided`: contiguous in row-major order. */
+/* A tensor in memory. Strides are in bytes; `strided` 0: contiguous, in row-major order. */
 typedef struct rt_edge_tensor {
     uint64_t address;
     uint32_t dtype, rank;
@@ -325,7 +367,8 @@ typedef struct rt_edge_tensor {
 
 typedef struct rt_edge_arrival {
     uint64_t sequence, size;
-    uint64_t address; /* where its bytes lie now: in the slot. 0: at the sender, to be fetched or borrowed */
+    uint64_t address, borrowed,
+        remote; /* of its bytes in the slot; 0: at the sender, or there and their rt_remote*, if borrowed */
     uint32_t dtype, rank;
     uint64_t dims[16];
 } rt_edge_arrival;
@@ -335,6 +378,7 @@ typedef struct rt_edge_sending {
     uint64_t edge;   /* rt_edge* */
     uint64_t tensor; /* const rt_edge_tensor*, or 0 */
     uint64_t address, size;
+    int64_t result; /* afterwards: the result of rt_edge_send for it; unchanged for those that were not reached */
 } rt_edge_sending;
 
 /* One of many READs. `region` 0: `offset` is an address that the provider can write to without registration. */
@@ -342,61 +386,84 @@ typedef struct rt_edge_fetching {
     uint64_t edge;   /* rt_edge* */
     uint64_t region; /* rt_region*, or 0 */
     uint64_t offset, sequence;
-    int64_t status; /* RT_E_AGAIN before the first call; afterwards of this READ */
+    int64_t status; /* RT_E_AGAIN before the first call; afterwards the status of this READ */
 } rt_edge_fetching;
 
-/* Makes the receiving end, known to every peer of the device by its name until it is closed. Slots are taken from `region`
- * (which needs REMOTE_WRITE, and stays open as long as the edge is), or from memory of the device's own when it is NULL. */
+/* Makes the receiving end, which every peer of the device knows by its name until it is closed.
+ * Slots are taken from `region` (which needs REMOTE_WRITE, and stays open as long as the edge is),
+ * or, when it is NULL, from the device's own memory. */
 int rt_edge_create(rt_device *device, const rt_edge_options *options, rt_region *region, rt_edge **edge_out, rt_detail *detail);
-/* Begins to open the sending end; the request waits at the peer until the edge is made there or `wait_ns` has passed. */
+/* Begins to open the sending end; the request waits at the peer until the edge is made there or
+ * `wait_ns` has passed. */
 int rt_edge_open(rt_channel *channel, const rt_edge_options *options, int64_t wait_ns, rt_edge **edge_out, rt_detail *detail);
-/* Waits until both ends are joined; of a sender, by one thread. RT_E_AGAIN at the end of the slice; any other failure of a sender is final. */
+/* Waits until both ends are joined; at a sender, one thread may wait. RT_E_AGAIN at the end of the
+ * slice; any other failure of a sender is final. */
 int rt_edge_wait_open(rt_edge *edge, int64_t timeout_ns, rt_detail *detail);
 void rt_edge_get_info(const rt_edge *edge, rt_edge_info *info_out);
 void rt_edge_get_stats(rt_edge *edge, rt_edge_stats *stats_out);
-/* Tells the peer; nothing more is sent or received. Idempotent. What a dynamic sender's peer still holds stays its. */
+/* Tells the peer; nothing more is sent or received. Idempotent. Tensors of a dynamic sender that
+ * the peer still holds stay the peer's. */
 void rt_edge_close(rt_edge *edge);
-/* Gives the object up, closed or not. Its slots stay where they are until then, and until the peer knows. */
+/* Gives the object up, closed or not. Its slots stay until then, and until the peer knows. */
 void rt_edge_drop(rt_edge *edge);
-/* The region of the slots, with a reference that the caller drops (rt_region_drop): tensors in slots keep it. Receiver only. */
+/* The region of the slots, with a reference that the caller drops (rt_region_drop): tensors in
+ * slots keep it. Receiver only. */
 rt_region *rt_edge_slots_region(rt_edge *edge);
-/* Why the edge is at its end, or RT_OK. */
+/* RT_OK, or the status that ended the edge, with its detail. */
 int rt_edge_failure(rt_edge *edge, rt_detail *detail);
-/* Says in words why a call on the edge returned `status`; returns it. */
+/* Explains in words why a call on the edge returned `status`; returns it. */
 int rt_edge_explain(rt_edge *edge, int status, rt_detail *detail);
 int64_t rt_edge_dump(rt_edge *edge, char *text_out, size_t capacity);
 
-/* Sends. 0: the bytes may be changed again. A positive sequence: it is on its way, wait with rt_edge_wait_sent and leave the
- * tensor as it is. RT_E_AGAIN: no credit within the slice, nothing was sent. Each peer sees whole tensors in order. */
+/* Sends. 0: the bytes may be changed again. A positive sequence: the tensor is on its way; call
+ * rt_edge_wait_sent and leave the tensor unchanged until then. RT_E_AGAIN: no credit within the
+ * slice, nothing was sent. The peer sees whole tensors, in order. */
 int64_t rt_edge_send(rt_edge *edge, uint64_t address, uint64_t size, int64_t timeout_ns);
 int64_t rt_edge_send_tensor(rt_edge *edge, const rt_edge_tensor *tensor, int64_t timeout_ns);
-/* RT_OK: this sequence needs its tensor no more: a static one was written, a dynamic one released. Moves it on meanwhile. */
+/* Lends the place of the next tensor, to be written contiguously until it is sent or given back: the ticket, and the address.
+ * `tensor` is NULL on a static edge. RT_E_AGAIN: no slot, or another loan is open. Nothing else is sent meanwhile. */
+int64_t rt_edge_lend(rt_edge *edge, const rt_edge_tensor *tensor, int64_t timeout_ns, uint64_t *address_out);
+/* Sends the loan, as rt_edge_send; its memory is the edge's. A negative status: it is still open. */
+int64_t rt_edge_send_lent(rt_edge *edge, uint64_t ticket, int64_t timeout_ns);
+void rt_edge_give_back(rt_edge *edge, uint64_t ticket); /* nothing when it is not open */
+/* For views of loans, references that the caller drops: the peer's mapped slots; the region of the open loan; or NULL. */
+rt_remote *rt_edge_lent_from(rt_edge *edge);
+rt_region *rt_edge_loan_region(rt_edge *edge);
+/* RT_OK: this sequence needs its tensor no more, because it was written or copied, or, where the
+ * receiver READs it in place, released. The call drives the transfer meanwhile. */
 int rt_edge_wait_sent(rt_edge *edge, uint64_t sequence, int64_t timeout_ns);
 /* RT_OK: everything up to this sequence was released by the receiver (flow="credit"), or written (flow="loop"). */
 int rt_edge_wait_released(rt_edge *edge, uint64_t sequence, int64_t timeout_ns);
-/* As many sends in order, as the slice and credits allow, with few doorbells. Returns how many were begun; the first that could
- * not has *status_out (RT_E_AGAIN: no credit yet). Where posting is copying (completes_in_post), the tensors of static edges may be
- * changed when all were begun with RT_OK; with RT_E_AGAIN, and elsewhere, rt_edge_wait_sent says when. */
-int64_t rt_edges_send_many(const rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out);
+/* Begins as many sends, in order, as the slice and the credits allow, with few doorbells. Returns
+ * how many were begun; *status_out is the status of the first that could not be (RT_E_AGAIN: no
+ * credit yet). Where posting is copying (completes_in_post), the tensors of static edges may be
+ * changed when all sends were begun with RT_OK. After RT_E_AGAIN, and elsewhere, rt_edge_wait_sent
+ * tells when, for the sequence in `result`, which belongs to the tensor whatever other threads send
+ * on the edge meanwhile. */
+int64_t rt_edges_send_many(rt_edge_sending *sends, uint64_t count, int64_t timeout_ns, int32_t *status_out);
 
-/* The next tensor: RT_OK with what arrived, to be released by its sequence. RT_E_AGAIN at the end of the slice. RT_E_BUSY: every
- * slot is held. RT_E_CORRUPT: this tensor did not fit its CRC and was released; the next may be asked for. */
+/* Takes the next tensor: RT_OK with its arrival, to be released by its sequence. RT_E_AGAIN at the
+ * end of the slice. RT_E_BUSY: every slot is held. RT_E_CORRUPT: this tensor did not match its CRC
+ * and was released; the next may be asked for. */
 int rt_edge_receive(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out);
-/* As above for a static edge, without an arrival: the sequence, or a negative status. */
+int rt_edge_receive_borrowed(rt_edge *edge, int64_t timeout_ns, rt_edge_arrival *arrival_out); /* and borrows it, if it may */
+/* As rt_edge_receive for a static edge, without an arrival: the sequence, or a negative status. */
 int64_t rt_edge_receive_static(rt_edge *edge, int64_t timeout_ns);
-/* The next tensor of each of many edges, in order, within one slice. Returns how many there are; the first that is not there has
- * *status_out. */
+/* Takes the next tensor of each of many edges, in order, within one slice. Returns how many it
+ * took; *status_out is the status of the first that was not there. */
 int64_t rt_edges_receive_many(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, rt_edge_arrival *arrivals_out,
                               int32_t *status_out);
-/* READs a tensor that lies at the sender into a region (or, with NULL, to an address that the provider can write to without
- * registration) and waits. RT_E_AGAIN at the end of the slice: call again with the same arguments. After RT_OK the sender is told
- * that it may have its tensor back: the sequence is released. */
+/* READs a tensor that lies at the sender into a region (or, with NULL, to an address that the
+ * provider can write to without registration) and waits. RT_E_AGAIN at the end of the slice: call
+ * again with the same arguments. After RT_OK the sender is told that it may reuse its tensor: the
+ * sequence is released. */
 int rt_edge_fetch(rt_edge *edge, uint64_t sequence, rt_region *region, uint64_t region_offset, int64_t timeout_ns);
-/* As many READs, of edges of one device, all under way at once; each has its own status, RT_E_AGAIN until it has ended. Returns how
- * many have not at the end of the slice: then call again with the same array. */
+/* Many READs, of edges of one device, all under way at once; each has its own status, RT_E_AGAIN
+ * until it has ended. Returns how many have not ended by the end of the slice: then call again with
+ * the same array. */
 uint64_t rt_edges_fetch_many(rt_edge_fetching *fetches, uint64_t count, int64_t timeout_ns);
-/* Where a tensor that lies at the sender can be read in place until its release, or until this device is closed. RT_E_UNSUPPORTED where
- * it cannot. */
+/* The address at which a tensor that lies at the sender can be read in place until its release, or
+ * until this device is closed. RT_E_UNSUPPORTED where that is impossible. */
 int rt_edge_borrow(rt_edge *edge, uint64_t sequence, uint64_t *address_out);
 /* The peer's range in which a borrowed tensor lies, with a reference that the caller drops (rt_remote_drop): views of the tensor
  * keep it mapped. NULL when the sequence is not borrowed. */
@@ -404,15 +471,21 @@ rt_remote *rt_edge_borrowed(rt_edge *edge, uint64_t sequence);
 int rt_edge_release(rt_edge *edge, uint64_t sequence);
 /* Whether a receive would return at once: 1, or 0. */
 int rt_edge_ready(rt_edge *edge);
-/* Waits until at least one of these receiving edges of one device is ready; gives the indices of up to `capacity` of them. Returns
- * how many, RT_E_AGAIN at the end of the slice, RT_E_INVALID for edges of different devices. */
+/* Waits until at least one of these receiving edges of one device is ready, and gives the indices
+ * of up to `capacity` ready ones. Returns how many, RT_E_AGAIN at the end of the slice,
+ * RT_E_INVALID for edges of different devices. */
 int64_t rt_edges_wait_any(rt_edge *const *edges, uint64_t count, int64_t timeout_ns, uint32_t *ready_out, uint64_t capacity);
-/* The usual cases of rt_edge_send, rt_edge_receive_static and rt_edge_release, which never wait, not even for another thread: RT_E_AGAIN
- * when it is another case, and nothing has changed. `looks`: how often to look for a tensor, some 25 ns each. */
+/* The usual cases of rt_edge_send, rt_edge_receive_static and rt_edge_release, which never wait,
+ * not even for another thread. RT_E_AGAIN in any other case, and then nothing has changed. `looks`:
+ * how often to check for a tensor, some 25 ns each. */
 int64_t rt_edge_send_at_once(rt_edge *edge, uint64_t address, uint64_t size);
 int64_t rt_edge_receive_at_once(rt_edge *edge, uint32_t looks);
 int rt_edge_release_at_once(rt_edge *edge, uint64_t sequence);
-/* The sentence that says how edges of this channel carry their flags when nobody asks for a mode. */
+int64_t rt_edge_lend_at_once(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t *address_out);
+int64_t rt_edge_send_lent_at_once(rt_edge *edge, uint64_t ticket);
+int64_t rt_edge_send_tensor_at_once(rt_edge *edge, const rt_edge_tensor *tensor, uint64_t *released_out);
+int rt_edge_receive_record_at_once(rt_edge *edge, uint32_t looks, int borrow, rt_edge_arrival *arrival_out);
+/* Writes the sentence that says how edges carry their flags on this channel by default. */
 int rt_channel_ordering(rt_channel *channel, char *text_out, size_t capacity);
 
 /* ---- for tests and fuzzing ---- */

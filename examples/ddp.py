@@ -3,8 +3,7 @@
     python examples/ddp.py                                 two ranks on this machine
     torchrun --nproc-per-node 2 examples/ddp.py            the same under torchrun; with --nnodes between hosts
 
-The two marked lines are not needed: with them gradients are reduced where they lie, without them through the group's
-own memory.
+DDP asks the group for the memory of its buckets, so gradients are reduced where they lie.
 """
 
 from __future__ import annotations
@@ -16,19 +15,15 @@ import torch.distributed as dist
 import torch.multiprocessing
 from torch import nn
 
-import rdmatensor
 import rdmatensor.torch
 
 STEPS = 50
-ACCESS = rdmatensor.Access.REMOTE_READ | rdmatensor.Access.REMOTE_WRITE
 
 
 def train(rank: int) -> None:
     torch.set_num_threads(1)
     os.environ.setdefault("RANK", str(rank))
     dist.init_process_group("rdmatensor")
-    region = rdmatensor.torch.device().region(64 << 20, access=ACCESS)  # (1)
-    rdmatensor.torch.allocate_in(region)  # (2)
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(nn.Sequential(nn.Linear(64, 512), nn.ReLU(), nn.Linear(512, 1)))
     optimizer = torch.optim.SGD(model.parameters(), lr=0.05)
@@ -50,7 +45,6 @@ def train(rank: int) -> None:
         print(
             f"read from the other's tensors: {stats['direct_bytes']:,} bytes; staged: {stats['staged_bytes']:,} bytes"
         )
-    rdmatensor.torch.allocate_in(None)
     dist.destroy_process_group()
 
 

@@ -5,7 +5,7 @@
 
 The data are scikit-learn's digits, which come with it. Every way begins with the same weights and sees the same
 batches. The one process works out the halves of a batch one after the other and adds what two ranks would add, so all
-three do the same arithmetic, and their losses must agree to the last bit. What differs is who carries the gradients.
+three do the same arithmetic, and their losses must agree to the last bit. Only the carrier of the gradients differs.
 
 How communication is timed: a communication hook of DDP stamps when a rank hands over a bucket of gradients and when it
 holds the sum. A bucket takes from when the last rank has handed it over until all hold it, so waiting for a late rank
@@ -41,7 +41,7 @@ Span = tuple[float, float]
 
 @dataclass
 class Record:
-    """What one process saw: by step its losses (one for each half it worked on), seconds, and times of its buckets."""
+    """The record of one process by step: losses (one for each half it worked on), seconds, times of its buckets."""
 
     losses: list[list[float]] = field(default_factory=list)
     seconds: list[float] = field(default_factory=list)
@@ -80,7 +80,7 @@ def average_stamped(record: Record, bucket: dist.GradBucket) -> torch.futures.Fu
 
 
 def train(rank: int, way: str, steps: int, folder: str) -> None:
-    """One process of a way; what it saw is left in the folder."""
+    """One process of a way; its record is left in the folder."""
     torch.set_num_threads(1)
     pictures, truth = digits()
     rows = len(truth) - HELD_OUT
@@ -185,7 +185,7 @@ def table(outcomes: list[Outcome]) -> str:
 
 
 def differences(outcomes: list[Outcome]) -> list[str]:
-    """What is not as it must be."""
+    """The differences between the outcomes that must not be."""
     first, wrong = outcomes[0], []
     for other in outcomes[1:]:
         unlike = [step for step, pair in enumerate(zip(first.losses, other.losses, strict=True)) if pair[0] != pair[1]]

@@ -4,7 +4,7 @@
     python examples/exchange.py --url shm://     over a given one
 
 Each side has a region with an inbox that the peer may write to. An array is written there directly, then a sequence
-number, for which the receiver waits; what the receiver then reads is the inbox itself, not a copy of it.
+number, for which the receiver waits; the receiver then reads the inbox itself, not a copy of it.
 """
 
 from __future__ import annotations

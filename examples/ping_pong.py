@@ -28,7 +28,7 @@ def play(device: rt.Device, channel: rt.Channel, serves: bool) -> None:
     with device.region(1 << 20) as region:
         tensor = region.empty(SHAPE, "float32")  # born in registered memory, so nothing is copied before it goes
         numbers = tensor.numpy()
-        send = sender.bind(tensor)
+        send = sender.prepare(tensor)
         times = []
         for number in range(ROUNDS):
             numbers[:] = number

@@ -23,18 +23,24 @@ The other process needs the address, and nothing else:
 >>> sender.close()
 >>> receiver.close()
 
-What can go wrong is in `rdmatensor.errors`; fabrics for tests are in `rdmatensor.testing`, which is not imported
-here.
+The exceptions are in `rdmatensor.errors`; fabrics for tests are in `rdmatensor.testing`, which this
+module does not import.
 """
 
-from rdmatensor.access import Access
-from rdmatensor.buffer import Buffer
+import rdmatensor._source  # noqa: F401 - first: where the compiled module is
 from rdmatensor.channel import Channel
+from rdmatensor.copies.prepared import PreparedCopy
+from rdmatensor.copies.transfer import Transfer
 from rdmatensor.device import Device
-from rdmatensor.edge import Edge
-from rdmatensor.edges import recv_many, send_many, wait_any
+from rdmatensor.edges.base import Edge
+from rdmatensor.edges.many import recv_many, send_many, wait_any
+from rdmatensor.edges.options import EdgeOptions
+from rdmatensor.edges.prepared import PreparedSend
+from rdmatensor.edges.recv import RecvEdge
+from rdmatensor.edges.send import SendEdge
 from rdmatensor.errors import (
     AccessDenied,
+    AddressError,
     AuthenticationError,
     ClosedError,
     ConnectError,
@@ -58,30 +64,29 @@ from rdmatensor.errors import (
     TransferError,
     Unsupported,
 )
+from rdmatensor.gpus import GpuInfo, gpus
 from rdmatensor.limits import Limits
 from rdmatensor.listener import Listener
-from rdmatensor.prepared import PreparedCopy
+from rdmatensor.memory.access import Access
+from rdmatensor.memory.buffer import Buffer
+from rdmatensor.memory.region import Region
+from rdmatensor.memory.remote import Remote, RemoteSpan
+from rdmatensor.memory.span import Span
+from rdmatensor.memory.tensor import Tensor
 from rdmatensor.providers import DeviceInfo, ProviderInfo, providers
-from rdmatensor.recv_edge import RecvEdge
-from rdmatensor.region import Region
-from rdmatensor.remote import Remote, RemoteSpan
-from rdmatensor.rendezvous import new_secret
-from rdmatensor.send_edge import SendEdge
-from rdmatensor.sending import BoundSend, Sending
+from rdmatensor.settings.rendezvous import new_secret
 from rdmatensor.signals import dump_all, dump_on_signal
-from rdmatensor.span import Span
-from rdmatensor.stats import AllocationStats, ChannelStats, DeviceStats, EdgeStats, RegionStats
-from rdmatensor.tensor import Tensor
-from rdmatensor.transfer import Transfer
+from rdmatensor.stats import AllocationStats, ChannelStats, DeviceStats, EdgeStats, RegionStats, TeamStats
+from rdmatensor.team.team import PreparedCall, Team
 
 __version__ = "0.1.0"
 
 __all__ = [
     "Access",
     "AccessDenied",
+    "AddressError",
     "AllocationStats",
     "AuthenticationError",
-    "BoundSend",
     "Buffer",
     "Channel",
     "ChannelStats",
@@ -94,8 +99,10 @@ __all__ = [
     "DeviceLost",
     "DeviceStats",
     "Edge",
+    "EdgeOptions",
     "EdgeStats",
     "ForkedProcessError",
+    "GpuInfo",
     "InvalidArgument",
     "Limits",
     "Listener",
@@ -108,7 +115,9 @@ __all__ = [
     "OverrunError",
     "PeerClosed",
     "PeerLost",
+    "PreparedCall",
     "PreparedCopy",
+    "PreparedSend",
     "ProviderInfo",
     "ProviderUnavailable",
     "RdmaError",
@@ -119,17 +128,24 @@ __all__ = [
     "Remote",
     "RemoteSpan",
     "SendEdge",
-    "Sending",
     "Span",
+    "Team",
+    "TeamStats",
     "Tensor",
     "Transfer",
     "TransferError",
     "Unsupported",
     "dump_all",
     "dump_on_signal",
+    "gpus",
     "new_secret",
     "providers",
     "recv_many",
     "send_many",
     "wait_any",
 ]
+
+
+def __dir__() -> list[str]:
+    """The public names. The modules that define them are left out, except `errors`."""
+    return sorted((*__all__, "__all__", "__doc__", "__file__", "__name__", "__path__", "__version__", "errors"))

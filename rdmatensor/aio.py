@@ -1,8 +1,10 @@
-"""`await transfer`, `await edge.recv_async()`: asyncio waits on the device's event descriptors, without a thread.
+"""`await transfer`, `await edge.recv_async()`: asyncio waits on the device's event descriptors,
+without a thread.
 
-One driver per device and running loop watches the descriptors while something is awaited. Cancelling an await gives up
-the waiting only: the copy goes on, and its memory is kept as long as it does. Where a peer's WRITE wakes nobody
-(`limits.can_wake_receiver`), memory is looked at from time to time while an edge is awaited.
+One driver per device and running loop watches the descriptors while something is awaited.
+Cancelling an await gives up only the waiting: the copy continues, and its memory is kept until it
+ends. Where a peer's WRITE cannot wake the receiver (`limits.can_wake_receiver`), the driver polls
+memory at intervals while an edge is awaited.
 """
 
 from __future__ import annotations
@@ -11,36 +13,37 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from rdmatensor import _core
+from rdmatensor.backoff import Backoff
+from rdmatensor.errors import ClosedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from rdmatensor.device import Device
-    from rdmatensor.transfer import Transfer
+    from rdmatensor.owners import OwningDevice
 
-__all__ = ["Driver", "until", "wait"]
+__all__ = ["Driver", "until"]
 
-_NAP_FIRST, _NAP_LAST = 50e-6, 2e-3  # seconds between looks at memory that nobody tells of
-
-
-async def wait(transfer: Transfer) -> None:
-    """Waits until a transfer ended, at most its own timeout; `transfer.exception()` then says how."""
-    device = transfer._channel.device
-    deadline = _core.device_now_ns(device._live()) + transfer._timeout_ns
-    if not await until(device, transfer.done, deadline):
-        transfer.exception(0)  # gives it up
+_POLLS = (50e-6, 2e-3)  # bounds of the pauses between polls of memory whose changes no event announces
 
 
-async def until(device: Device, done: Callable[[], bool], deadline_ns: int, *, memory: bool = False) -> bool:
-    """Waits until `done()`, which is called often and never blocks, or until the deadline in the device's time.
-    Whether it is done. `memory`: what it looks at is written by a peer.
+async def until(
+    device: OwningDevice,
+    drivers: dict[asyncio.AbstractEventLoop, Driver],
+    done: Callable[[], bool],
+    deadline_ns: int,
+    memory: bool,
+) -> bool:
+    """Waits until `done()` is true, or until the deadline in the device's time; says whether it is.
+
+    `done` is called often and must never block. `memory` says that a peer writes what `done` reads.
+    `drivers` are the device's, by event loop.
     """
     loop = asyncio.get_running_loop()
-    driver = device._drivers.get(loop)
+    driver = drivers.get(loop)
     if driver is None:
-        for ended in [other for other in device._drivers if other.is_closed()]:
-            del device._drivers[ended]
-        driver = device._drivers[loop] = Driver(device, loop)
+        for ended in [other for other in drivers if other.is_closed()]:
+            del drivers[ended]
+        driver = drivers[loop] = Driver(device, loop)
     return await driver.until(done, deadline_ns, memory)
 
 
@@ -52,25 +55,25 @@ class _Wait(NamedTuple):
 
 
 class Driver:
-    """Moves the copies of one device on, from inside one event loop. Used by that loop's thread only."""
+    """Advances the copies of one device from inside one event loop. Used by that loop's thread only."""
 
-    def __init__(self, device: Device, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, device: OwningDevice, loop: asyncio.AbstractEventLoop) -> None:
         self._device = device
         self._loop = loop
-        handle = device._live()
-        self._fd = _core.device_event_fd(handle)  # -1: virtual time, which passes while the loop turns
-        self._memory_fd = _core.device_memory_fd(handle)  # -1: memory is looked at from time to time
+        handle = device.live()
+        self._fd = _core.device_event_fd(handle)  # -1: virtual time, which advances on every pass of the loop
+        self._memory_fd = _core.device_memory_fd(handle)  # -1: memory is polled at intervals
         self._waiting: list[_Wait] = []
         self._watched: set[int] = set()
         self._scheduled: asyncio.Handle | None = None
         self._late: asyncio.TimerHandle | None = None
-        self._nap = _NAP_FIRST
+        self._polls = Backoff(*_POLLS)
 
     async def until(self, done: Callable[[], bool], deadline_ns: int, memory: bool) -> bool:
-        """See the function of this name."""
-        self._nap = _NAP_FIRST
+        """Waits as the module's function of this name does."""
+        self._polls.reset()
         while not done():
-            if _core.device_now_ns(self._device._live()) >= deadline_ns:
+            if _core.device_now_ns(self._device.live()) >= deadline_ns:
                 return False
             future = self._loop.create_future()
             self._waiting.append(_Wait(future, deadline_ns, done, memory))
@@ -85,18 +88,21 @@ class Driver:
     def _readable(self, fd: int) -> None:
         self._loop.remove_reader(fd)
         self._watched.discard(fd)
-        self._nap = _NAP_FIRST
+        self._polls.reset()
         self._turn()
 
     def _turn(self) -> None:
-        """One bounded piece of work: poll, tell who is done, and sleep or come back."""
+        """Does one bounded piece of work: polls, wakes finished waiters, and sleeps or reschedules
+        itself.
+        """
         if self._scheduled is not None:
             self._scheduled.cancel()
             self._scheduled = None
-        handle = self._device._handle
-        if handle is None:
+        try:
+            handle = self._device.live()
+        except ClosedError:
             return self.stop()
-        _core.device_progress(handle)  # a failure shows in everything that it concerns
+        _core.device_progress(handle)  # a failure is reported by every object it affects
         if self._tell(_core.device_now_ns(handle)):
             return self._unwatch()
         memory = any(wait.memory for wait in self._waiting)
@@ -104,13 +110,13 @@ class Driver:
             return self._soon()
         if memory and self._memory_fd >= 0:
             _core.device_arm_memory(handle)
-            if any(wait.memory and wait.done() for wait in self._waiting):  # came before it was armed
+            if any(wait.memory and wait.done() for wait in self._waiting):  # it arrived before the descriptor was armed
                 return self._soon()
         left = min(wait.deadline_ns for wait in self._waiting) - _core.device_now_ns(handle)
         return self._watch(max(left, 0) / 1e9, memory)
 
     def _tell(self, now: int) -> bool:
-        """Wakes whoever is done, late or gone. Whether nobody waits any more."""
+        """Wakes every waiter that is done, late or cancelled. Returns whether no waiter is left."""
         waiting, self._waiting = self._waiting, []
         for wait in waiting:
             if wait.future.done() or (now < wait.deadline_ns and not wait.done()):
@@ -125,8 +131,7 @@ class Driver:
         if memory and self._memory_fd >= 0:
             fds.add(self._memory_fd)
         elif memory:
-            seconds = min(seconds, self._nap)
-            self._nap = min(2 * self._nap, _NAP_LAST)
+            seconds = min(seconds, self._polls.next())
         for fd in fds - self._watched:
             self._loop.add_reader(fd, self._readable, fd)
         self._watched |= fds
@@ -142,7 +147,7 @@ class Driver:
             self._late = None
 
     def stop(self) -> None:
-        """The device closes: whoever waits finds it ended."""
+        """Ends every wait when the device closes; each waiter then finds the device closed."""
         waiting, self._waiting = self._waiting, []
         if self._loop.is_closed():
             return

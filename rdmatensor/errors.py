@@ -1,39 +1,43 @@
-"""What can go wrong, by the radius of the damage.
+"""The exceptions, ordered by the extent of the damage.
 
-    RdmaError                     anything below; carries .what, .on, .why, .status and .error_number
+    RdmaError                     the base of all; carries .what, .on, .why, .status and .error_number
     ├── TransferError             one operation failed; the channel may live on (channel.state says)
     │   ├── DeadlineExceeded      not done in time; its buffers are in quarantine until the provider is done with them
     │   ├── OutOfBounds           a range does not lie in its region; nothing was posted
-    │   ├── CorruptError          a checksum does not fit: the bytes are not those that were sent
-    │   ├── OverrunError          a sender that promised to keep a loop's order wrote where it was not its turn
+    │   ├── CorruptError          a checksum does not match: the bytes differ from those that were sent
+    │   ├── OverrunError          a sender that promised to keep a loop's order wrote into a slot that was not released
     │   ├── OverlapError          both ends of a copy share bytes; nothing was posted
     │   └── AccessDenied          the region lacks the right, or the peer's device refused it
-    ├── PeerLost                  the peer died or cannot be reached: this channel is over, others are not
-    │   └── PeerClosed            the peer closed the channel in good order
-    ├── ConnectError              no channel came about: nobody listens, or what answered does not speak this protocol
-    │   └── AuthenticationError   one end could not prove who it is
-    ├── DeviceLost                the local device failed: everything of this device is over
-    ├── ProviderUnavailable       the provider cannot be used on this machine; says why and what to install
-    ├── InvalidArgument           an argument is wrong; says what would be right
+    ├── PeerLost                  the peer died or cannot be reached: this channel has ended, others have not
+    │   └── PeerClosed            the peer closed the channel in an orderly way
+    ├── ConnectError              no channel was made: nothing listens, or the answer is of another protocol
+    │   └── AuthenticationError   one end could not prove its identity
+    ├── AddressError              an unknown host, or an address or port of this machine that is not available
+    ├── DeviceLost                the local device failed: all its channels, edges and regions have ended
+    ├── ProviderUnavailable       the provider cannot be used on this machine; the text says why and what to install
+    ├── InvalidArgument           an argument is wrong; the text says what would be right
     ├── ClosedError               the object was closed on this side
-    ├── RegionBusy                in use: by copies in flight, or a fixed capacity is taken
+    ├── RegionBusy                the object is in use by copies in flight, or a fixed capacity is full
     ├── NameNotFound              the peer did not publish the name in time
-    ├── NameTaken                 the name is published already, or the address is listened on already
+    ├── NameTaken                 the name is published already
     ├── OutOfMemory               no memory, or no room in the region
-    │   └── LockedMemoryError     the limit of locked memory is too small; says how to raise it
-    ├── Unsupported               this provider does not do that
-    └── ForkedProcessError        called in a child made by fork: open a device of its own there
+    │   └── LockedMemoryError     the limit of locked memory is too small; the text says how to raise it
+    ├── Unsupported               this provider does not support the operation
+    └── ForkedProcessError        a call in a child that was forked while a device was open; the text says what to do
 
-Where Python has a fitting class of its own (TimeoutError, ConnectionError, IndexError, PermissionError, ValueError,
-MemoryError, LookupError, NotImplementedError), ours is one of those as well.
+Where Python has a fitting class of its own (TimeoutError, ConnectionError, OSError, IndexError,
+PermissionError, ValueError, MemoryError, LookupError, NotImplementedError), our class also derives
+from it.
 """
 
 from __future__ import annotations
 
+from errno import EADDRINUSE
 from typing import Any
 
 __all__ = [
     "AccessDenied",
+    "AddressError",
     "AuthenticationError",
     "ClosedError",
     "ConnectError",
@@ -60,10 +64,11 @@ __all__ = [
 
 
 class RdmaError(Exception):
-    """Something of rdmatensor failed.
+    """The base class of all errors of rdmatensor.
 
-    `what` was attempted, `on` what, and `why` it failed, with what to do about it. `status` is the name of the core's
-    status code ("peer-lost"; "" when Python found it), `error_number` an errno or 0.
+    `what` was attempted, `on` which object, and `why` it failed, with the remedy. `status` is the
+    name of the core's status code ("peer-lost"; "" when Python found the error), `error_number` an
+    errno or 0.
     """
 
     def __init__(self, what: str, on: str = "", why: str = "", *, status: str = "", error_number: int = 0) -> None:
@@ -91,8 +96,8 @@ class TransferError(RdmaError):
 
 
 class DeadlineExceeded(TransferError, TimeoutError):
-    """It was not done in time. What was posted goes on by itself: its buffers are not reused before the provider is
-    done with them.
+    """The operation was not done in time. The part that was posted continues: its buffers are not
+    reused before the provider is done with them.
     """
 
 
@@ -101,7 +106,7 @@ class OutOfBounds(TransferError, IndexError):
 
 
 class AccessDenied(TransferError, PermissionError):
-    """The region lacks the right for this, or the peer's device refused it."""
+    """The region lacks the right for the operation, or the peer's device refused it."""
 
 
 class OverlapError(TransferError, ValueError):
@@ -109,7 +114,7 @@ class OverlapError(TransferError, ValueError):
 
 
 class CorruptError(TransferError):
-    """A checksum does not fit: the bytes are not those that were sent."""
+    """A checksum does not match: the bytes differ from those that were sent."""
 
 
 class OverrunError(TransferError):
@@ -117,23 +122,35 @@ class OverrunError(TransferError):
 
 
 class PeerLost(RdmaError, ConnectionError):
-    """The peer died or cannot be reached: this channel is over. Other channels are not concerned."""
+    """The peer died or cannot be reached: this channel has ended. Other channels are not affected."""
 
 
 class PeerClosed(PeerLost):
-    """The peer closed the channel in good order."""
+    """The peer closed the channel in an orderly way."""
 
 
 class ConnectError(RdmaError, ConnectionError):
-    """No channel came about: nobody listens there, or what answered does not speak this protocol."""
+    """No channel was made: nothing listens there, or the process that answered does not speak this
+    protocol.
+    """
 
 
 class AuthenticationError(ConnectError):
-    """One end could not prove who it is."""
+    """One end could not prove its identity."""
+
+
+class AddressError(RdmaError, OSError):
+    """An unknown host, or an address or a port of this machine that is not available. `errno` is
+    the system's where it has one: EADDRINUSE for a port that is taken.
+    """
+
+    def __init__(self, what: str, on: str = "", why: str = "", *, status: str = "", error_number: int = 0) -> None:
+        super().__init__(what, on, why, status=status, error_number=error_number)
+        self.errno = error_number or (EADDRINUSE if status == "exists" else None)
 
 
 class DeviceLost(RdmaError):
-    """The local device failed: everything of this device is over."""
+    """The local device failed: all its channels, edges and regions have ended."""
 
 
 class ProviderUnavailable(RdmaError):
@@ -141,7 +158,7 @@ class ProviderUnavailable(RdmaError):
 
 
 class InvalidArgument(RdmaError, ValueError):
-    """An argument is wrong. `why` says what would be right."""
+    """An argument is wrong. `why` says which value would be right."""
 
 
 class ClosedError(RdmaError, ValueError):
@@ -149,7 +166,9 @@ class ClosedError(RdmaError, ValueError):
 
 
 class RegionBusy(RdmaError):
-    """In use: copies in flight need it, or a fixed capacity is taken. Nothing was lost; try again later."""
+    """The object is in use: copies in flight need it, or a fixed capacity is full. Nothing was
+    lost; try again later.
+    """
 
 
 class NameNotFound(RdmaError, LookupError):
@@ -157,7 +176,7 @@ class NameNotFound(RdmaError, LookupError):
 
 
 class NameTaken(RdmaError):
-    """The name is published already, or the address is listened on already."""
+    """The name is published already."""
 
 
 class OutOfMemory(RdmaError, MemoryError):
@@ -169,11 +188,20 @@ class LockedMemoryError(OutOfMemory):
 
 
 class Unsupported(RdmaError, NotImplementedError):
-    """This provider does not do that; `device.limits` says what it does."""
+    """The provider does not support the operation; `device.limits` says what it supports."""
 
 
 class ForkedProcessError(RdmaError):
-    """Called in a child made by fork. Devices do not cross a fork: open one of its own in the child."""
+    """A call in a child that was made by fork while a device was open.
+
+    A child made before the first device was opened, or after all were closed, opens devices of its
+    own. A child of a process that has used CUDA, by `rdmatensor.gpus()` too, cannot ask about GPUs.
+    """
+
+    WHY = (
+        "this process was forked while a device was open, and devices do not cross a fork: fork while none is open, or "
+        "start the process by spawn (multiprocessing.get_context('spawn'))"
+    )
 
 
 BY_STATUS: dict[str, type[RdmaError]] = {
@@ -205,4 +233,6 @@ BY_STATUS: dict[str, type[RdmaError]] = {
     "peer-closed": PeerClosed,
     "device-lost": DeviceLost,
 }
-"""What a status of the core means, by its name; others ("system") are an RdmaError."""
+"""The exception for each status of the core, by its name; any other status ("system") is an
+RdmaError.
+"""

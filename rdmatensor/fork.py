@@ -1,42 +1,37 @@
-"""Whether this process is a child made by fork, where devices cannot be used."""
+"""Support for children made by fork, which cannot use the devices that their parent has open.
+
+The C core keeps the state (csrc/device/fork.c): in a child made while a device was open it refuses
+every call; a child made while none was open is a process like any other. This module has Python's
+checks, and the hook by which a child renews the locks that threads of its parent held.
+"""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 
+from rdmatensor import _core
 from rdmatensor.errors import ForkedProcessError
 
-__all__ = ["WHY", "forked", "note_use", "refuse_fork"]
-
-WHY = "this process is a child made by fork, and devices do not cross a fork: open a device of its own in the child"
-
-_used = False  # a device was opened in this process or in one that it is a child of
-_forked = False
-
-
-def note_use() -> None:
-    """From here on a child made by fork is refused: it would have copies of what the parent's devices hold."""
-    global _used
-    _used = True
-
-
-def _in_child() -> None:
-    global _forked
-    _forked = _used
-
-
-os.register_at_fork(after_in_child=_in_child)
+__all__ = ["forked", "in_child", "refuse_fork"]
 
 
 def forked() -> bool:
-    """Whether this process is a child made by fork after a device was opened.
-
-    One that was made before may open its own, as the core sees it too (csrc/core/fork.c).
+    """Whether this process is a child that was forked while a device was open. Checked before any
+    lock is taken.
     """
-    return _forked
+    return _core.process_forked() != 0
 
 
 def refuse_fork(what: str, on: str = "") -> None:
-    """For calls of C that have no status: raises in a forked child."""
-    if _forked:
-        raise ForkedProcessError(what, on, WHY, status="forked")
+    """Raises in a forked child; for C calls that have no status."""
+    if forked():
+        raise ForkedProcessError(what, on, ForkedProcessError.WHY, status="forked")
+
+
+def in_child(function: Callable[[], None]) -> None:
+    """Calls the function in every child made by os.fork from here on, before other code of the
+    child runs. Used to renew locks: a thread that held one does not exist in the child and would
+    never release it.
+    """
+    os.register_at_fork(after_in_child=function)

@@ -1,4 +1,4 @@
-"""What an opened device can do and promises."""
+"""The capabilities and promises of an opened device."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Limits:
     receive_depth: int
     completion_depth: int
     read_depth: int
-    """READs in progress on one QP; 0: this device cannot READ."""
+    """READs in progress on one QP; 0 when the device cannot READ."""
     segments_max: int
     inline_size_max: int
     send_size_max: int
@@ -34,10 +34,12 @@ class Limits:
     orders_bytes_within_a_write: bool
     """The bytes of one WRITE are placed in ascending order."""
     places_words_whole: bool
-    """An aligned WRITE of 8 bytes is seen whole or not at all, and after all earlier ones."""
+    """An aligned WRITE of 8 bytes is seen whole or not at all."""
     can_wake_receiver: bool
     """A WRITE wakes a peer that waits for it; otherwise that peer polls."""
     carries_immediate: bool
+    immediate_covers_earlier: bool
+    """A WRITE with immediate completes at the receiver after all earlier WRITEs of its QP are placed."""
     reaches_gpu_memory: bool
     exposes_caller_memory: bool
     """Memory the caller owns may be given remote rights."""
@@ -46,8 +48,8 @@ class Limits:
     maps_remote: bool
     """The peer's memory can be read in place: `Remote.view()` works."""
     local_anywhere: bool
-    """The local end of a WRITE or READ may be memory that is not registered: edges stage nothing."""
+    """The local end of a WRITE or READ may be unregistered memory: edges stage nothing."""
     keys_per_peer: bool
     """A region can give each peer a key of its own: `Access.PER_PEER_KEYS`."""
     virtual_time: bool
-    """Time is the provider's own and passes only while somebody waits."""
+    """Time is the provider's own and passes only while a thread waits."""

@@ -1,4 +1,4 @@
-"""Which providers and devices this machine has, and why not the others."""
+"""The providers and devices of this machine, and the reasons against the unusable ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class DeviceInfo:
     """A device that can be opened."""
 
     name: str
-    """For the URL; "" where the provider has just one."""
+    """The name for the URL; "" where the provider has just one device."""
     state: str
-    """One line for people: port, speed, address chosen."""
+    """A line for people: port, speed, chosen address."""
     limits: Limits
 
 
@@ -27,15 +27,15 @@ class ProviderInfo:
     """A way to move bytes, and its devices on this machine."""
 
     provider: str
-    """Also the URL's scheme."""
+    """The provider's name, which is also the URL's scheme."""
     viable: bool
     why_not: str
-    """What is missing and how to get it; "" when the provider can be used."""
+    """The missing requirement and how to get it; "" when the provider can be used."""
     devices: tuple[DeviceInfo, ...]
 
 
 def providers() -> list[ProviderInfo]:
-    """Every provider of this build, those that cannot be used here included, with the reason."""
+    """Every provider of this build, including the unusable ones, with the reason."""
     return [_look(provider) for provider in _core.provider_names()]
 
 
@@ -51,5 +51,5 @@ def _look(provider: str) -> ProviderInfo:
 
 
 def command(provider: str, text: str) -> str:
-    """Gives a provider a text command and returns its reply: the fault plans of `sim` are made of these."""
+    """Sends a provider a text command and returns its reply; `sim` takes its fault plans this way."""
     return _core.provider_command(provider, text)

@@ -1,4 +1,4 @@
-"""A report of all devices on a signal: who hangs?"""
+"""A report of all devices on a signal, to find what hangs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["dump_all", "dump_on_signal"]
 
 
 def dump_all() -> str:
-    """`Device.dump()` of every open device of this process."""
+    """The `Device.dump()` reports of every open device of this process."""
     if forked():
         return "rdmatensor: a child made by fork has no devices\n"
     reports = []
@@ -27,10 +27,9 @@ def dump_all() -> str:
 
 
 def dump_on_signal(number: int = signal.SIGUSR1) -> Callable[[], None]:
-    """From now on the signal prints `dump_all()` to stderr, and then does what it did before if that was a Python
-    handler.
+    """Makes a signal print `dump_all()` to stderr; a former Python handler is called afterwards.
 
-    Call it on the main thread. Calling what it returns puts the former handler back.
+    Call it on the main thread. The function that it returns restores the former handler.
     """
     former = signal.getsignal(number)
 

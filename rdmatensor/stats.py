@@ -1,4 +1,4 @@
-"""Counters of devices, regions and channels, as they stood when they were asked for."""
+"""Counters of devices, regions and channels: snapshots of the moment at which they were read."""
 
 from __future__ import annotations
 
@@ -12,17 +12,24 @@ class DeviceStats:
     """Counters of a device. Sizes are bytes, times nanoseconds."""
 
     regions: int
-    """Registered now."""
+    """Regions registered now."""
     region_bytes: int
     registrations: int
-    """Since the device was opened."""
+    """Registrations since the device was opened."""
     registered_bytes: int
     registering_ns: int
     channels: int
     channels_lost: int
+    """Channels that were ready and failed; those that either end closed do not count."""
+    unaccepted: int
+    """Channels waiting for `Listener.accept` now. A listener holds at most 64, and refuses more."""
+    connects_refused: int
+    """Connections refused at this device's listeners; `Listener.refusals` names the peers and the
+    reasons.
+    """
     operations_in_flight: int
     quarantined_bytes: int
-    """Freed or abandoned, but the provider may still touch them."""
+    """Bytes that were freed or abandoned, but that the provider may still touch."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,12 +57,12 @@ class ChannelStats:
     bytes_written: int
     bytes_read: int
     work_items: int
-    """Posted to the provider."""
+    """Work items posted to the provider."""
     doorbells: int
     failures: int
     deadlines: int
     waits: int
-    """Transfers that were not done when they were posted."""
+    """Transfers that were not done when their posting returned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,16 +75,27 @@ class TeamStats:
     bytes_sent: int
     bytes_received: int
     staged_bytes: int
-    """Copied into this member's registered memory on the way out."""
+    """Bytes copied into this member's registered memory before being sent."""
     reduced_in_place_bytes: int
-    """Reduced straight out of a peer's memory."""
+    """Bytes reduced directly out of a peer's memory."""
     direct_bytes: int
-    """Read straight out of a peer's tensor by collective calls: reduced, or copied into this member's tensors."""
+    """Bytes that collective calls read directly out of a peer's tensor, to reduce them or copy them
+    into this member's tensors.
+    """
     direct_received_bytes: int
-    """Read straight out of a sender's tensor by receives: copied where memory can be mapped, else by READs."""
+    """Bytes that receives read directly out of a sender's tensor: copied where memory can be
+    mapped, else by READs.
+    """
     unexpected: int
-    """Messages that came before their receive and were kept meanwhile."""
+    """Messages that came before their receive and were kept until then."""
     unexpected_bytes: int
+    kept_bytes: int
+    """The bytes kept now, with 128 for each message; at most 1 MiB for each peer."""
+    kept_bytes_max: int
+    held_back: int
+    """Small sends that waited for their receive, since the receiver kept enough of this member's
+    messages.
+    """
     sleeps: int
 
 
@@ -88,10 +106,12 @@ class AllocationStats:
     served: int
     served_bytes: int
     fell_back: int
-    """Found no room, or the region closed; with `when_full="ordinary"` they were allocated elsewhere."""
+    """Allocations that found no room, or a closed region; with `when_full="ordinary"` they were
+    made elsewhere.
+    """
     fell_back_bytes: int
     alive: int
-    """Of those served, not freed yet."""
+    """Served allocations that are not freed yet."""
     alive_bytes: int
 
 
@@ -100,28 +120,34 @@ class EdgeStats:
     """Counters of one end of an edge since it was made."""
 
     transfers: int
-    """Tensors sent, or received."""
+    """Tensors sent or received."""
     bytes: int
     copies: int
-    """Made by this library besides the transfer itself: staging of tensors outside registered memory, and `out=` where
-    the bytes could not come there directly.
+    """Copies that this library made besides the transfer itself: staging of tensors outside
+    registered memory, and `out=` where the bytes could not arrive there directly.
     """
     copied_bytes: int
     waits: int
     """Sends that found no credit; receives that found no tensor."""
     registrations: int
-    """Of memory for this edge after it was opened."""
+    """Registrations of memory for this edge after it was opened."""
     keys: int
     """Registrations of the sender that its records refer to."""
     eager: int
-    """Tensors that rode in their record."""
+    """Tensors that travelled in their record."""
     fetched: int
     borrowed: int
     corrupt: int
-    """Tensors that did not fit their checksum, and were not handed out."""
+    """Tensors whose checksum did not match; they were not handed out."""
+    lent: int
+    """Tensors sent out of loans (`SendEdge.loan`)."""
+    lent_in_place: int
+    """Those of them that were written in the receiver's slot, so that no byte was copied. The others
+    lay in registered memory of the sender's.
+    """
     credits: int
     """WRITEs that returned credit."""
     sequence: int
-    """The newest sent, or received."""
+    """The sequence number of the newest tensor sent or received."""
     released: int
-    """All up to this one are released."""
+    """The highest sequence number up to which all tensors are released."""

@@ -1,4 +1,4 @@
-"""Fabrics for tests: two or more devices, each where it would live, and functions that run there.
+"""Fabrics for tests: two or more devices, each in its own party, and functions that run in a party.
 
 >>> from rdmatensor.testing import SimFabric
 >>> with SimFabric(seed=7) as fabric:
@@ -6,14 +6,16 @@
 ...     channel.state
 'ready'
 
-A fabric has parties. `fabric.here` lives in this process; what `fabric.there` is depends: a process of its own for
-`shm` and `verbs`, a second device of this process for `sim` and for `verbs` over a fake libibverbs. A test that calls
-functions with `party.call(function, ...)` runs over all of them: `function(party, ...)` runs where the party lives.
+A fabric has parties. `fabric.here` lives in this process. `fabric.there` is a process of its own
+for `shm` and `verbs`, and a second device of this process for `sim` and for `verbs` over a fake
+libibverbs. A test that calls functions with `party.call(function, ...)` runs over all of them:
+`function(party, ...)` runs in the party's process.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import pickle
 import select
@@ -51,7 +53,7 @@ __all__ = [
 ]
 
 CALL_TIMEOUT = 60.0
-"""Seconds after which a call to a party in another process is given up."""
+"""The seconds after which a call to a party in another process is abandoned."""
 
 _LIBRARY = "RDMATENSOR_LIBIBVERBS"
 _worlds = count(1)
@@ -62,13 +64,13 @@ class PartyLost(Exception):
 
 
 class Party:
-    """A device and what tests keep beside it, in the process where this object is."""
+    """A device and the objects that tests keep beside it, in the process of this object."""
 
     def __init__(self, name: str, url: str, options: dict[str, Any]) -> None:
         self.name = name
         self.device = Device(url, **options)
         self.kept: dict[str, Any] = {}
-        """For functions to leave things in that a later call needs."""
+        """Objects that a function leaves for later calls."""
         self._listener: Listener | None = None
 
     @property
@@ -77,14 +79,14 @@ class Party:
 
     @property
     def listener(self) -> Listener:
-        """Where the other parties connect."""
+        """The listener to which the other parties connect."""
         if self._listener is None or self._listener.closed:
             self._listener = self.device.listen("127.0.0.1:0")
         return self._listener
 
     def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-        """Runs function(party, *args, **kwargs) where the party lives and returns its result, or raises what it
-        raised.
+        """Runs function(party, *args, **kwargs) in the party's process and returns its result, or
+        raises its exception.
         """
         return function(self, *args, **kwargs)
 
@@ -93,7 +95,7 @@ class Party:
         raise NotImplementedError(f"{self.name} lives in this process")
 
     def close(self) -> None:
-        """Closes the device and all that is kept."""
+        """Closes the device and drops the kept objects."""
         self.kept.clear()
         self.device.close()
 
@@ -112,7 +114,7 @@ class SimParty(Party):
         command("sim", f"world={self._world} kill party={self.name}")
 
     def stop(self) -> None:
-        """Stops serving its control plane, as SIGSTOP does."""
+        """Stops serving the party's control plane, as SIGSTOP does."""
         command("sim", f"world={self._world} pause party={self.name}")
 
     def cont(self) -> None:
@@ -130,8 +132,8 @@ def _send(connection: socket.socket, message: object) -> None:
 
 
 def _receive(connection: socket.socket, deadline: float | None = None) -> Any:
-    """One message; EOFError at the end of the stream, TimeoutError at the deadline. Both ends are the same user's
-    same test.
+    """One message; EOFError at the end of the stream, TimeoutError at the deadline. Pickle is safe
+    here: both ends belong to the same user's test.
     """
 
     def exactly(size: int) -> bytes:
@@ -157,7 +159,7 @@ class Pending:
         self._reply: tuple[bool, Any] | None = None
 
     def result(self, timeout: float = CALL_TIMEOUT) -> Any:
-        """What the function returned, or raises what it raised."""
+        """The function's result, or raises its exception."""
         if self._reply is None:
             self._reply = self._party._reply(timeout)
         good, value = self._reply
@@ -167,8 +169,8 @@ class Pending:
 
 
 class ProcessParty:
-    """A party in a process of its own, which dies with this one. Functions for it are module-level, as pickling
-    needs.
+    """A party in a process of its own, which dies with this one. Functions for it must be
+    module-level, so that they can be pickled.
     """
 
     def __init__(self, name: str, url: str, options: dict[str, Any], environment: dict[str, str] | None = None) -> None:
@@ -177,7 +179,7 @@ class ProcessParty:
         watched, self._lifeline = os.pipe()
         path = [
             str(Path(entry).resolve()) for entry in sys.path
-        ]  # where functions are found here, they are found there
+        ]  # so that the process imports the same modules as this one
         serve = f"from rdmatensor.testing import _serve; _serve({theirs.fileno()}, {watched})"
         self._process = subprocess.Popen(
             [sys.executable, "-c", f"import sys; sys.path[:] = {path!r}; {serve}"],
@@ -200,7 +202,7 @@ class ProcessParty:
         return self._process.poll() is None
 
     def start(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Pending:
-        """Begins function(party, *args, **kwargs) over there; one at a time."""
+        """Begins function(party, *args, **kwargs) in the party's process; one call at a time."""
         if self._pending is not None:
             self._pending.result()
         try:
@@ -211,8 +213,8 @@ class ProcessParty:
         return self._pending
 
     def call(self, function: Callable[..., Any], *args: Any, timeout: float = CALL_TIMEOUT, **kwargs: Any) -> Any:
-        """Runs function(party, *args, **kwargs) where the party lives and returns its result, or raises what it
-        raised.
+        """Runs function(party, *args, **kwargs) in the party's process and returns its result, or
+        raises its exception.
         """
         return self.start(function, *args, **kwargs).result(timeout)
 
@@ -257,12 +259,12 @@ class ProcessParty:
 
 
 def _serve(connection_fd: int, lifeline_fd: int) -> None:
-    """The loop of a party's process: functions come, results go, until the stream ends."""
+    """The loop of a party's process: receives functions and sends results until the stream ends."""
 
     def watch() -> None:
         with contextlib.suppress(OSError):
             os.read(lifeline_fd, 1)
-        os._exit(1)  # the one who started us is gone
+        os._exit(1)  # the parent process is gone
 
     threading.Thread(target=watch, daemon=True).start()
     connection = socket.socket(fileno=connection_fd)
@@ -318,7 +320,7 @@ class Fabric:
         return self.parties[1]
 
     def connect(self, there: AnyParty | None = None, *, keep: str = "channel") -> Channel:
-        """A channel from here to a party, whose end of it is in `party.kept[keep]` there."""
+        """A channel from this process to a party, which keeps its end in `party.kept[keep]`."""
         other = there if there is not None else self.there
         channel = self.here.device.connect(other.call(_address))
         other.call(_accept, keep)
@@ -366,8 +368,8 @@ class ShmFabric(_ProcessFabric):
 
 
 class VerbsFabric(_ProcessFabric):
-    """Processes of this host over a real RDMA device, in loopback; or over two, where `there` is the URL of the other
-    one. ProviderUnavailable where there is none.
+    """Processes of this host over a real RDMA device, in loopback; or over two devices, where
+    `there` is the URL of the second. ProviderUnavailable where there is no device.
     """
 
     provider = "verbs"
@@ -379,9 +381,9 @@ class VerbsFabric(_ProcessFabric):
 class SimFabric(Fabric):
     """Any number of parties of one simulated world, in this process and one thread, in virtual time.
 
-    Runs with the same seed and the same calls are the same. `arguments` go into the URL
-    ("latency_ns=5000&orders_writes=0"); `command` gives the fabric fault plans, as in `fabric.command("kill
-    party=there in=1000000")`.
+    Two runs with the same seed and the same calls behave alike. `arguments` go into the URL
+    ("latency_ns=5000&orders_writes=0"); `command` sets fault plans of the fabric, as in
+    `fabric.command("kill party=there in=1000000")`.
     """
 
     provider = "sim"
@@ -394,26 +396,41 @@ class SimFabric(Fabric):
         super().__init__([SimParty(name, f"sim://{name}?{query}", options, self.world) for name in names[:parties]])
 
     def command(self, text: str) -> str:
-        """A command to this world, and its reply."""
+        """Sends a command to this world, and gives its reply."""
         return command("sim", f"world={self.world} {text}")
 
 
 class FakeVerbsFabric(Fabric):
     """The real verbs provider over a fake libibverbs, with both devices in this process.
 
-    `library` is the path of the fake. It must be asked for before anything else in this process loads libibverbs.
+    `library` is the path of the fake. It must be loaded before anything else in this process loads
+    libibverbs. With a seed as `overtaking` the devices are of InfiniBand, and place a small WRITE
+    before a large one that was posted earlier, as that seed draws it.
     """
 
     provider = "verbs"
 
-    def __init__(self, library: str | Path, *, arguments: str = "", **options: Any) -> None:
+    def __init__(self, library: str | Path, *, overtaking: int = 0, arguments: str = "", **options: Any) -> None:
         self.load(library)
+        fakes = _OVERTAKERS if overtaking else _FAKES
+        if overtaking:
+            self._overtake(library, overtaking)
         query = f"?{arguments}" if arguments else ""
-        super().__init__([Party(name, f"verbs://{device}{query}", options) for name, device in _FAKES])
+        super().__init__([Party(name, f"verbs://{device}{query}", options) for name, device in fakes])
+
+    @staticmethod
+    def _overtake(library: str | Path, seed: int) -> None:
+        fake = ctypes.CDLL(str(library))
+        fake.fake_set_device_count(4)
+        for number in (2, 3):
+            fake.fake_make_infiniband(number)
+            fake.fake_overtake(number, seed + number)
 
     @staticmethod
     def load(library: str | Path) -> None:
-        """Makes the fake this process's libibverbs; ProviderUnavailable when that is too late."""
+        """Loads the fake as this process's libibverbs; ProviderUnavailable when another one is
+        loaded already.
+        """
         former = os.environ.get(_LIBRARY)
         os.environ[_LIBRARY] = str(library)
         try:
@@ -430,3 +447,4 @@ class FakeVerbsFabric(Fabric):
 
 
 _FAKES = (("here", "fake0"), ("there", "fake1"))
+_OVERTAKERS = (("here", "fake2"), ("there", "fake3"))

@@ -175,7 +175,7 @@ class Round:
 
 
 def left_over() -> dict[str, object]:
-    """What could be left behind on the host."""
+    """Objects that could be left behind on the host."""
     names = [line.split()[-1] for line in Path("/proc/net/unix").read_text().splitlines() if "rdmatensor" in line]
     children = Path(f"/proc/self/task/{os.getpid()}/children").read_text().split()
     return {"shm names": sorted(os.listdir("/dev/shm")), "sockets": len(names), "children": children,

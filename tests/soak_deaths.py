@@ -140,7 +140,7 @@ class Survivor:
             raise Mismatch(f"{edge!r} has not heard that its peer is lost")
 
     def left(self) -> tuple[dict[str, object], int]:
-        """What could be left behind by a peer; and descriptors of memory, which devices keep for edges to come."""
+        """Counts of objects that a peer could leave behind, and of memory's descriptors, which devices keep."""
         gc.collect()
         names = os.listdir("/proc/self/fd")
         targets = [os.readlink(f"/proc/self/fd/{name}") for name in names if os.path.lexists(f"/proc/self/fd/{name}")]

@@ -4,8 +4,8 @@
 
 Both derive every tensor from the seed, its edge and its sequence (edge_soak/plan.py). Edges of every kind are in use at
 once, and are made anew for every epoch. At the end of an epoch both must have counted the same for every edge, and no
-tensor may be left; at the end of all, neither process may have grown. What is wrong is printed with a line that
-repeats it, and the exit status is 1.
+tensor may be left; at the end of all, neither process may have grown. A fault is printed with a line that repeats
+it, and the exit status is 1.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Soak:
         self.report(time.monotonic() - self.began)
 
     def hear(self) -> dict[str, object]:
-        """What the sender says at the end of an epoch."""
+        """The sender's report at the end of an epoch."""
         assert self.child.stdout is not None
         if not select.select([self.child.stdout], [], [], 60)[0]:
             raise Mismatch("the sender does not say what it has sent")

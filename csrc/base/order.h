@@ -1,4 +1,4 @@
-/* order.h: the only place where memory order is spelled. Each use names what it pairs with.
+/* order.h: the only place where memory order is spelled. Each use names its counterpart.
  *
  * C11 atomics, and helpers for words in shared or registered memory that a peer or a device also touches. */
 #ifndef RT_BASE_ORDER_H
@@ -8,8 +8,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Loads a word that a peer stores with rt_store_release_u64, or that a device writes: what was placed before the word is
- * visible after this load. */
+/* Loads a word that a peer stores with rt_store_release_u64, or that a device writes: bytes placed
+ * before the word are visible after this load. */
 static inline uint64_t rt_load_acquire_u64(const uint64_t *word)
 {
     uint64_t value = __atomic_load_n(word, __ATOMIC_ACQUIRE);
@@ -19,7 +19,7 @@ static inline uint64_t rt_load_acquire_u64(const uint64_t *word)
     return value;
 }
 
-/* Publishes what was stored before. Pairs with rt_load_acquire_u64. */
+/* Publishes all earlier stores. Pairs with rt_load_acquire_u64. */
 static inline void rt_store_release_u64(uint64_t *word, uint64_t value)
 {
     __atomic_store_n(word, value, __ATOMIC_RELEASE);
@@ -37,7 +37,7 @@ static inline void rt_fence_release(void)
     __atomic_thread_fence(__ATOMIC_RELEASE);
 }
 
-/* Tells the core that it spins. */
+/* Tells the CPU that this loop spins. */
 static inline void rt_pause(void)
 {
 #if defined(__x86_64__) || defined(__i386__)

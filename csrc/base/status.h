@@ -1,7 +1,8 @@
 /* status.h: the status codes and the error detail that every layer passes upwards.
  *
- * The first to know writes the detail (what was attempted, on what, why, what to do); everyone above passes it on
- * unchanged. The marked slice below is part of the C interface that Python sees. */
+ * The layer that finds an error writes the detail (what was attempted, on what, why, what to do);
+ * the layers above pass it on unchanged. The marked slice below is part of the C interface that
+ * Python sees. */
 #ifndef RT_BASE_STATUS_H
 #define RT_BASE_STATUS_H
 
@@ -25,7 +26,7 @@ enum rt_status {
     RT_E_NOT_FOUND = -13,     /* no such name or device */
     RT_E_EXISTS = -14,        /* the name or address is taken */
     RT_E_UNAVAILABLE = -15,   /* the provider cannot be used on this machine */
-    RT_E_REFUSED = -16,       /* nobody listens there, or the peer said no */
+    RT_E_REFUSED = -16,       /* nobody listens at that address, or the peer refused */
     RT_E_AUTH = -17,          /* one end could not prove who it is */
     RT_E_PROTOCOL = -18,      /* the peer's bytes are not this protocol */
     RT_E_VERSION = -19,       /* the peer speaks another version */
@@ -50,8 +51,11 @@ typedef struct rt_detail {
 const char *rt_status_name(int status);
 /* </cffi> */
 
+/* The name of a system error ("ENOENT"), or NULL for a number that Linux has no name for. */
+const char *rt_errno_name(int error_number);
+
 /* Writes the detail and returns `status`, so that `return rt_fail(detail, RT_E_BOUNDS, 0, "...")` reads well.
- * `detail` may be NULL. With an error number the text ends in ": NAME (description)". */
+ * `detail` may be NULL. With an error number the text ends in ": NAME (description)", or in ": errno N". */
 int rt_fail(rt_detail *detail, int status, int error_number, const char *format, ...) __attribute__((format(printf, 4, 5)));
 
 /* Empties the detail: status RT_OK and no text. */

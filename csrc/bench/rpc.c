@@ -1,9 +1,11 @@
-/* rpc.c: the design that one-sided tensors are compared with (the paper's gRPC.RDMA): messages over the same channel through
- * private, bounded, registered buffers. The sender copies a message into fragments with a header each and WRITEs them into the
- * receiver's ring; the receiver copies them out into the memory where the message is wanted, and gives credit back.
+/* rpc.c: the design that one-sided tensors are compared with (the paper's gRPC.RDMA): messages over
+ * the same channel through private, bounded, registered buffers. The sender copies a message into
+ * fragments with a header each and WRITEs them into the receiver's ring; the receiver copies them
+ * into the memory where the message is wanted, and returns credit.
  *
- * It is as good as the design allows: no allocation, fragments pipelined, header and payload in one WRITE, one credit for a
- * quarter of the ring, and the waits are the library's own. What it cannot avoid are the two copies. */
+ * It is as good as the design allows: no allocation, fragments pipelined, header and payload in one
+ * WRITE, one credit for a quarter of the ring, and the waits are the library's own. Only the two
+ * copies are unavoidable. */
 #include <stdlib.h>
 #include <string.h>
 
@@ -12,14 +14,14 @@
 
 enum { LINE = 64, SLOTS_MAX = 256 };
 
-/* In front of each fragment, in the sender's byte order: both ends run this file, and a host of the other order is refused by
- * the handshake. */
+/* The header in front of each fragment, in the sender's byte order: both ends run this file, and
+ * the handshake refuses a host of the other order. */
 typedef struct header {
     uint64_t message;  /* number of the message */
     uint64_t size;     /* of the whole message */
     uint64_t offset;   /* of this fragment in it */
     uint32_t fragment; /* bytes that follow */
-    uint32_t method;   /* what shall be done with it: 1, a tensor arrives */
+    uint32_t method;   /* how to handle the message: 1, a tensor arrives */
     uint64_t zero[4];
 } header;
 _Static_assert(sizeof(header) == LINE, "a header is one line");
@@ -30,16 +32,16 @@ struct rt_bench_rpc {
     rt_remote *remote;
     char *memory;
     uint64_t fragment, slots, half;
-    uint64_t posted, taken, credited; /* fragments sent, taken, and told to be free */
-    uint64_t sent, received;          /* bytes of the message under way, and those of the one that comes */
+    uint64_t posted, taken, credited; /* fragments sent, taken, and reported free */
+    uint64_t sent, received;          /* bytes of the outgoing message sent so far, and of the incoming one received */
     uint64_t messages_out, messages_in;
-    int64_t ops[SLOTS_MAX];       /* of the fragment that a slot holds; 0: the provider is done with it */
-    rt_copy copies[SLOTS_MAX][2]; /* what that operation does: fragment, then word */
+    int64_t ops[SLOTS_MAX];       /* of the slot's fragment; 0: the provider is done with it */
+    rt_copy copies[SLOTS_MAX][2]; /* the copies of that operation: fragment, then word */
     int64_t credit_op;
     rt_bench_rpc_stats out, in; /* one thread may send while another receives */
 };
 
-/* ---- where things lie: slots, then a word for each, then the credit ---- */
+/* ---- layout: slots, then a word for each, then the credit ---- */
 
 static uint64_t slot_at(const rt_bench_rpc *rpc, uint64_t number)
 {
@@ -96,7 +98,7 @@ void rt_bench_rpc_get_stats(const rt_bench_rpc *rpc, rt_bench_rpc_stats *stats_o
 /* ---- sending ---- */
 
 /* Waits until the provider is done with an operation, and releases it. RT_E_AGAIN: not yet. */
-static int settle(rt_bench_rpc *rpc, int64_t *op, int64_t timeout_ns)
+static int write_settle(rt_bench_rpc *rpc, int64_t *op, int64_t timeout_ns)
 {
     if (*op == 0) {
         return RT_OK;
@@ -110,14 +112,15 @@ static int settle(rt_bench_rpc *rpc, int64_t *op, int64_t timeout_ns)
     return status;
 }
 
-/* A WRITE of bytes that lie at the same place here as they shall lie there. */
-static rt_copy range(const rt_bench_rpc *rpc, uint64_t at, uint64_t size)
+/* A WRITE of bytes to the same offset at the peer as they have here. */
+static rt_copy copy_of(const rt_bench_rpc *rpc, uint64_t at, uint64_t size)
 {
     return (rt_copy){(uintptr_t)rpc->region, rpc->half + at, (uintptr_t)rpc->remote, at, size, RT_WRITE};
 }
 
-/* A free slot: credit for it is here, and the provider is done with what was last sent from it. */
-static int wait_for_slot(rt_bench_rpc *rpc, int64_t timeout_ns)
+/* Waits for a free slot: its credit has come, and the provider is done with the last fragment sent
+ * from it. */
+static int slot_wait(rt_bench_rpc *rpc, int64_t timeout_ns)
 {
     if (rpc->posted >= rpc->slots) {
         uint64_t needed = rpc->posted - rpc->slots + 1;
@@ -131,13 +134,13 @@ static int wait_for_slot(rt_bench_rpc *rpc, int64_t timeout_ns)
             return status;
         }
     }
-    return settle(rpc, &rpc->ops[rpc->posted % rpc->slots], timeout_ns);
+    return write_settle(rpc, &rpc->ops[rpc->posted % rpc->slots], timeout_ns);
 }
 
 int rt_bench_rpc_send(rt_bench_rpc *rpc, const void *from, uint64_t size, int64_t timeout_ns)
 {
     do {
-        int status = wait_for_slot(rpc, timeout_ns);
+        int status = slot_wait(rpc, timeout_ns);
         if (status != RT_OK) {
             return status;
         }
@@ -149,8 +152,8 @@ int rt_bench_rpc_send(rt_bench_rpc *rpc, const void *from, uint64_t size, int64_
         uint64_t word = rpc->posted + 1;
         memcpy(rpc->memory + rpc->half + word_at(rpc, rpc->posted), &word, sizeof word);
         rt_copy *copies = rpc->copies[rpc->posted % rpc->slots];
-        copies[0] = range(rpc, slot_at(rpc, rpc->posted), LINE + part);
-        copies[1] = range(rpc, word_at(rpc, rpc->posted), sizeof word);
+        copies[0] = copy_of(rpc, slot_at(rpc, rpc->posted), LINE + part);
+        copies[1] = copy_of(rpc, word_at(rpc, rpc->posted), sizeof word);
         uint64_t bad;
         int64_t op = rt_channel_copy_many(rpc->channel, -1, copies, 2, 0, &bad);
         if (op < 0) {
@@ -170,19 +173,20 @@ int rt_bench_rpc_send(rt_bench_rpc *rpc, const void *from, uint64_t size, int64_
 
 int rt_bench_rpc_flush(rt_bench_rpc *rpc, int64_t timeout_ns)
 {
-    int status = settle(rpc, &rpc->credit_op, timeout_ns);
+    int status = write_settle(rpc, &rpc->credit_op, timeout_ns);
     for (uint64_t slot = 0; status == RT_OK && slot < rpc->slots; slot++) {
-        status = settle(rpc, &rpc->ops[slot], timeout_ns);
+        status = write_settle(rpc, &rpc->ops[slot], timeout_ns);
     }
     return status;
 }
 
 /* ---- receiving ---- */
 
-/* Tells the sender what is free. Of the last credit's operation the provider must be done: its word is written anew. */
-static int give_credit(rt_bench_rpc *rpc, int64_t timeout_ns)
+/* Tells the sender which slots are free. The provider must be done with the last credit's
+ * operation, because its word is overwritten. */
+static int credit_give(rt_bench_rpc *rpc, int64_t timeout_ns)
 {
-    int status = settle(rpc, &rpc->credit_op, timeout_ns);
+    int status = write_settle(rpc, &rpc->credit_op, timeout_ns);
     if (status != RT_OK) {
         return status;
     }
@@ -197,8 +201,9 @@ static int give_credit(rt_bench_rpc *rpc, int64_t timeout_ns)
     return RT_OK;
 }
 
-/* Copies one fragment out, after it was checked: a peer's bytes are hostile until then. Gives the message's size. */
-static int64_t take(rt_bench_rpc *rpc, void *to, uint64_t capacity)
+/* Copies one fragment out after checking it: a peer's bytes are hostile until then. Returns the
+ * message's size. */
+static int64_t slot_take(rt_bench_rpc *rpc, void *to, uint64_t capacity)
 {
     const char *slot = rpc->memory + slot_at(rpc, rpc->taken);
     header head;
@@ -219,7 +224,7 @@ int64_t rt_bench_rpc_receive(rt_bench_rpc *rpc, void *to, uint64_t capacity, int
 {
     for (;;) {
         if (rpc->taken - rpc->credited >= rpc->slots / 4 + 1) {
-            int status = give_credit(rpc, timeout_ns);
+            int status = credit_give(rpc, timeout_ns);
             if (status != RT_OK) {
                 return status;
             }
@@ -228,7 +233,7 @@ int64_t rt_bench_rpc_receive(rt_bench_rpc *rpc, void *to, uint64_t capacity, int
         if (status != RT_OK) {
             return status;
         }
-        int64_t size = take(rpc, to, capacity);
+        int64_t size = slot_take(rpc, to, capacity);
         if (size < 0) {
             return size;
         }
@@ -239,4 +244,52 @@ int64_t rt_bench_rpc_receive(rt_bench_rpc *rpc, void *to, uint64_t capacity, int
             return size;
         }
     }
+}
+
+/* ---- one end of the loops ---- */
+
+static int rpc_end_send(rt_bench_end *end, int64_t timeout_ns)
+{
+    int64_t deadline = rt_clock_now_ns() + timeout_ns;
+    int status = RT_OK;
+    do
+        status =
+            rt_bench_rpc_send((rt_bench_rpc *)(uintptr_t)end->out, (const void *)(uintptr_t)end->from, end->size, timeout_ns);
+    while ((status == RT_E_AGAIN || status == RT_E_INTERRUPTED) && rt_clock_now_ns() < deadline);
+    return status;
+}
+
+static int rpc_end_receive(rt_bench_end *end, int64_t timeout_ns)
+{
+    int64_t deadline = rt_clock_now_ns() + timeout_ns, size = 0;
+    do
+        size = rt_bench_rpc_receive((rt_bench_rpc *)(uintptr_t)end->in, (void *)(uintptr_t)end->arrived, end->size, timeout_ns);
+    while ((size == RT_E_AGAIN || size == RT_E_INTERRUPTED) && rt_clock_now_ns() < deadline);
+    return size < 0 ? (int)size : RT_OK;
+}
+
+static int rpc_end_release(rt_bench_end *end)
+{
+    (void)end;
+    return RT_OK; /* the message was copied out */
+}
+
+static int rpc_end_finish(rt_bench_end *end, int64_t timeout_ns)
+{
+    int64_t deadline = rt_clock_now_ns() + timeout_ns;
+    int status = RT_OK;
+    do
+        status = rt_bench_rpc_flush((rt_bench_rpc *)(uintptr_t)end->out, timeout_ns); /* drives what is under way */
+    while ((status == RT_E_AGAIN || status == RT_E_INTERRUPTED) && rt_clock_now_ns() < deadline);
+    return status;
+}
+
+void rt_bench_rpc_end(rt_bench_end *end, rt_bench_rpc *rpc, void *into)
+{
+    end->send = rpc_end_send;
+    end->receive = rpc_end_receive;
+    end->release = rpc_end_release;
+    end->finish = rpc_end_finish;
+    end->out = end->in = (uintptr_t)rpc;
+    end->arrived = (uintptr_t)into;
 }

@@ -1,8 +1,10 @@
-/* crc32c.c: CRC-32C three ways, found out at run time: the instruction on three streams at once, the instruction on one, tables.
+/* crc32c.c: CRC-32C three ways, chosen at run time: the instruction on three streams at once, the
+ * instruction on one, tables.
  *
- * The instruction takes three cycles and one can start in each, so three independent streams run at three times the speed
- * of one. Their CRCs are joined by linearity: the CRC of A followed by n bytes is crc(A) · x^(8n) mod P, plus the CRC of those.
- * The tables are slicing-by-8; a table is linear in its index, so eight constants give its 256 entries. */
+ * The instruction takes three cycles and one can start in each, so three independent streams run at
+ * three times the speed of one. Their CRCs are joined by linearity: the CRC of A followed by n
+ * bytes is crc(A) · x^(8n) mod P, plus the CRC of the n bytes. The tables are slicing-by-8; a table
+ * is linear in its index, so eight constants give its 256 entries. */
 #include "proto/crc32c.h"
 
 #include <stdbool.h>
@@ -36,7 +38,7 @@ static const uint32_t tables[8][256] = {
     TABLE(0x493c7d27, 0x9278fa4e, 0x211d826d, 0x423b04da, 0x847609b4, 0x0d006599, 0x1a00cb32, 0x34019664),
 };
 
-static inline uint64_t load_u64(const uint8_t *bytes)
+static inline uint64_t word_load(const uint8_t *bytes)
 {
     uint64_t word;
     memcpy(&word, bytes, sizeof word);
@@ -44,10 +46,10 @@ static inline uint64_t load_u64(const uint8_t *bytes)
 }
 
 /* Folds bytes into the inverted CRC. */
-static uint32_t fold_by_table(uint32_t crc, const uint8_t *bytes, size_t size)
+static uint32_t crc_fold_by_table(uint32_t crc, const uint8_t *bytes, size_t size)
 {
     for (; size >= 8; bytes += 8, size -= 8) {
-        uint64_t word = load_u64(bytes) ^ crc;
+        uint64_t word = word_load(bytes) ^ crc;
         crc = 0;
         for (unsigned byte = 0; byte < 8; byte++)
             crc ^= tables[7 - byte][word >> (8 * byte) & 0xff];
@@ -68,12 +70,12 @@ static bool instruction_usable(void)
     return __builtin_cpu_supports("sse4.2") != 0;
 }
 
-WITH_INSTRUCTION static inline uint32_t fold_u64(uint32_t crc, uint64_t word)
+WITH_INSTRUCTION static inline uint32_t crc_fold_u64(uint32_t crc, uint64_t word)
 {
     return (uint32_t)__builtin_ia32_crc32di(crc, word);
 }
 
-WITH_INSTRUCTION static inline uint32_t fold_u8(uint32_t crc, uint8_t byte)
+WITH_INSTRUCTION static inline uint32_t crc_fold_u8(uint32_t crc, uint8_t byte)
 {
     return __builtin_ia32_crc32qi(crc, byte);
 }
@@ -82,10 +84,11 @@ WITH_INSTRUCTION static inline uint32_t fold_u8(uint32_t crc, uint8_t byte)
 #define HAS_INSTRUCTION 1
 #define WITH_INSTRUCTION
 
-/* The register is answered by Linux 4.11 and later, with a trap, so it is read once; threads that race write the same value. */
+/* Linux 4.11 and later answers the read of this register, with a trap, so it is read once; threads
+ * that race write the same value. */
 static bool instruction_usable(void)
 {
-    static _Atomic int known; /* 0 unknown, 1 absent, 2 there */
+    static _Atomic int known; /* 0 unknown, 1 absent, 2 present */
     int answer = known;
     if (answer == 0) {
         uint64_t features;
@@ -96,13 +99,13 @@ static bool instruction_usable(void)
     return answer == 2;
 }
 
-static inline uint32_t fold_u64(uint32_t crc, uint64_t word)
+static inline uint32_t crc_fold_u64(uint32_t crc, uint64_t word)
 {
     __asm__(".arch_extension crc\n\tcrc32cx %w0, %w0, %x1" : "+r"(crc) : "r"(word));
     return crc;
 }
 
-static inline uint32_t fold_u8(uint32_t crc, uint8_t byte)
+static inline uint32_t crc_fold_u8(uint32_t crc, uint8_t byte)
 {
     __asm__(".arch_extension crc\n\tcrc32cb %w0, %w0, %w1" : "+r"(crc) : "r"(byte));
     return crc;
@@ -118,7 +121,7 @@ enum { STREAM_SIZE = 4096 }; /* of each of the three; joining them costs as much
 #define X_TO_TWO_STREAMS 0x28461564u /* x^(8 · 8192) mod P */
 
 /* The product of two polynomials modulo P. */
-static uint32_t multiply(uint32_t left, uint32_t right)
+static uint32_t crc_multiply(uint32_t left, uint32_t right)
 {
     uint32_t product = 0;
     for (int bit = 31; bit >= 0; bit--) {
@@ -128,39 +131,39 @@ static uint32_t multiply(uint32_t left, uint32_t right)
     return product;
 }
 
-WITH_INSTRUCTION static uint32_t fold_three_streams(uint32_t crc, const uint8_t *bytes)
+WITH_INSTRUCTION static uint32_t crc_fold_three_streams(uint32_t crc, const uint8_t *bytes)
 {
     uint32_t second = 0, third = 0;
     for (size_t at = 0; at < STREAM_SIZE; at += 8) {
-        crc = fold_u64(crc, load_u64(bytes + at));
-        second = fold_u64(second, load_u64(bytes + STREAM_SIZE + at));
-        third = fold_u64(third, load_u64(bytes + 2 * STREAM_SIZE + at));
+        crc = crc_fold_u64(crc, word_load(bytes + at));
+        second = crc_fold_u64(second, word_load(bytes + STREAM_SIZE + at));
+        third = crc_fold_u64(third, word_load(bytes + 2 * STREAM_SIZE + at));
     }
-    return multiply(crc, X_TO_TWO_STREAMS) ^ multiply(second, X_TO_ONE_STREAM) ^ third;
+    return crc_multiply(crc, X_TO_TWO_STREAMS) ^ crc_multiply(second, X_TO_ONE_STREAM) ^ third;
 }
 
-WITH_INSTRUCTION static uint32_t fold_by_instruction(uint32_t crc, const uint8_t *bytes, size_t size)
+WITH_INSTRUCTION static uint32_t crc_fold_by_instruction(uint32_t crc, const uint8_t *bytes, size_t size)
 {
     for (; size >= 3 * STREAM_SIZE; bytes += 3 * STREAM_SIZE, size -= 3 * STREAM_SIZE)
-        crc = fold_three_streams(crc, bytes);
+        crc = crc_fold_three_streams(crc, bytes);
     for (; size >= 8; bytes += 8, size -= 8)
-        crc = fold_u64(crc, load_u64(bytes));
+        crc = crc_fold_u64(crc, word_load(bytes));
     for (; size > 0; bytes++, size--)
-        crc = fold_u8(crc, *bytes);
+        crc = crc_fold_u8(crc, *bytes);
     return crc;
 }
 #endif
 
 uint32_t rt_crc32c_by_table(uint32_t crc, const void *bytes, size_t size)
 {
-    return ~fold_by_table(~crc, bytes, size);
+    return ~crc_fold_by_table(~crc, bytes, size);
 }
 
 uint32_t rt_crc32c(uint32_t crc, const void *bytes, size_t size)
 {
 #if HAS_INSTRUCTION
     if (instruction_usable())
-        return ~fold_by_instruction(~crc, bytes, size);
+        return ~crc_fold_by_instruction(~crc, bytes, size);
 #endif
     return rt_crc32c_by_table(crc, bytes, size);
 }

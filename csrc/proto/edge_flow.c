@@ -1,8 +1,14 @@
-/* edge_flow.c: the states of an edge and of its slots (EDGES.md sections 5 to 8; the diagrams there are drawn from the tables here).
+/* edge_flow.c: the two state machines of edge_flow.h as tables (EDGES.md sections 5 to 8; the
+ * diagrams there are drawn from these tables).
  *
- * `edge_table` is the life of an edge on either side, `slot_table` that of a slot at the receiver; what no row lists is not
- * possible (edge) or refused (slot). The counters between them say whose turn it is: a slot is the sender's while
- * sequence > released + slots does not hold. */
+ * `edge_table` is the life of an edge on either side, `slot_table` that of a slot at the receiver.
+ * An event of an edge that no row lists cannot happen, and is asserted; an event of a slot that no
+ * row lists is the caller's mistake, and is refused with RT_E_INVALID.
+ *
+ * The counters decide on ownership: the sender may begin sequence q only while q <= released +
+ * slots, and the receiver looks only for received + 1. An edge that is over keeps its first reason.
+ * Where words are not placed whole, a credit seen in part lies outside the window of possible
+ * credits and is ignored, since a later look sees the whole word. */
 #include "proto/edge_flow.h"
 
 #include <assert.h>
@@ -19,7 +25,9 @@ typedef enum edge_event {
     EVENT_PEER_CLOSED, /* the other side did */
     EVENT_LOST,        /* the channel failed */
     EVENT_BROKEN,      /* the peer broke a rule: overrun, protocol */
-    EVENT_DRAINED      /* nothing is left to wait for */
+    EVENT_DRAINED,     /* nothing is left to wait for */
+    EVENT_LEND,        /* the next tensor's place is given to the caller … */
+    EVENT_TAKEN_BACK   /* … who has written it, or gave it up */
 } edge_event;
 
 typedef struct edge_rule {
@@ -35,6 +43,12 @@ static const edge_rule edge_table[] = {
     {SENDER,   RT_EDGE_OPEN,     EVENT_PEER_CLOSED, RT_EDGE_OVER},
     {SENDER,   RT_EDGE_OPEN,     EVENT_LOST,        RT_EDGE_OVER},
     {SENDER,   RT_EDGE_OPEN,     EVENT_BROKEN,      RT_EDGE_OVER},
+    {SENDER,   RT_EDGE_OPEN,     EVENT_LEND,        RT_EDGE_LENT},
+    {SENDER,   RT_EDGE_LENT,     EVENT_TAKEN_BACK,  RT_EDGE_OPEN},
+    {SENDER,   RT_EDGE_LENT,     EVENT_CLOSE,       RT_EDGE_DRAINING},
+    {SENDER,   RT_EDGE_LENT,     EVENT_PEER_CLOSED, RT_EDGE_OVER},
+    {SENDER,   RT_EDGE_LENT,     EVENT_LOST,        RT_EDGE_OVER},
+    {SENDER,   RT_EDGE_LENT,     EVENT_BROKEN,      RT_EDGE_OVER},
     {SENDER,   RT_EDGE_DRAINING, EVENT_DRAINED,     RT_EDGE_OVER},
     {SENDER,   RT_EDGE_DRAINING, EVENT_PEER_CLOSED, RT_EDGE_OVER},
     {SENDER,   RT_EDGE_DRAINING, EVENT_LOST,        RT_EDGE_OVER},
@@ -50,8 +64,8 @@ static const edge_rule edge_table[] = {
 };
 /* clang-format on */
 
-/* When the edge is over already, the first reason stays. */
-static void follow(side who, edge_event what, int status, uint8_t *state, int32_t *failure)
+/* If the edge is over already, the first reason stays. */
+static void rule_follow(side who, edge_event what, int status, uint8_t *state, int32_t *failure)
 {
     if (*state == RT_EDGE_OVER)
         return;
@@ -65,7 +79,8 @@ static void follow(side who, edge_event what, int status, uint8_t *state, int32_
 
 const char *rt_edge_state_name(rt_edge_state state)
 {
-    static const char *const names[] = {[RT_EDGE_OPEN] = "open", [RT_EDGE_DRAINING] = "draining", [RT_EDGE_OVER] = "over"};
+    static const char *const names[] =
+        {[RT_EDGE_OPEN] = "open", [RT_EDGE_DRAINING] = "draining", [RT_EDGE_OVER] = "over", [RT_EDGE_LENT] = "lent"};
     return names[state];
 }
 
@@ -88,7 +103,7 @@ static const slot_rule slot_table[] = {
 };
 /* clang-format on */
 
-static const slot_rule *find_rule(uint8_t state, rt_slot_event what)
+static const slot_rule *slot_rule_find(uint8_t state, rt_slot_event what)
 {
     for (size_t index = 0; index < sizeof slot_table / sizeof slot_table[0]; index++) {
         if (slot_table[index].state == (rt_slot_state)state && slot_table[index].what == what)
@@ -115,12 +130,24 @@ void rt_edge_sender_begin(rt_edge_sender *sender, uint32_t slots, rt_edge_flow f
 int rt_edge_sender_next(const rt_edge_sender *sender, uint64_t *sequence_out)
 {
     if (sender->state != RT_EDGE_OPEN)
-        return sender->failure;
+        return sender->state == RT_EDGE_LENT ? RT_E_AGAIN : sender->failure;
     assert(sender->sent < UINT64_MAX); /* at a thousand million a second, after 584 years */
     if (sender->flow == RT_EDGE_FLOW_CREDIT && sender->sent - sender->released >= sender->slots)
         return RT_E_AGAIN;
     *sequence_out = sender->sent + 1;
     return RT_OK;
+}
+
+void rt_edge_sender_lend(rt_edge_sender *sender)
+{
+    assert(sender->state == RT_EDGE_OPEN);
+    rule_follow(SENDER, EVENT_LEND, RT_OK, &sender->state, &sender->failure);
+}
+
+void rt_edge_sender_take_back(rt_edge_sender *sender)
+{
+    if (sender->state == RT_EDGE_LENT)
+        rule_follow(SENDER, EVENT_TAKEN_BACK, RT_OK, &sender->state, &sender->failure);
 }
 
 void rt_edge_sender_sent(rt_edge_sender *sender, uint64_t sequence)
@@ -129,14 +156,15 @@ void rt_edge_sender_sent(rt_edge_sender *sender, uint64_t sequence)
     sender->sent = sequence;
 }
 
-static void settle(rt_edge_sender *sender)
+static void sender_settle(rt_edge_sender *sender)
 {
     if (sender->state == RT_EDGE_DRAINING && (sender->flow == RT_EDGE_FLOW_LOOP || sender->released == sender->sent))
-        follow(SENDER, EVENT_DRAINED, RT_E_CLOSED, &sender->state, &sender->failure);
+        rule_follow(SENDER, EVENT_DRAINED, RT_E_CLOSED, &sender->state, &sender->failure);
 }
 
-/* A word seen half written differs from what was meant by a multiple of 256, and all that can be meant lies in a window of at most
- * 128: so it is out of the window, and the next look sees better. */
+/* A word seen half written differs from the word that was meant by a multiple of 256, and every
+ * word that can be meant lies in a window of at most 128. So a torn word is outside the window, and
+ * a later look sees it whole. */
 int rt_edge_sender_credit(rt_edge_sender *sender, uint64_t word, rt_detail *detail)
 {
     if (sender->state == RT_EDGE_OVER || sender->flow == RT_EDGE_FLOW_LOOP)
@@ -144,13 +172,13 @@ int rt_edge_sender_credit(rt_edge_sender *sender, uint64_t word, rt_detail *deta
     if (word > sender->sent && !sender->credit_words_whole)
         return RT_OK;
     if (word > sender->sent) {
-        follow(SENDER, EVENT_BROKEN, RT_E_PROTOCOL, &sender->state, &sender->failure);
+        rule_follow(SENDER, EVENT_BROKEN, RT_E_PROTOCOL, &sender->state, &sender->failure);
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer released tensor %" PRIu64 " and the last that was sent is %" PRIu64,
                        word, sender->sent);
     }
     if (word > sender->released)
         sender->released = word;
-    settle(sender);
+    sender_settle(sender);
     return RT_OK;
 }
 
@@ -162,22 +190,22 @@ bool rt_edge_sender_keeps(const rt_edge_sender *sender, uint64_t sequence)
 void rt_edge_sender_give_up(rt_edge_sender *sender, uint64_t sequence)
 {
     assert(sequence != 0 && sequence == sender->sent);
-    if (sequence > sender->released) /* else the peer released what it cannot have: nothing is waited for */
+    if (sequence > sender->released) /* else the peer released a tensor that it cannot have: nothing is waited for */
         sender->sent = sequence - 1;
-    settle(sender);
+    sender_settle(sender);
 }
 
 void rt_edge_sender_close(rt_edge_sender *sender)
 {
-    if (sender->state != RT_EDGE_OPEN)
+    if (sender->state != RT_EDGE_OPEN && sender->state != RT_EDGE_LENT)
         return;
-    follow(SENDER, EVENT_CLOSE, RT_E_CLOSED, &sender->state, &sender->failure);
-    settle(sender);
+    rule_follow(SENDER, EVENT_CLOSE, RT_E_CLOSED, &sender->state, &sender->failure);
+    sender_settle(sender);
 }
 
 void rt_edge_sender_end(rt_edge_sender *sender, int status)
 {
-    follow(SENDER, status == RT_E_PEER_CLOSED ? EVENT_PEER_CLOSED : EVENT_LOST, status, &sender->state, &sender->failure);
+    rule_follow(SENDER, status == RT_E_PEER_CLOSED ? EVENT_PEER_CLOSED : EVENT_LOST, status, &sender->state, &sender->failure);
 }
 
 /* ---- the receiver ---- */
@@ -196,16 +224,16 @@ void rt_edge_receiver_begin(rt_edge_receiver *receiver, const rt_edge_receiver_o
                                    .credits_serial = options->credits_serial};
 }
 
-static uint8_t *slot_of(rt_edge_receiver *receiver, uint64_t sequence)
+static uint8_t *receiver_slot(rt_edge_receiver *receiver, uint64_t sequence)
 {
     return &receiver->slot_state[sequence % receiver->slots];
 }
 
-/* The slot's BEGUN word is not the tensor's. */
-static int overrun(rt_edge_receiver *receiver, uint64_t sequence, uint64_t found, const char *when, rt_detail *detail)
+/* The slot's BEGUN word names another tensor. */
+static int tensor_overrun(rt_edge_receiver *receiver, uint64_t sequence, uint64_t found, const char *when, rt_detail *detail)
 {
     int status = found > sequence ? RT_E_OVERRUN : RT_E_PROTOCOL;
-    follow(RECEIVER, EVENT_BROKEN, status, &receiver->state, &receiver->failure);
+    rule_follow(RECEIVER, EVENT_BROKEN, status, &receiver->state, &receiver->failure);
     if (status == RT_E_PROTOCOL)
         return rt_fail(detail, status, 0, "the peer flagged tensor %" PRIu64 " without having begun it (it says %" PRIu64 ")",
                        sequence, found);
@@ -215,33 +243,34 @@ static int overrun(rt_edge_receiver *receiver, uint64_t sequence, uint64_t found
                    found, sequence, when);
 }
 
-static int ahead(rt_edge_receiver *receiver, uint64_t sequence, uint64_t found, rt_detail *detail)
+static int tensor_ahead(rt_edge_receiver *receiver, uint64_t sequence, uint64_t found, rt_detail *detail)
 {
     if (receiver->flow == RT_EDGE_FLOW_LOOP)
-        return overrun(receiver, sequence, found, "before it was received", detail);
-    follow(RECEIVER, EVENT_BROKEN, RT_E_PROTOCOL, &receiver->state, &receiver->failure);
+        return tensor_overrun(receiver, sequence, found, "before it was received", detail);
+    rule_follow(RECEIVER, EVENT_BROKEN, RT_E_PROTOCOL, &receiver->state, &receiver->failure);
     return rt_fail(detail, RT_E_PROTOCOL, 0,
                    "the peer flagged tensor %" PRIu64 " where %" PRIu64 " is due and has no credit for it", found, sequence);
 }
 
-/* Nothing more arrives in this look: wait, unless nothing more will come. */
-static int missing(rt_edge_receiver *receiver, int status, rt_detail *detail)
+/* No tensor is there in this look: wait, unless none will come any more. */
+static int tensor_missing(rt_edge_receiver *receiver, int status, rt_detail *detail)
 {
     if (receiver->lost == RT_OK)
         return status;
-    follow(RECEIVER, EVENT_DRAINED, receiver->lost, &receiver->state, &receiver->failure);
+    rule_follow(RECEIVER, EVENT_DRAINED, receiver->lost, &receiver->state, &receiver->failure);
     return rt_fail(detail, receiver->lost, 0,
                    "the channel ended (%s): what the sender sent after tensor %" PRIu64
                    ", or one that was being fetched, did not arrive",
                    rt_status_name(receiver->lost), receiver->received);
 }
 
-/* All tensors were taken. The end is told when the last of them is fetched, so that it never hides a loss. */
-static int finished(rt_edge_receiver *receiver, rt_detail *detail)
+/* All tensors were taken. The end is reported once the last of them is fetched, so that it never
+ * hides a loss. */
+static int tensors_finished(rt_edge_receiver *receiver, rt_detail *detail)
 {
     if (receiver->fetching > 0)
-        return missing(receiver, RT_E_AGAIN, detail);
-    follow(RECEIVER, EVENT_DRAINED, RT_E_PEER_CLOSED, &receiver->state, &receiver->failure);
+        return tensor_missing(receiver, RT_E_AGAIN, detail);
+    rule_follow(RECEIVER, EVENT_DRAINED, RT_E_PEER_CLOSED, &receiver->state, &receiver->failure);
     return rt_fail(detail, RT_E_PEER_CLOSED, 0, "the sender closed the edge after tensor %" PRIu64, receiver->final);
 }
 
@@ -254,42 +283,43 @@ int rt_edge_receiver_look(rt_edge_receiver *receiver, const uint64_t *flags, con
                           rt_detail *detail)
 {
     uint64_t sequence = rt_edge_receiver_expects(receiver);
-    uint8_t *slot = slot_of(receiver, sequence);
+    uint8_t *slot = receiver_slot(receiver, sequence);
     if (receiver->state == RT_EDGE_OVER)
         return rt_fail(detail, receiver->failure, 0, "the edge is over: %s", rt_status_name(receiver->failure));
     if (receiver->received == receiver->final)
-        return finished(receiver, detail);
-    const slot_rule *rule = find_rule(*slot, RT_SLOT_FLAG);
-    if (rule == NULL) /* nothing can arrive there, so a loss is final, even while a READ into the slot is not over */
-        return missing(receiver, RT_E_BUSY, detail);
-    /* Equality, never "at or past": a flag seen half written equals its sequence only when every byte that differs is there. */
+        return tensors_finished(receiver, detail);
+    const slot_rule *rule = slot_rule_find(*slot, RT_SLOT_FLAG);
+    if (rule == NULL) /* no tensor can arrive in this slot, so a loss is final, even while a READ into the slot is under way */
+        return tensor_missing(receiver, RT_E_BUSY, detail);
+    /* Equality, never "at or past": a flag seen half written equals its sequence only if every byte
+     * that differs has arrived. */
     bool whole = true;
     for (uint32_t stripe = 0; stripe < receiver->stripes; stripe++) {
         if (flags[stripe] > sequence && receiver->flags_whole)
-            return ahead(receiver, sequence, flags[stripe], detail);
+            return tensor_ahead(receiver, sequence, flags[stripe], detail);
         whole = whole && flags[stripe] == sequence;
     }
     for (uint32_t stripe = 0; receiver->loop_check && stripe < receiver->stripes; stripe++) {
         if ((whole && begun[stripe] != sequence) || (begun[stripe] > sequence && receiver->begun_whole))
-            return overrun(receiver, sequence, begun[stripe], "before it was received", detail);
+            return tensor_overrun(receiver, sequence, begun[stripe], "before it was received", detail);
     }
     if (!whole)
-        return missing(receiver, RT_E_AGAIN, detail);
+        return tensor_missing(receiver, RT_E_AGAIN, detail);
     *slot = (uint8_t)rule->next;
     receiver->received = sequence;
     *sequence_out = sequence;
     return RT_OK;
 }
 
-static bool is_taken(const rt_edge_receiver *receiver, uint64_t sequence)
+static bool tensor_is_taken(const rt_edge_receiver *receiver, uint64_t sequence)
 {
     return sequence > receiver->released && sequence <= receiver->received;
 }
 
 int rt_edge_receiver_event(rt_edge_receiver *receiver, uint64_t sequence, rt_slot_event event)
 {
-    uint8_t *slot = slot_of(receiver, sequence);
-    const slot_rule *rule = is_taken(receiver, sequence) ? find_rule(*slot, event) : NULL;
+    uint8_t *slot = receiver_slot(receiver, sequence);
+    const slot_rule *rule = tensor_is_taken(receiver, sequence) ? slot_rule_find(*slot, event) : NULL;
     if (rule == NULL)
         return RT_E_INVALID;
     receiver->fetching = (uint8_t)(receiver->fetching + (rule->next == RT_SLOT_FETCHING) - (rule->state == RT_SLOT_FETCHING));
@@ -302,18 +332,19 @@ int rt_edge_receiver_release(rt_edge_receiver *receiver, uint64_t sequence, cons
     if (rt_edge_receiver_event(receiver, sequence, RT_SLOT_RELEASE) != RT_OK)
         return rt_fail(detail, RT_E_INVALID, 0,
                        "tensor %" PRIu64 " of this edge is not held: it was released before, or is still read", sequence);
-    while (receiver->released < receiver->received && *slot_of(receiver, receiver->released + 1) == RT_SLOT_EMPTY)
+    while (receiver->released < receiver->received && *receiver_slot(receiver, receiver->released + 1) == RT_SLOT_EMPTY)
         receiver->released++;
     for (uint32_t stripe = 0; receiver->loop_check && stripe < receiver->stripes; stripe++) {
         if (begun[stripe] != sequence)
-            return overrun(receiver, sequence, begun[stripe], "before it was released", detail);
+            return tensor_overrun(receiver, sequence, begun[stripe], "before it was released", detail);
     }
     return RT_OK;
 }
 
 bool rt_edge_receiver_credit_due(const rt_edge_receiver *receiver, uint64_t *word_out)
 {
-    bool heard = receiver->lost == RT_OK && (receiver->failure == RT_OK || receiver->failure == RT_E_PEER_CLOSED);
+    bool broken = receiver->failure != RT_OK && receiver->failure != RT_E_PEER_CLOSED && receiver->failure != RT_E_CLOSED;
+    bool heard = receiver->lost == RT_OK && !broken && !receiver->told;
     if (!heard || receiver->flow != RT_EDGE_FLOW_CREDIT || receiver->released == receiver->credited)
         return false;
     if (receiver->credits_serial && receiver->credit_posted)
@@ -334,17 +365,22 @@ void rt_edge_receiver_credit_done(rt_edge_receiver *receiver)
     receiver->credit_posted = false;
 }
 
+void rt_edge_receiver_told(rt_edge_receiver *receiver)
+{
+    receiver->told = true;
+}
+
 int rt_edge_receiver_finish(rt_edge_receiver *receiver, uint64_t final, rt_detail *detail)
 {
     if (receiver->state == RT_EDGE_OVER)
         return RT_OK;
     if (final < receiver->received || receiver->final != UINT64_MAX) {
-        follow(RECEIVER, EVENT_BROKEN, RT_E_PROTOCOL, &receiver->state, &receiver->failure);
+        rule_follow(RECEIVER, EVENT_BROKEN, RT_E_PROTOCOL, &receiver->state, &receiver->failure);
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer closed the edge after tensor %" PRIu64 ", but %" PRIu64 " had arrived",
                        final, receiver->received);
     }
     if (receiver->state == RT_EDGE_OPEN)
-        follow(RECEIVER, EVENT_PEER_CLOSED, RT_E_PEER_CLOSED, &receiver->state, &receiver->failure);
+        rule_follow(RECEIVER, EVENT_PEER_CLOSED, RT_E_PEER_CLOSED, &receiver->state, &receiver->failure);
     receiver->final = final;
     return RT_OK;
 }
@@ -354,10 +390,10 @@ void rt_edge_receiver_end(rt_edge_receiver *receiver, int status)
     if (receiver->state == RT_EDGE_OVER)
         return;
     if (status == RT_E_CLOSED) {
-        follow(RECEIVER, EVENT_CLOSE, status, &receiver->state, &receiver->failure);
+        rule_follow(RECEIVER, EVENT_CLOSE, status, &receiver->state, &receiver->failure);
         return;
     }
     if (receiver->lost == RT_OK)
         receiver->lost = status;
-    follow(RECEIVER, EVENT_LOST, status, &receiver->state, &receiver->failure);
+    rule_follow(RECEIVER, EVENT_LOST, status, &receiver->state, &receiver->failure);
 }

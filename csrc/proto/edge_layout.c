@@ -1,59 +1,18 @@
-/* edge_layout.c: dtypes, shapes and offsets of tensor edges (EDGES.md sections 2 and 3). Who writes there when is edge_flow's. */
+/* edge_layout.c: shapes and offsets of tensor edges (EDGES.md sections 2 and 3).
+ *
+ * A shape may come from a peer, so products are checked before they are formed: a tensor is refused
+ * when its bytes exceed INT64_MAX, and a dimension of 0 makes it empty whatever the others are.
+ *
+ * Slots are laid out one behind the other at a stride that keeps the alignment; a stripe's share is
+ * rounded up to 64 bytes, so that two stripes never share a cache line. edge_flow says which end
+ * writes to a place, and when. */
 #include "proto/edge_layout.h"
+#include "proto/dtype.h"
 
 #include <assert.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-
-typedef struct dtype_fact {
-    const char *name;
-    uint32_t size;
-} dtype_fact;
-
-static const dtype_fact dtype_facts[RT_DTYPE_COUNT] = {
-    [RT_DTYPE_ANY] = {"any", 0},
-    [RT_DTYPE_BOOL] = {"bool", 1},
-    [RT_DTYPE_UINT8] = {"uint8", 1},
-    [RT_DTYPE_UINT16] = {"uint16", 2},
-    [RT_DTYPE_UINT32] = {"uint32", 4},
-    [RT_DTYPE_UINT64] = {"uint64", 8},
-    [RT_DTYPE_INT8] = {"int8", 1},
-    [RT_DTYPE_INT16] = {"int16", 2},
-    [RT_DTYPE_INT32] = {"int32", 4},
-    [RT_DTYPE_INT64] = {"int64", 8},
-    [RT_DTYPE_FLOAT16] = {"float16", 2},
-    [RT_DTYPE_FLOAT32] = {"float32", 4},
-    [RT_DTYPE_FLOAT64] = {"float64", 8},
-    [RT_DTYPE_BFLOAT16] = {"bfloat16", 2},
-    [RT_DTYPE_COMPLEX32] = {"complex32", 4},
-    [RT_DTYPE_COMPLEX64] = {"complex64", 8},
-    [RT_DTYPE_COMPLEX128] = {"complex128", 16},
-    [RT_DTYPE_FLOAT8_E4M3FN] = {"float8_e4m3fn", 1},
-    [RT_DTYPE_FLOAT8_E5M2] = {"float8_e5m2", 1},
-    [RT_DTYPE_FLOAT8_E4M3FNUZ] = {"float8_e4m3fnuz", 1},
-    [RT_DTYPE_FLOAT8_E5M2FNUZ] = {"float8_e5m2fnuz", 1},
-    [RT_DTYPE_FLOAT8_E8M0FNU] = {"float8_e8m0fnu", 1},
-};
-
-uint32_t rt_dtype_size(uint32_t dtype)
-{
-    return dtype < RT_DTYPE_COUNT ? dtype_facts[dtype].size : 0;
-}
-
-const char *rt_dtype_name(uint32_t dtype)
-{
-    return dtype < RT_DTYPE_COUNT ? dtype_facts[dtype].name : "unknown";
-}
-
-int rt_dtype_find(const char *name)
-{
-    for (int dtype = RT_DTYPE_ANY + 1; dtype < RT_DTYPE_COUNT; dtype++) {
-        if (strcmp(dtype_facts[dtype].name, name) == 0)
-            return dtype;
-    }
-    return RT_E_NOT_FOUND;
-}
 
 int rt_tensor_bytes(const rt_tensor_shape *shape, uint64_t *bytes_out, rt_detail *detail)
 {
@@ -89,13 +48,13 @@ void rt_tensor_describe(const rt_tensor_shape *shape, char *text_out, size_t cap
         snprintf(text_out + size, capacity - (size_t)size, "]");
 }
 
-/* ---- where things lie ---- */
+/* ---- offsets ---- */
 
 _Static_assert(RT_EDGE_LINE_FLAG + 8 == RT_EDGE_LINE_SIZE, "a tail WRITE ends with the flag");
 _Static_assert(RT_EDGE_STRIPES_MAX <= RT_LINKS_PER_CHANNEL_MAX, "a stripe has a QP");
 
 /* Rounds up to a multiple of a power of two; false when the result is over INT64_MAX. */
-static bool round_up(uint64_t value, uint64_t multiple, uint64_t *rounded_out)
+static bool span_round_up(uint64_t value, uint64_t multiple, uint64_t *rounded_out)
 {
     if (value > (uint64_t)INT64_MAX - (multiple - 1))
         return false;
@@ -103,21 +62,21 @@ static bool round_up(uint64_t value, uint64_t multiple, uint64_t *rounded_out)
     return true;
 }
 
-static bool spans(rt_edge_layout *layout, uint64_t alignment)
+static bool layout_spans(rt_edge_layout *layout, uint64_t alignment)
 {
     uint64_t used = 0;
-    if (!round_up(layout->payload_size, RT_EDGE_LINE_SIZE, &used))
+    if (!span_round_up(layout->payload_size, RT_EDGE_LINE_SIZE, &used))
         return false;
     if (layout->tail)
-        used += RT_EDGE_LINE_SIZE; /* below 2^63 before */
+        used += RT_EDGE_LINE_SIZE; /* it was below 2^63 */
     if (used == 0)
         used = RT_EDGE_LINE_SIZE; /* an empty tensor has an address of its own, too */
-    if (!round_up(used, alignment, &layout->slot_stride) || layout->slot_stride > INT64_MAX / layout->slots)
+    if (!span_round_up(used, alignment, &layout->slot_stride) || layout->slot_stride > INT64_MAX / layout->slots)
         return false;
     layout->payload_span = layout->slot_stride * layout->slots;
     layout->flag_span = layout->tail ? 0 : (uint64_t)layout->slots * layout->stripes * RT_EDGE_LINE_SIZE;
-    return round_up(layout->payload_size / layout->stripes + (layout->payload_size % layout->stripes != 0), RT_EDGE_LINE_SIZE,
-                    &layout->stripe_size);
+    return span_round_up(layout->payload_size / layout->stripes + (layout->payload_size % layout->stripes != 0),
+                         RT_EDGE_LINE_SIZE, &layout->stripe_size);
 }
 
 int rt_edge_lay_out(uint64_t payload_size, uint32_t slots, uint32_t stripes, uint64_t alignment, bool tail,
@@ -138,7 +97,7 @@ int rt_edge_lay_out(uint64_t payload_size, uint32_t slots, uint32_t stripes, uin
         return rt_fail(detail, RT_E_INVALID, 0, "slots aligned to %" PRIu64 " bytes, which is no power of two", alignment);
     if (alignment < RT_EDGE_LINE_SIZE)
         alignment = RT_EDGE_LINE_SIZE;
-    if (alignment > INT64_MAX / 2 || payload_size > INT64_MAX / 2 || !spans(&layout, alignment))
+    if (alignment > INT64_MAX / 2 || payload_size > INT64_MAX / 2 || !layout_spans(&layout, alignment))
         return rt_fail(detail, RT_E_INVALID, 0,
                        "an edge of %" PRIu32 " slots of %" PRIu64 " bytes needs more than 2^63 - 1 bytes", slots, payload_size);
     *layout_out = layout;

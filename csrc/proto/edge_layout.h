@@ -1,5 +1,16 @@
-/* edge_layout.h: what a tensor is on the wire (dtype, rank, dimensions, bytes) and where an edge's slots, flags and credit lie
- * (EDGES.md sections 2 and 3). Pure: numbers in, offsets out; every count is checked against overflow. */
+/* edge_layout.h: the form of a tensor on the wire (rank, dimensions, bytes; dtype.h has the dtypes)
+ * and the places of an edge's slots, flags and credit. The full protocol: EDGES.md sections 2 and
+ * 3.
+ *
+ * Receivers own slots and flag lines, senders a credit line. A flag line has a cache line of its
+ * own for each slot and stripe; with a tail it is the end of the slot. All words are little-endian
+ * and aligned to 8.
+ *
+ * Invariant: the ranges of different slots, stripes and lines never overlap, and every offset lies
+ * inside the span that the receiver allocates.
+ *
+ * Driver: pure and without state; numbers in, offsets out, every count checked against overflow.
+ * edge_flow says which end writes to a place, and when. */
 #ifndef RT_PROTO_EDGE_LAYOUT_H
 #define RT_PROTO_EDGE_LAYOUT_H
 
@@ -9,40 +20,6 @@
 
 #include "base/status.h"
 #include "proto/limits.h"
-
-/* Codes of the wire: never renumbered. */
-typedef enum rt_dtype {
-    RT_DTYPE_ANY = 0, /* of an edge that takes every dtype; never of a tensor */
-    RT_DTYPE_BOOL = 1,
-    RT_DTYPE_UINT8 = 2,
-    RT_DTYPE_UINT16 = 3,
-    RT_DTYPE_UINT32 = 4,
-    RT_DTYPE_UINT64 = 5,
-    RT_DTYPE_INT8 = 6,
-    RT_DTYPE_INT16 = 7,
-    RT_DTYPE_INT32 = 8,
-    RT_DTYPE_INT64 = 9,
-    RT_DTYPE_FLOAT16 = 10,
-    RT_DTYPE_FLOAT32 = 11,
-    RT_DTYPE_FLOAT64 = 12,
-    RT_DTYPE_BFLOAT16 = 13,
-    RT_DTYPE_COMPLEX32 = 14,
-    RT_DTYPE_COMPLEX64 = 15,
-    RT_DTYPE_COMPLEX128 = 16,
-    RT_DTYPE_FLOAT8_E4M3FN = 17,
-    RT_DTYPE_FLOAT8_E5M2 = 18,
-    RT_DTYPE_FLOAT8_E4M3FNUZ = 19,
-    RT_DTYPE_FLOAT8_E5M2FNUZ = 20,
-    RT_DTYPE_FLOAT8_E8M0FNU = 21,
-    RT_DTYPE_COUNT
-} rt_dtype;
-
-/* Bytes of one element: 1, 2, 4, 8 or 16; 0 for RT_DTYPE_ANY and for a code that is none. */
-uint32_t rt_dtype_size(uint32_t dtype);
-/* As torch names it ("float8_e4m3fn"); "any"; "unknown" for a code that is none. */
-const char *rt_dtype_name(uint32_t dtype);
-/* The code of a name, or RT_E_NOT_FOUND. */
-int rt_dtype_find(const char *name);
 
 enum { RT_EDGE_RANK_ANY = 255 }; /* of an edge that takes every rank; never of a tensor */
 
@@ -58,7 +35,7 @@ int rt_tensor_bytes(const rt_tensor_shape *shape, uint64_t *bytes_out, rt_detail
 /* "float32 [3, 4]", cut to the capacity and terminated. */
 void rt_tensor_describe(const rt_tensor_shape *shape, char *text_out, size_t capacity);
 
-/* ---- where things lie ---- */
+/* ---- offsets ---- */
 
 /* A flag line, 64 bytes on its own cache line; one per slot and stripe. All words little-endian and aligned to 8. */
 enum {
@@ -71,7 +48,7 @@ enum {
 typedef struct rt_edge_layout {
     uint64_t payload_size; /* most bytes of one slot: the tensor of a static edge; eager area and record of a dynamic one */
     uint64_t slot_stride;  /* from one slot to the next, a multiple of 64 and of the alignment */
-    uint64_t payload_span; /* bytes of all slots: what the receiver allocates for them */
+    uint64_t payload_span; /* bytes of all slots: the size that the receiver allocates for them */
     uint64_t flag_span;    /* bytes of all flag lines; 0 when they lie in the slots */
     uint64_t stripe_size;  /* bytes of every stripe but the last ones, which may be shorter or empty; a multiple of 64 */
     uint32_t slots, stripes;

@@ -1,12 +1,20 @@
-/* edge_mode.c: which way of carrying a flag is sound over which promises, and the sentence that says why (EDGES.md section 4). */
+/* edge_mode.c: which way of carrying a flag is sound under the promises, and the sentence that says
+ * why (EDGES.md section 4).
+ *
+ * `mode_facts` holds the words of each mode, the name, the reason and the promise that it lacks,
+ * and `mode_safe` its condition. Both ends keep the same order of preference, so they agree without
+ * a further message.
+ *
+ * A new mode needs a row in each, its WRITEs in edge_plan, and its place among the explorations of
+ * tests/model. */
 #include "proto/edge_mode.h"
 
 #include <stdio.h>
 
 typedef struct mode_fact {
     const char *name;
-    const char *reason; /* why it may be used, when it may */
-    const char *lack;   /* what is missing, when it may not */
+    const char *reason; /* why the mode may be used, if it may */
+    const char *lack;   /* the promise that is missing, if it may not */
 } mode_fact;
 
 static const mode_fact mode_facts[RT_EDGE_MODE_COUNT] = {
@@ -30,7 +38,8 @@ const char *rt_edge_mode_name(uint32_t mode)
     return mode >= RT_EDGE_TAIL && mode < RT_EDGE_MODE_COUNT ? mode_facts[mode].name : "unknown";
 }
 
-bool rt_edge_mode_safe(const rt_edge_promises *promises, rt_edge_mode mode)
+/* Whether the promises allow this mode. */
+static bool mode_safe(const rt_edge_promises *promises, rt_edge_mode mode)
 {
     switch (mode) {
     case RT_EDGE_TAIL: return promises->orders_bytes_within_a_write && promises->orders_writes && !promises->relaxed_payload;
@@ -40,8 +49,9 @@ bool rt_edge_mode_safe(const rt_edge_promises *promises, rt_edge_mode mode)
     return false;
 }
 
-static int refuse(uint32_t wanted, rt_detail *detail)
+static int mode_refuse(const rt_edge_promises *promises, uint32_t wanted, rt_detail *detail)
 {
+    const char *order = promises->order_reason != NULL ? promises->order_reason : "";
     if (wanted == 0)
         return rt_fail(detail, RT_E_UNSUPPORTED, 0,
                        "no way to carry a tensor's flag: the provider neither orders writes with whole words, nor the bytes of "
@@ -49,32 +59,40 @@ static int refuse(uint32_t wanted, rt_detail *detail)
     if (wanted >= RT_EDGE_MODE_COUNT)
         return rt_fail(detail, RT_E_INVALID, 0, "an ordering with the number %u: tail, chained and immediate are known", wanted);
     return rt_fail(detail, RT_E_UNSUPPORTED, 0,
-                   "the ordering \"%s\" was asked for by name, but %s: leave the choice to the library", mode_facts[wanted].name,
-                   mode_facts[wanted].lack);
+                   "the ordering \"%s\" was asked for by name, but %s%s%s: leave the choice to the library",
+                   mode_facts[wanted].name, mode_facts[wanted].lack, order[0] != '\0' ? "; " : "", order);
+}
+
+static void reason_write(const rt_edge_promises *promises, const mode_fact *fact, bool named, bool trusting,
+                         char reason_out[RT_EDGE_REASON_SIZE])
+{
+    const char *order = promises->order_reason != NULL ? promises->order_reason : "";
+    const char *before = order[0] != '\0' ? " (" : "", *after = order[0] != '\0' ? ")" : "";
+    if (trusting)
+        snprintf(reason_out, RT_EDGE_REASON_SIZE,
+                 "%s: asked for by name, although %s; a torn tensor is possible and only "
+                 "verify=\"crc32c\" would notice%s%s%s",
+                 fact->name, fact->lack, before, order, after);
+    else
+        snprintf(reason_out, RT_EDGE_REASON_SIZE, "%s: %s%s%s%s%s", fact->name, named ? "asked for by name; " : "", fact->reason,
+                 before, order, after);
 }
 
 int rt_edge_mode_offer(const rt_edge_promises *promises, uint32_t wanted, uint32_t *modes_out, bool *trusting_out,
                        char reason_out[RT_EDGE_REASON_SIZE], rt_detail *detail)
 {
     uint32_t modes = 0, best = 0;
-    bool trusting = wanted == RT_EDGE_TAIL && !rt_edge_mode_safe(promises, RT_EDGE_TAIL);
+    bool trusting = wanted == RT_EDGE_TAIL && !mode_safe(promises, RT_EDGE_TAIL);
     for (size_t index = 0; index < sizeof preference / sizeof preference[0]; index++) {
         uint32_t mode = preference[index];
-        if ((wanted != 0 && mode != wanted) || !(rt_edge_mode_safe(promises, (rt_edge_mode)mode) || trusting))
+        if ((wanted != 0 && mode != wanted) || !(mode_safe(promises, (rt_edge_mode)mode) || trusting))
             continue;
         modes |= 1u << mode;
         best = best == 0 ? mode : best;
     }
     if (modes == 0)
-        return refuse(wanted, detail);
-    if (trusting)
-        snprintf(reason_out, RT_EDGE_REASON_SIZE,
-                 "%s: asked for by name, although %s; a torn tensor is possible and only "
-                 "verify=\"crc32c\" would notice",
-                 mode_facts[best].name, mode_facts[best].lack);
-    else
-        snprintf(reason_out, RT_EDGE_REASON_SIZE, "%s: %s%s", mode_facts[best].name, wanted != 0 ? "asked for by name; " : "",
-                 mode_facts[best].reason);
+        return mode_refuse(promises, wanted, detail);
+    reason_write(promises, &mode_facts[best], wanted != 0, trusting, reason_out);
     *modes_out = modes;
     *trusting_out = trusting;
     return RT_OK;

@@ -1,5 +1,14 @@
-/* edge_open.c: whether an edge is opened, and as what (EDGES.md section 9). The bytes of the messages are edge_message's. */
+/* edge_open.c: the decision whether an edge is opened, and on which terms (EDGES.md section 9).
+ *
+ * Checks run from the most general to the most special (sender, kind, type, shape, flow, ordering),
+ * so that the text of a refusal names the first real difference. Values that can be reconciled are
+ * reconciled: stripes are the smaller number, verification is on if either end wants it.
+ *
+ * Bytes from a peer are decoded by edge_message before they come here; the sender's check of the
+ * answer still treats every value in it as hostile. Handles are attached, and their sizes checked,
+ * by core. */
 #include "proto/edge_open.h"
+#include "proto/dtype.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -19,7 +28,7 @@ void rt_edge_refuse(const rt_edge_message *request, rt_edge_refusal refusal, con
 }
 
 /* "static float32 [3, 4]", "dynamic any of 2 dimensions". */
-static void describe(uint8_t kind, const rt_tensor_shape *shape, char text_out[SHAPE_TEXT_SIZE])
+static void terms_describe(uint8_t kind, const rt_tensor_shape *shape, char text_out[SHAPE_TEXT_SIZE])
 {
     if (kind == RT_EDGE_STATIC) {
         int size = snprintf(text_out, SHAPE_TEXT_SIZE, "static ");
@@ -64,11 +73,12 @@ static uint32_t reason_of(const rt_edge_terms *terms, const rt_edge_message *ope
     return rt_edge_mode_agree(terms->modes, open->modes) == 0 ? RT_EDGE_REFUSED_ORDERING : 0;
 }
 
-static void say_why(uint32_t reason, const rt_edge_terms *terms, const rt_edge_message *open, char *text_out, size_t capacity)
+static void reason_describe(uint32_t reason, const rt_edge_terms *terms, const rt_edge_message *open, char *text_out,
+                            size_t capacity)
 {
     char own[SHAPE_TEXT_SIZE], theirs[SHAPE_TEXT_SIZE];
-    describe(terms->edge_kind, &terms->shape, own);
-    describe(open->edge_kind, &open->shape, theirs);
+    terms_describe(terms->edge_kind, &terms->shape, own);
+    terms_describe(open->edge_kind, &open->shape, theirs);
     if (reason == RT_EDGE_REFUSED_SENDER)
         snprintf(text_out, capacity, "the edge has a sender already: close that one first, or make an edge for each sender");
     else if (reason == RT_EDGE_REFUSED_FLOW)
@@ -85,7 +95,7 @@ bool rt_edge_admit(const rt_edge_terms *terms, const rt_edge_message *open, rt_e
     uint32_t reason = reason_of(terms, open);
     if (reason != 0) {
         char text[RT_REASON_MAX + 1];
-        say_why(reason, terms, open, text, sizeof text);
+        reason_describe(reason, terms, open, text, sizeof text);
         rt_edge_refuse(open, (rt_edge_refusal)reason, text, answer_out);
         return false;
     }
@@ -105,7 +115,7 @@ bool rt_edge_admit(const rt_edge_terms *terms, const rt_edge_message *open, rt_e
     return true;
 }
 
-static const char *misfit(const rt_edge_message *open, const rt_edge_message *opened)
+static const char *opened_misfit(const rt_edge_message *open, const rt_edge_message *opened)
 {
     if (open->kind != RT_EDGE_OPEN_EDGE || opened->kind != RT_EDGE_EDGE_OPENED || opened->edge_kind != open->edge_kind)
         return "another kind of edge";
@@ -125,7 +135,7 @@ int rt_edge_answer_check(const rt_edge_message *open, const rt_edge_message *ope
                          rt_detail *detail)
 {
     uint64_t size = 0;
-    const char *what = misfit(open, opened);
+    const char *what = opened_misfit(open, opened);
     if (what != NULL)
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer opened the edge \"%s\" with %s", open->name, what);
     if (open->edge_kind == RT_EDGE_DYNAMIC)

@@ -1,5 +1,16 @@
-/* edge_plan.c: the WRITEs of one tensor in each mode, and immediates back into flags (EDGES.md sections 3 to 6). */
+/* edge_plan.c: the WRITEs of one tensor in each mode, and the flags that arriving immediates stand
+ * for (EDGES.md sections 3 to 6).
+ *
+ * The words precede the payload, all but FLAG, which follows it on the same QP. Where the provider
+ * does not order WRITEs, an immediate that covers the earlier WRITEs says that all are there; where
+ * it does not cover them, each work item carries one, and the receiver counts them: both ends
+ * compute the same number from the same wiring.
+ *
+ * An immediate has no room for a whole sequence. It names the edge, the slot and the low 8 bits of
+ * sequence / slots; the line's own FLAG gives the rest, since only one sequence is due in a slot at
+ * a time. */
 #include "proto/edge_plan.h"
+#include "proto/edge_mode.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -9,7 +20,7 @@
 _Static_assert(RT_EDGE_SLOTS_MAX <= 256, "a slot is 8 bits of an immediate");
 _Static_assert(RT_EDGES_MAX == UINT16_MAX, "an edge's number is 16 bits of an immediate");
 
-static uint64_t pieces_of(const rt_edge_wiring *wiring, uint64_t size)
+static uint64_t pieces_of_write(const rt_edge_wiring *wiring, uint64_t size)
 {
     return size == 0 ? 1 : (size - 1) / wiring->piece_size + 1;
 }
@@ -46,9 +57,9 @@ int rt_edge_wiring_check(const rt_edge_wiring *wiring, rt_detail *detail)
     return RT_OK;
 }
 
-/* ---- what is sent ---- */
+/* ---- the WRITEs ---- */
 
-static rt_edge_write *add_write(rt_edge_plan *plan, rt_edge_part part)
+static rt_edge_write *write_add(rt_edge_plan *plan, rt_edge_part part)
 {
     assert(plan->count < RT_EDGE_WRITES_MAX);
     rt_edge_write *write = &plan->writes[plan->count++];
@@ -56,9 +67,9 @@ static rt_edge_write *add_write(rt_edge_plan *plan, rt_edge_part part)
     return write;
 }
 
-static rt_edge_write *add_word(rt_edge_plan *plan, rt_edge_part part, uint64_t line, uint64_t place, uint64_t word)
+static rt_edge_write *word_add(rt_edge_plan *plan, rt_edge_part part, uint64_t line, uint64_t place, uint64_t word)
 {
-    rt_edge_write *write = add_write(plan, part);
+    rt_edge_write *write = write_add(plan, part);
     write->remote_offset = line + place;
     write->size = 8;
     write->word = word;
@@ -77,27 +88,28 @@ void rt_edge_plan_make(const rt_edge_wiring *wiring, uint64_t sequence, uint32_t
     const rt_edge_layout *layout = &wiring->layout;
     uint32_t slot = rt_edge_slot(layout, sequence);
     uint64_t line = rt_edge_line_offset(layout, slot, stripe);
-    bool scattered = wiring->mode == RT_EDGE_IMMEDIATE && !wiring->orders_writes;
+    bool scattered = wiring->mode == RT_EDGE_IMMEDIATE && rt_edge_counts_pieces(wiring);
     assert(sequence != 0 && from <= layout->payload_size && size <= layout->payload_size - from);
     *plan_out = (rt_edge_plan){.immediate = wiring->mode == RT_EDGE_IMMEDIATE ? immediate_of(wiring, sequence) : 0};
     if (wiring->loop_check)
-        add_word(plan_out, RT_EDGE_PART_BEGUN, line, RT_EDGE_LINE_BEGUN, sequence);
+        word_add(plan_out, RT_EDGE_PART_BEGUN, line, RT_EDGE_LINE_BEGUN, sequence);
     if (wiring->verify && wiring->mode != RT_EDGE_TAIL) {
-        rt_edge_write *note = add_word(plan_out, RT_EDGE_PART_NOTE, line, RT_EDGE_LINE_NOTE, rt_edge_note(sequence, crc));
+        rt_edge_write *note = word_add(plan_out, RT_EDGE_PART_NOTE, line, RT_EDGE_LINE_NOTE, rt_edge_note(sequence, crc));
         note->immediate = note->every_piece = scattered;
     }
     bool tail = wiring->mode == RT_EDGE_TAIL, chained = wiring->mode == RT_EDGE_CHAINED;
     if (size > 0 || !chained) {
-        rt_edge_write *payload = add_write(plan_out, RT_EDGE_PART_PAYLOAD);
+        rt_edge_write *payload = write_add(plan_out, RT_EDGE_PART_PAYLOAD);
         payload->remote_offset = rt_edge_slot_offset(layout, slot) + from;
         payload->from = from;
         payload->size = size;
         payload->trailer_size = tail ? trailer_of(wiring, from + size) : 0;
         payload->immediate = !tail && !chained;
         payload->every_piece = scattered;
+        payload->apart = payload->immediate && !wiring->orders_writes && !scattered && size > wiring->apart_min;
     }
     if (chained)
-        add_word(plan_out, RT_EDGE_PART_FLAG, line, RT_EDGE_LINE_FLAG, sequence);
+        word_add(plan_out, RT_EDGE_PART_FLAG, line, RT_EDGE_LINE_FLAG, sequence);
 }
 
 void rt_edge_line_fill(const rt_edge_wiring *wiring, uint64_t sequence, uint32_t crc, uint8_t line_out[RT_EDGE_LINE_SIZE])
@@ -138,9 +150,9 @@ uint16_t rt_edge_immediate_number(uint32_t immediate)
 uint32_t rt_edge_immediate_count(const rt_edge_wiring *wiring, uint32_t stripe)
 {
     uint64_t from = 0, count = 1;
-    if (!wiring->orders_writes) {
+    if (rt_edge_counts_pieces(wiring)) {
         uint64_t size = rt_edge_stripe(&wiring->layout, wiring->layout.payload_size, stripe, &from);
-        count = (wiring->record ? 1 : pieces_of(wiring, size)) + (wiring->verify ? 1 : 0);
+        count = (wiring->record ? 1 : pieces_of_write(wiring, size)) + (wiring->verify ? 1 : 0);
     }
     assert(count <= UINT32_MAX);
     return (uint32_t)count;
@@ -165,7 +177,7 @@ int rt_edge_immediate_take(const rt_edge_wiring *wiring, uint32_t immediate, uin
     int status = rt_edge_immediate_slot(wiring, immediate, &slot, detail);
     if (status != RT_OK)
         return status;
-    uint64_t first = slot == 0 ? wiring->layout.slots : slot; /* 0 is no sequence */
+    uint64_t first = slot == 0 ? wiring->layout.slots : slot; /* no tensor has sequence 0 */
     uint64_t sequence = flag == 0 ? first : flag + wiring->layout.slots;
     uint32_t due = rt_edge_immediate_count(wiring, stripe);
     if (immediate_of(wiring, sequence) != immediate || count >= due)

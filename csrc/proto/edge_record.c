@@ -1,7 +1,12 @@
 /* edge_record.c: the metadata record of a dynamic edge (EDGES.md section 7).
  *
- * There is one encoding of each record: what decodes is encoded to the same bytes again. That a slot holds one record and is
- * not overwritten before its release is edge_flow's. */
+ * There is one encoding of each record: bytes that decode are encoded to the same bytes again, and
+ * padding is zero. On an edge that verifies, the record's own CRC is checked first, so that damage
+ * is told apart from a peer that breaks a rule.
+ *
+ * Then every field is compared with the edge's terms (rt_edge_expected): a record is hostile until
+ * all comparisons hold. edge_flow makes sure that a slot holds one record and is not overwritten
+ * before its release. */
 #include "proto/edge_record.h"
 
 #include <assert.h>
@@ -9,8 +14,9 @@
 
 #include "base/bytes.h"
 #include "proto/crc32c.h"
+#include "proto/dtype.h"
 
-enum { FLAG_EAGER = 1, FLAG_VERIFIED = 2, FLAGS_KNOWN = 3, CRC_AT = 40, FIELDS_SIZE = 64 };
+enum { FLAG_EAGER = 1, FLAG_VERIFIED = 2, FLAGS_KNOWN = 3, FLAGS_AT = 4, CRC_AT = 40, FIELDS_SIZE = 64 };
 
 _Static_assert(FIELDS_SIZE + 8 * RT_EDGE_RANK_MAX == RT_EDGE_RECORD_SIZE, "fields and dimensions fill the record");
 _Static_assert(RT_EDGE_EAGER_MAX % RT_EDGE_LINE_SIZE == 0, "the eager area is whole lines");
@@ -23,17 +29,17 @@ uint32_t rt_edge_crc(uint32_t crc, uint64_t sequence)
     return rt_crc32c(crc, bytes, sizeof bytes);
 }
 
-/* Over all bytes but its own four. */
+/* The CRC covers all bytes but its own four. */
 static uint32_t record_crc(const uint8_t bytes[RT_EDGE_RECORD_SIZE])
 {
     uint32_t crc = rt_crc32c(0, bytes, CRC_AT);
     return rt_crc32c(crc, bytes + CRC_AT + 4, RT_EDGE_RECORD_SIZE - CRC_AT - 4);
 }
 
-/* What holds for every record, whoever made it. */
-static int check(const rt_edge_record *record, int failure, rt_detail *detail)
+/* Checks the rules that hold for every record, whichever end made it. */
+static int record_check(const rt_edge_record *record, int failure, rt_detail *detail)
 {
-    uint64_t bytes = 0;
+    uint64_t bytes;
     int status = rt_tensor_bytes(&record->shape, &bytes, detail);
     if (status != RT_OK) {
         if (detail != NULL)
@@ -67,7 +73,7 @@ static int check(const rt_edge_record *record, int failure, rt_detail *detail)
 int rt_edge_record_encode(const rt_edge_record *record, uint8_t bytes_out[RT_EDGE_RECORD_SIZE], rt_detail *detail)
 {
     static const uint8_t zeros[FIELDS_SIZE - CRC_AT];
-    int status = check(record, RT_E_INVALID, detail);
+    int status = record_check(record, RT_E_INVALID, detail);
     if (status != RT_OK)
         return status;
     rt_writer writer = rt_writer_of(bytes_out, RT_EDGE_RECORD_SIZE);
@@ -92,7 +98,7 @@ int rt_edge_record_encode(const rt_edge_record *record, uint8_t bytes_out[RT_EDG
     return RT_OK;
 }
 
-static int check_expected(const rt_edge_record *record, const rt_edge_expected *expected, rt_detail *detail)
+static int record_check_expected(const rt_edge_record *record, const rt_edge_expected *expected, rt_detail *detail)
 {
     if (record->sequence != expected->sequence)
         return rt_fail(detail, RT_E_PROTOCOL, 0, "a record has the sequence %" PRIu64 " and its flag %" PRIu64, record->sequence,
@@ -121,7 +127,7 @@ static int check_expected(const rt_edge_record *record, const rt_edge_expected *
     return RT_OK;
 }
 
-static bool all_zero(const uint8_t *bytes, size_t size)
+static bool bytes_all_zero(const uint8_t *bytes, size_t size)
 {
     uint8_t any = 0;
     for (size_t index = 0; index < size; index++)
@@ -157,21 +163,22 @@ int rt_edge_record_decode(const uint8_t bytes[RT_EDGE_RECORD_SIZE], const rt_edg
     if (version != RT_EDGE_RECORD_VERSION)
         return rt_fail(detail, RT_E_VERSION, 0, "a record has version %u and this end reads version %d", version,
                        RT_EDGE_RECORD_VERSION);
-    if ((flags & ~(uint32_t)FLAGS_KNOWN) != 0 || !all_zero(zeros, FIELDS_SIZE - CRC_AT - 4) || (!record.verified && crc != 0))
+    if ((flags & ~(uint32_t)FLAGS_KNOWN) != 0 || !bytes_all_zero(zeros, FIELDS_SIZE - CRC_AT - 4) ||
+        (!record.verified && crc != 0))
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the record of tensor %" PRIu64 " has bits set where zero belongs",
                        expected->sequence);
     if (record.verified != expected->verify)
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the record of tensor %" PRIu64 " comes %s a CRC on an edge that goes %s",
                        expected->sequence, record.verified ? "with" : "without", expected->verify ? "with" : "without");
-    int status = check(&record, RT_E_PROTOCOL, detail);
+    int status = record_check(&record, RT_E_PROTOCOL, detail);
     if (status == RT_OK)
-        status = check_expected(&record, expected, detail);
+        status = record_check_expected(&record, expected, detail);
     if (status == RT_OK)
         *record_out = record;
     return status;
 }
 
-/* ---- where it lies ---- */
+/* ---- its place in the slot ---- */
 
 uint64_t rt_edge_record_offset(uint64_t eager_size)
 {
@@ -188,4 +195,9 @@ uint64_t rt_edge_eager_offset(uint64_t eager_size, uint64_t size)
 uint64_t rt_edge_record_slot_size(uint64_t eager_size)
 {
     return rt_edge_record_offset(eager_size) + RT_EDGE_RECORD_SIZE;
+}
+
+bool rt_edge_record_looks_eager(const uint8_t *record)
+{
+    return (record[FLAGS_AT] & FLAG_EAGER) != 0;
 }

@@ -1,8 +1,10 @@
 /* frame.c: frames of the control connection with their tags (PROTOCOL.md section 2).
  *
- * A frame is trusted in two steps: its header is bounded before its payload is waited for, and its tag is compared before
- * its payload is given to anyone. What payloads hold is payload.c's, when they may come handshake.c's. */
+ * A frame is trusted in two steps: its header is bounded before its payload is waited for, and its
+ * tag is compared before any code sees its payload. payload.c reads and writes payloads;
+ * handshake.c says when they may come. */
 #include "proto/frame.h"
+#include "proto/limits.h"
 
 #include "base/bytes.h"
 
@@ -24,8 +26,8 @@ static bool kind_known(uint64_t kind)
     return kind >= RT_FRAME_OFFER && kind <= RT_FRAME_ERROR;
 }
 
-/* The tag of header and payload, which lie in one piece. */
-static void make_tag(const rt_frame_lane *lane, const uint8_t *bytes, size_t size, uint8_t digest_out[RT_SHA256_SIZE])
+/* The tag of header and payload, which are contiguous. */
+static void tag_make(const rt_frame_lane *lane, const uint8_t *bytes, size_t size, uint8_t digest_out[RT_SHA256_SIZE])
 {
     uint8_t counter[8];
     rt_writer writer = rt_writer_of(counter, sizeof counter);
@@ -50,7 +52,7 @@ int64_t rt_frame_seal(rt_frame_lane *lane, uint16_t kind, const uint8_t *payload
     rt_write_uint(&writer, kind, 2);
     rt_write_uint(&writer, 0, 2);
     rt_write_bytes(&writer, payload, payload_size);
-    make_tag(lane, bytes_out, writer.size, digest);
+    tag_make(lane, bytes_out, writer.size, digest);
     rt_write_bytes(&writer, digest, RT_FRAME_TAG_SIZE);
     lane->counter++;
     return (int64_t)writer.size;
@@ -80,7 +82,7 @@ int rt_frame_open(rt_frame_lane *lane, const uint8_t *bytes, size_t size, uint16
     if (tag == NULL)
         return RT_E_AGAIN;
     uint8_t digest[RT_SHA256_SIZE];
-    make_tag(lane, bytes, RT_FRAME_HEADER_SIZE + payload_size, digest);
+    tag_make(lane, bytes, RT_FRAME_HEADER_SIZE + payload_size, digest);
     if (!rt_equal_constant_time(tag, digest, RT_FRAME_TAG_SIZE))
         return rt_fail(
             detail, RT_E_PROTOCOL, 0,

@@ -1,4 +1,14 @@
-/* frame.h: frames of the control connection with their tags (PROTOCOL.md section 2). Pure. */
+/* frame.h: frames of the control connection, with the tags that authenticate them. PROTOCOL.md
+ * section 2 has the layout.
+ *
+ * After the proofs all bytes travel in frames: OFFER, READY, BYE and ERROR. Each direction is a
+ * lane with a key of its own and a counter of frames; the tag covers counter, header and payload.
+ *
+ * Invariant: a payload is handed out only if its frame is the next one that the peer sealed:
+ * inserted, dropped, repeated and reflected frames fail. Nothing is encrypted.
+ *
+ * Driver: pure; bytes in, frames out. handshake.c seals and opens; payload.c reads and writes the
+ * payloads. */
 #ifndef RT_PROTO_FRAME_H
 #define RT_PROTO_FRAME_H
 
@@ -6,7 +16,6 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "proto/limits.h"
 #include "proto/sha256.h"
 
 enum rt_frame_kind { RT_FRAME_OFFER = 1, RT_FRAME_READY = 2, RT_FRAME_BYE = 3, RT_FRAME_ERROR = 4 };
@@ -29,7 +38,8 @@ int rt_frame_open(rt_frame_lane *lane, const uint8_t *bytes, size_t size, uint16
 /* "OFFER", "READY", "BYE", "ERROR". */
 const char *rt_frame_kind_name(enum rt_frame_kind kind);
 
-/* Copies peer text of `size` bytes into `text_out` with '?' for whatever is not printable ASCII; always terminated. */
+/* Copies peer text of `size` bytes into `text_out` with '?' for every byte that is not printable
+ * ASCII; always terminated. */
 void rt_text_clean(const uint8_t *bytes, size_t size, char *text_out, size_t capacity);
 
 #endif

@@ -1,7 +1,8 @@
 /* handle.c: the bytes that name a range of registered memory to a peer (PROTOCOL.md section 5).
  *
- * They reach this end by address distribution or by the user's own means, so they are hostile until decoded. There is one
- * encoding of each handle: what decodes is encoded to the same bytes again. The key inside is the provider's to check. */
+ * They reach this end by address distribution or by the user's own means, so they are hostile until
+ * decoded. There is one encoding of each handle: bytes that decode are encoded to the same bytes
+ * again. The provider checks the key inside. */
 #include "proto/handle.h"
 
 #include <inttypes.h>
@@ -46,7 +47,7 @@ int64_t rt_handle_encode(const rt_handle *handle, uint8_t *bytes_out, size_t cap
     return writer.failed ? RT_E_INVALID : (int64_t)writer.size;
 }
 
-static void read_sized(rt_reader *reader, void *bytes_out, size_t size, size_t size_max)
+static void sized_bytes_read(rt_reader *reader, void *bytes_out, size_t size, size_t size_max)
 {
     const uint8_t *bytes = size <= size_max ? rt_read_bytes(reader, size) : NULL;
     if (bytes == NULL)
@@ -66,14 +67,14 @@ int rt_handle_decode(const uint8_t *bytes, size_t size, rt_handle *handle_out, r
                        "handles on unchanged",
                        version, RT_HANDLE_VERSION);
     size_t name_size = (size_t)rt_read_uint(&reader, 1);
-    read_sized(&reader, handle.provider, name_size, RT_PROVIDER_NAME_MAX);
-    read_sized(&reader, handle.device_id, sizeof handle.device_id, sizeof handle.device_id);
+    sized_bytes_read(&reader, handle.provider, name_size, RT_PROVIDER_NAME_MAX);
+    sized_bytes_read(&reader, handle.device_id, sizeof handle.device_id, sizeof handle.device_id);
     handle.offset = rt_read_uint(&reader, 8);
     handle.size = rt_read_uint(&reader, 8);
     handle.rights = (uint32_t)rt_read_uint(&reader, 4);
     handle.registration_size = rt_read_uint(&reader, 8);
     handle.key_size = (uint8_t)rt_read_uint(&reader, 1);
-    read_sized(&reader, handle.key, handle.key_size, RT_HANDLE_KEY_MAX);
+    sized_bytes_read(&reader, handle.key, handle.key_size, RT_HANDLE_KEY_MAX);
     if (!rt_reader_done(&reader))
         return rt_fail(detail, RT_E_PROTOCOL, 0,
                        "these %zu bytes are not a handle: %s; pass on exactly the bytes that the peer's region gave", size,

@@ -1,8 +1,10 @@
-/* handshake.c: from the first byte to READY, and BYE or ERROR after it (PROTOCOL.md sections 1 to 3).
+/* handshake.c: from the first byte to READY, and BYE or ERROR after it (PROTOCOL.md sections 1 to
+ * 3). handshake.h states the theory of operation.
  *
- * Two tables say it all: `state_facts` is what an end awaits in each state, `handshake_table` what may happen there and where it
- * leads. The code below interprets them; an event that no row lists fails the connection. Pure: the stream, the links, the
- * deadline and the peer's uid are core's (control.c). */
+ * Two tables define it: `state_facts` lists what an end awaits in each state, `handshake_table`
+ * which events may happen there and where they lead. The code below interprets them; an event that
+ * no row lists fails the connection. Pure: the stream, the links, the deadline and the peer's uid
+ * belong to control (connection.c). */
 #include "proto/handshake.h"
 
 #include <assert.h>
@@ -15,14 +17,14 @@ typedef enum event {
     EVENT_READY,
     EVENT_BYE,
     EVENT_ERROR,
-    EVENT_OWN_OFFER, /* what this end does */
+    EVENT_OWN_OFFER, /* this end's own actions */
     EVENT_OWN_READY
 } event;
 
 typedef struct state_fact {
     const char *name;
-    const char *phase; /* what an end of the stream cuts short */
-    bool proven;       /* both proofs are done: frames are spoken */
+    const char *phase; /* the phase that an end of the stream cuts short */
+    bool proven;       /* both proofs are done: frames are exchanged */
     bool over;
 } state_fact;
 
@@ -38,21 +40,21 @@ static const state_fact state_facts[] = {
 
 _Static_assert((int)RT_PROOF_SIZE == (int)RT_SHA256_SIZE, "a proof is a digest");
 
-static bool is_connector(const rt_handshake *handshake)
+static bool handshake_is_connector(const rt_handshake *handshake)
 {
     return handshake->role == RT_ROLE_CONNECTOR;
 }
 
-/* ---- what goes out. An end says each thing once, so `out` holds all it can ever say. ---- */
+/* ---- output. An end sends each message once, so `out` has room for all of them. ---- */
 
-static void queue_bytes(rt_handshake *handshake, const void *bytes, size_t size)
+static void bytes_queue(rt_handshake *handshake, const void *bytes, size_t size)
 {
     assert(size <= sizeof handshake->out - handshake->out_size);
     memcpy(handshake->out + handshake->out_size, bytes, size);
     handshake->out_size += size;
 }
 
-static void queue_frame(rt_handshake *handshake, enum rt_frame_kind kind, const uint8_t *payload, size_t size)
+static void frame_queue(rt_handshake *handshake, enum rt_frame_kind kind, const uint8_t *payload, size_t size)
 {
     int64_t sealed = rt_frame_seal(&handshake->send_lane, (uint16_t)kind, payload, size, handshake->out + handshake->out_size,
                                    sizeof handshake->out - handshake->out_size);
@@ -60,16 +62,17 @@ static void queue_frame(rt_handshake *handshake, enum rt_frame_kind kind, const 
     handshake->out_size += (size_t)sealed;
 }
 
-static void queue_farewell(rt_handshake *handshake, enum rt_frame_kind kind)
+static void farewell_queue(rt_handshake *handshake, enum rt_frame_kind kind)
 {
     uint8_t payload[4 + 1 + RT_REASON_MAX];
     int64_t size = rt_farewell_write(kind, handshake->failure.status, handshake->failure.text, payload, sizeof payload);
     assert(size > 0);
-    queue_frame(handshake, kind, payload, (size_t)size);
+    frame_queue(handshake, kind, payload, (size_t)size);
 }
 
-/* The connection is over on this end; handshake->failure says why. Nothing will be sealed, opened or proven any more. */
-static int leave(rt_handshake *handshake, rt_handshake_state state)
+/* The connection is over on this end; handshake->failure says why. From now on no frame is sealed
+ * or opened and nothing is proven. */
+static int handshake_leave(rt_handshake *handshake, rt_handshake_state state)
 {
     assert(state_facts[state].over && handshake->failure.status < 0);
     handshake->state = state;
@@ -79,53 +82,55 @@ static int leave(rt_handshake *handshake, rt_handshake_state state)
     return handshake->failure.status;
 }
 
-/* The same after a failure. The peer is told when it can be sure that it is us who says so. */
-static int give_up(rt_handshake *handshake)
+/* As above, after a failure. ERROR is sent only if our proof was already accepted, so the peer can
+ * authenticate it. */
+static int handshake_give_up(rt_handshake *handshake)
 {
     if (state_facts[handshake->state].proven)
-        queue_farewell(handshake, RT_FRAME_ERROR);
-    return leave(handshake, RT_HS_FAILED);
+        farewell_queue(handshake, RT_FRAME_ERROR);
+    return handshake_leave(handshake, RT_HS_FAILED);
 }
 
 /* ---- prefaces and proofs ---- */
 
 /* HMAC(secret, "rdmatensor " purpose " " role " " ‖ connector's preface ‖ acceptor's preface). */
-static void derive(const rt_handshake *handshake, const char *purpose, rt_handshake_role role, uint8_t digest_out[RT_SHA256_SIZE])
+static void digest_derive(const rt_handshake *handshake, const char *purpose, rt_handshake_role role,
+                          uint8_t digest_out[RT_SHA256_SIZE])
 {
     const char *parts[] = {"rdmatensor ", purpose, role == RT_ROLE_CONNECTOR ? " connector " : " acceptor "};
     rt_hmac_state state;
     rt_hmac_begin(&state, handshake->secret, handshake->secret_size);
     for (size_t index = 0; index < sizeof parts / sizeof parts[0]; index++)
         rt_hmac_add(&state, parts[index], strlen(parts[index]));
-    rt_hmac_add(&state, is_connector(handshake) ? handshake->own_preface : handshake->peer_preface, RT_PREFACE_SIZE);
-    rt_hmac_add(&state, is_connector(handshake) ? handshake->peer_preface : handshake->own_preface, RT_PREFACE_SIZE);
+    rt_hmac_add(&state, handshake_is_connector(handshake) ? handshake->own_preface : handshake->peer_preface, RT_PREFACE_SIZE);
+    rt_hmac_add(&state, handshake_is_connector(handshake) ? handshake->peer_preface : handshake->own_preface, RT_PREFACE_SIZE);
     rt_hmac_end(&state, digest_out);
 }
 
-static rt_handshake_role other_role(const rt_handshake *handshake)
+static rt_handshake_role role_other(const rt_handshake *handshake)
 {
-    return is_connector(handshake) ? RT_ROLE_ACCEPTOR : RT_ROLE_CONNECTOR;
+    return handshake_is_connector(handshake) ? RT_ROLE_ACCEPTOR : RT_ROLE_CONNECTOR;
 }
 
-static void queue_own_proof(rt_handshake *handshake)
+static void own_proof_queue(rt_handshake *handshake)
 {
     uint8_t proof[RT_PROOF_SIZE];
-    derive(handshake, "proof", handshake->role, proof);
-    queue_bytes(handshake, proof, sizeof proof);
+    digest_derive(handshake, "proof", handshake->role, proof);
+    bytes_queue(handshake, proof, sizeof proof);
 }
 
-static int take_preface(rt_handshake *handshake, const uint8_t *bytes, size_t size)
+static int preface_take(rt_handshake *handshake, const uint8_t *bytes, size_t size)
 {
     memcpy(handshake->peer_preface, bytes, size);
-    if (!is_connector(handshake)) /* before the checks, so that the connector too can name a difference */
-        queue_bytes(handshake, handshake->own_preface, RT_PREFACE_SIZE);
+    if (!handshake_is_connector(handshake)) /* before the checks, so that the connector too can name a difference */
+        bytes_queue(handshake, handshake->own_preface, RT_PREFACE_SIZE);
     int status = rt_preface_check(bytes, handshake->own_preface, &handshake->failure);
-    if (status == RT_OK && is_connector(handshake))
-        queue_own_proof(handshake);
+    if (status == RT_OK && handshake_is_connector(handshake))
+        own_proof_queue(handshake);
     return status;
 }
 
-static int refuse_proof(rt_handshake *handshake, const char *what)
+static int proof_refuse(rt_handshake *handshake, const char *what)
 {
     if (handshake->secret_size == 0)
         return rt_fail(&handshake->failure, RT_E_AUTH, 0,
@@ -134,37 +139,37 @@ static int refuse_proof(rt_handshake *handshake, const char *what)
                    "%s: the two ends were given different secrets; pass the same secret= to both", what);
 }
 
-static int take_proof(rt_handshake *handshake, const uint8_t *bytes, size_t size)
+static int proof_take(rt_handshake *handshake, const uint8_t *bytes, size_t size)
 {
     static const uint8_t refusal[RT_PROOF_SIZE];
     uint8_t expected[RT_PROOF_SIZE];
     assert(size == sizeof expected);
-    derive(handshake, "proof", other_role(handshake), expected);
+    digest_derive(handshake, "proof", role_other(handshake), expected);
     bool fits = rt_equal_constant_time(bytes, expected, size);
     explicit_bzero(expected, sizeof expected);
-    if (!fits && is_connector(handshake) && rt_equal_constant_time(bytes, refusal, size))
-        return refuse_proof(handshake, "the peer did not accept this end's proof");
-    if (!fits && !is_connector(handshake))
-        queue_bytes(handshake, refusal, sizeof refusal);
+    if (!fits && handshake_is_connector(handshake) && rt_equal_constant_time(bytes, refusal, size))
+        return proof_refuse(handshake, "the peer did not accept this end's proof");
+    if (!fits && !handshake_is_connector(handshake))
+        bytes_queue(handshake, refusal, sizeof refusal);
     if (!fits)
-        return refuse_proof(handshake, "the peer's proof does not fit");
-    if (!is_connector(handshake))
-        queue_own_proof(handshake);
-    derive(handshake, "key", handshake->role, handshake->send_lane.key);
-    derive(handshake, "key", other_role(handshake), handshake->receive_lane.key);
+        return proof_refuse(handshake, "the peer's proof does not fit");
+    if (!handshake_is_connector(handshake))
+        own_proof_queue(handshake);
+    digest_derive(handshake, "key", handshake->role, handshake->send_lane.key);
+    digest_derive(handshake, "key", role_other(handshake), handshake->receive_lane.key);
     explicit_bzero(handshake->secret, sizeof handshake->secret);
     return RT_OK;
 }
 
 /* ---- frames ---- */
 
-static int refuse_provider(rt_handshake *handshake)
+static int provider_refuse(rt_handshake *handshake)
 {
     return rt_fail(
         &handshake->failure, RT_E_REFUSED, 0,
         "the acceptor's device is of provider \"%s\" and the connector's of \"%s\": open both ends with the same provider",
-        is_connector(handshake) ? handshake->peer_offer.provider : handshake->own_provider,
-        is_connector(handshake) ? handshake->own_provider : handshake->peer_offer.provider);
+        handshake_is_connector(handshake) ? handshake->peer_offer.provider : handshake->own_provider,
+        handshake_is_connector(handshake) ? handshake->own_provider : handshake->peer_offer.provider);
 }
 
 static bool providers_agree(const rt_handshake *handshake)
@@ -172,17 +177,17 @@ static bool providers_agree(const rt_handshake *handshake)
     return strcmp(handshake->own_provider, handshake->peer_offer.provider) == 0;
 }
 
-static int take_offer(rt_handshake *handshake, const uint8_t *bytes, size_t size)
+static int offer_take(rt_handshake *handshake, const uint8_t *bytes, size_t size)
 {
-    uint32_t most = is_connector(handshake) ? handshake->own_link_count : RT_LINKS_PER_CHANNEL_MAX;
+    uint32_t most = handshake_is_connector(handshake) ? handshake->own_link_count : RT_LINKS_PER_CHANNEL_MAX;
     int status = rt_offer_read(bytes, size, most, &handshake->peer_offer, &handshake->failure);
-    if (status == RT_OK && is_connector(handshake) && !providers_agree(handshake))
-        return refuse_provider(handshake);
+    if (status == RT_OK && handshake_is_connector(handshake) && !providers_agree(handshake))
+        return provider_refuse(handshake);
     handshake->offer_seen = status == RT_OK;
     return status;
 }
 
-static int take_ready(rt_handshake *handshake, const uint8_t *bytes, size_t size)
+static int ready_frame_take(rt_handshake *handshake, const uint8_t *bytes, size_t size)
 {
     (void)bytes;
     if (size != 0)
@@ -191,7 +196,7 @@ static int take_ready(rt_handshake *handshake, const uint8_t *bytes, size_t size
     return RT_OK;
 }
 
-static int take_bye(rt_handshake *handshake, const uint8_t *bytes, size_t size)
+static int bye_take(rt_handshake *handshake, const uint8_t *bytes, size_t size)
 {
     rt_farewell bye;
     int status = rt_farewell_read(RT_FRAME_BYE, bytes, size, &bye, &handshake->failure);
@@ -202,7 +207,7 @@ static int take_bye(rt_handshake *handshake, const uint8_t *bytes, size_t size)
     return RT_OK;
 }
 
-static int take_error(rt_handshake *handshake, const uint8_t *bytes, size_t size)
+static int error_take(rt_handshake *handshake, const uint8_t *bytes, size_t size)
 {
     rt_farewell error;
     int status = rt_farewell_read(RT_FRAME_ERROR, bytes, size, &error, &handshake->failure);
@@ -220,22 +225,22 @@ static int take_error(rt_handshake *handshake, const uint8_t *bytes, size_t size
 
 static bool connector_unoffered(const rt_handshake *handshake)
 {
-    return is_connector(handshake) && !handshake->offer_sent;
+    return handshake_is_connector(handshake) && !handshake->offer_sent;
 }
 
 static bool connector_offered(const rt_handshake *handshake)
 {
-    return is_connector(handshake) && handshake->offer_sent;
+    return handshake_is_connector(handshake) && handshake->offer_sent;
 }
 
 static bool acceptor_unoffered(const rt_handshake *handshake)
 {
-    return !is_connector(handshake) && !handshake->offer_seen;
+    return !handshake_is_connector(handshake) && !handshake->offer_seen;
 }
 
 static bool acceptor_offered(const rt_handshake *handshake)
 {
-    return !is_connector(handshake) && handshake->offer_seen;
+    return !handshake_is_connector(handshake) && handshake->offer_seen;
 }
 
 static bool ready_first(const rt_handshake *handshake)
@@ -257,34 +262,34 @@ typedef struct handshake_rule {
     rt_handshake_state state;
     event what;
     bool (*when)(const rt_handshake *handshake);                             /* NULL: always */
-    int (*take)(rt_handshake *handshake, const uint8_t *bytes, size_t size); /* NULL for what this end does */
+    int (*take)(rt_handshake *handshake, const uint8_t *bytes, size_t size); /* NULL for this end's own actions */
     rt_handshake_state next; /* where success leads; a failure leads to RT_HS_FAILED */
 } handshake_rule;
 
-/* What may happen in each state. The first row that fits counts; where none does, the peer's event is RT_E_PROTOCOL and this end's
- * is RT_E_INVALID. */
+/* The events that may happen in each state. The first row that fits counts; where none does, the
+ * peer's event is RT_E_PROTOCOL and this end's is RT_E_INVALID. */
 /* clang-format off */
 static const handshake_rule handshake_table[] = {
-    {RT_HS_PREFACE, EVENT_PREFACE,   NULL,                take_preface, RT_HS_PROOF},
-    {RT_HS_PROOF,   EVENT_PROOF,     NULL,                take_proof,   RT_HS_OFFER},
+    {RT_HS_PREFACE, EVENT_PREFACE,   NULL,                preface_take, RT_HS_PROOF},
+    {RT_HS_PROOF,   EVENT_PROOF,     NULL,                proof_take,   RT_HS_OFFER},
     {RT_HS_OFFER,   EVENT_OWN_OFFER, connector_unoffered, NULL,         RT_HS_OFFER},
-    {RT_HS_OFFER,   EVENT_OFFER,     connector_offered,   take_offer,   RT_HS_JOIN},
-    {RT_HS_OFFER,   EVENT_OFFER,     acceptor_unoffered,  take_offer,   RT_HS_OFFER},
+    {RT_HS_OFFER,   EVENT_OFFER,     connector_offered,   offer_take,   RT_HS_JOIN},
+    {RT_HS_OFFER,   EVENT_OFFER,     acceptor_unoffered,  offer_take,   RT_HS_OFFER},
     {RT_HS_OFFER,   EVENT_OWN_OFFER, acceptor_offered,    NULL,         RT_HS_JOIN},
-    {RT_HS_OFFER,   EVENT_BYE,       NULL,                take_bye,     RT_HS_CLOSED},
-    {RT_HS_OFFER,   EVENT_ERROR,     NULL,                take_error,   RT_HS_FAILED},
+    {RT_HS_OFFER,   EVENT_BYE,       NULL,                bye_take,     RT_HS_CLOSED},
+    {RT_HS_OFFER,   EVENT_ERROR,     NULL,                error_take,   RT_HS_FAILED},
     {RT_HS_JOIN,    EVENT_OWN_READY, ready_first,         NULL,         RT_HS_JOIN},
     {RT_HS_JOIN,    EVENT_OWN_READY, ready_after_theirs,  NULL,         RT_HS_READY},
-    {RT_HS_JOIN,    EVENT_READY,     ready_first,         take_ready,   RT_HS_JOIN},
-    {RT_HS_JOIN,    EVENT_READY,     ready_after_ours,    take_ready,   RT_HS_READY},
-    {RT_HS_JOIN,    EVENT_BYE,       NULL,                take_bye,     RT_HS_CLOSED},
-    {RT_HS_JOIN,    EVENT_ERROR,     NULL,                take_error,   RT_HS_FAILED},
-    {RT_HS_READY,   EVENT_BYE,       NULL,                take_bye,     RT_HS_CLOSED},
-    {RT_HS_READY,   EVENT_ERROR,     NULL,                take_error,   RT_HS_FAILED},
+    {RT_HS_JOIN,    EVENT_READY,     ready_first,         ready_frame_take,   RT_HS_JOIN},
+    {RT_HS_JOIN,    EVENT_READY,     ready_after_ours,    ready_frame_take,   RT_HS_READY},
+    {RT_HS_JOIN,    EVENT_BYE,       NULL,                bye_take,     RT_HS_CLOSED},
+    {RT_HS_JOIN,    EVENT_ERROR,     NULL,                error_take,   RT_HS_FAILED},
+    {RT_HS_READY,   EVENT_BYE,       NULL,                bye_take,     RT_HS_CLOSED},
+    {RT_HS_READY,   EVENT_ERROR,     NULL,                error_take,   RT_HS_FAILED},
 };
 /* clang-format on */
 
-static const handshake_rule *find_rule(const rt_handshake *handshake, event what)
+static const handshake_rule *handshake_rule_find(const rt_handshake *handshake, event what)
 {
     for (size_t index = 0; index < sizeof handshake_table / sizeof handshake_table[0]; index++) {
         const handshake_rule *rule = &handshake_table[index];
@@ -303,7 +308,7 @@ typedef struct handshake_arrival {
     size_t consumed; /* of handshake->in */
 } handshake_arrival;
 
-static int find_whole(const rt_handshake *handshake, event what, size_t size, handshake_arrival *arrival_out)
+static int arrival_find_whole(const rt_handshake *handshake, event what, size_t size, handshake_arrival *arrival_out)
 {
     if (handshake->in_size < size)
         return RT_E_AGAIN;
@@ -311,7 +316,7 @@ static int find_whole(const rt_handshake *handshake, event what, size_t size, ha
     return RT_OK;
 }
 
-static int find_frame(rt_handshake *handshake, handshake_arrival *arrival_out)
+static int arrival_find_frame(rt_handshake *handshake, handshake_arrival *arrival_out)
 {
     static const event events[] = {[RT_FRAME_OFFER] = EVENT_OFFER,
                                    [RT_FRAME_READY] = EVENT_READY,
@@ -325,25 +330,25 @@ static int find_frame(rt_handshake *handshake, handshake_arrival *arrival_out)
         return status;
     arrival.what = events[kind];
     *arrival_out = arrival;
-    if (find_rule(handshake, arrival.what) == NULL)
+    if (handshake_rule_find(handshake, arrival.what) == NULL)
         return rt_fail(&handshake->failure, RT_E_PROTOCOL, 0, "a frame came out of turn: %s in the state \"%s\" of the %s",
                        rt_frame_kind_name((enum rt_frame_kind)kind), rt_handshake_state_name(handshake->state),
-                       is_connector(handshake) ? "connector" : "acceptor");
+                       handshake_is_connector(handshake) ? "connector" : "acceptor");
     return RT_OK;
 }
 
-/* The next whole thing in `in`; RT_E_AGAIN when it is not whole yet. */
-static int find_arrival(rt_handshake *handshake, handshake_arrival *arrival_out)
+/* The next item in `in`, once whole; RT_E_AGAIN until then. */
+static int arrival_find(rt_handshake *handshake, handshake_arrival *arrival_out)
 {
     switch (handshake->state) {
     case RT_HS_PREFACE: {
         int status = rt_preface_check_magic(handshake->in, handshake->in_size, handshake->role, &handshake->failure);
-        return status != RT_OK ? status : find_whole(handshake, EVENT_PREFACE, RT_PREFACE_SIZE, arrival_out);
+        return status != RT_OK ? status : arrival_find_whole(handshake, EVENT_PREFACE, RT_PREFACE_SIZE, arrival_out);
     }
-    case RT_HS_PROOF: return find_whole(handshake, EVENT_PROOF, RT_PROOF_SIZE, arrival_out);
+    case RT_HS_PROOF: return arrival_find_whole(handshake, EVENT_PROOF, RT_PROOF_SIZE, arrival_out);
     case RT_HS_OFFER:
     case RT_HS_JOIN:
-    case RT_HS_READY: return find_frame(handshake, arrival_out);
+    case RT_HS_READY: return arrival_find_frame(handshake, arrival_out);
     case RT_HS_CLOSED:
     case RT_HS_FAILED: break;
     }
@@ -354,26 +359,26 @@ int rt_handshake_step(rt_handshake *handshake)
 {
     while (!state_facts[handshake->state].over) {
         handshake_arrival arrival = {.size = 0};
-        int status = find_arrival(handshake, &arrival);
+        int status = arrival_find(handshake, &arrival);
         if (status == RT_E_AGAIN)
             return RT_OK;
-        const handshake_rule *rule = status == RT_OK ? find_rule(handshake, arrival.what) : NULL;
+        const handshake_rule *rule = status == RT_OK ? handshake_rule_find(handshake, arrival.what) : NULL;
         if (status == RT_OK) {
             assert(rule != NULL && rule->take != NULL);
             status = rule->take(handshake, arrival.bytes, arrival.size);
         }
         if (status != RT_OK)
-            return give_up(handshake);
+            return handshake_give_up(handshake);
         handshake->in_size -= arrival.consumed;
         memmove(handshake->in, handshake->in + arrival.consumed, handshake->in_size);
         if (state_facts[rule->next].over)
-            return leave(handshake, rule->next);
+            return handshake_leave(handshake, rule->next);
         handshake->state = rule->next;
     }
     return handshake->failure.status;
 }
 
-/* ---- what the driver calls ---- */
+/* ---- calls of the driver ---- */
 
 int rt_handshake_begin(rt_handshake *handshake, rt_handshake_role role, const uint8_t *secret, size_t secret_size,
                        const uint8_t nonce[RT_NONCE_SIZE])
@@ -387,14 +392,14 @@ int rt_handshake_begin(rt_handshake *handshake, rt_handshake_role role, const ui
     if (secret_size > 0)
         memcpy(handshake->secret, secret, secret_size);
     rt_preface_write(secret_size > 0, nonce, handshake->own_preface);
-    if (is_connector(handshake))
-        queue_bytes(handshake, handshake->own_preface, RT_PREFACE_SIZE);
+    if (handshake_is_connector(handshake))
+        bytes_queue(handshake, handshake->own_preface, RT_PREFACE_SIZE);
     return RT_OK;
 }
 
 size_t rt_handshake_room(const rt_handshake *handshake)
 {
-    return sizeof handshake->in - handshake->in_size; /* what waits inside is never a whole frame */
+    return sizeof handshake->in - handshake->in_size; /* bytes that wait inside never make a whole frame */
 }
 
 int rt_handshake_feed(rt_handshake *handshake, const uint8_t *bytes, size_t size)
@@ -410,13 +415,13 @@ int rt_handshake_feed(rt_handshake *handshake, const uint8_t *bytes, size_t size
 
 bool rt_handshake_wants_offer(const rt_handshake *handshake)
 {
-    return find_rule(handshake, EVENT_OWN_OFFER) != NULL;
+    return handshake_rule_find(handshake, EVENT_OWN_OFFER) != NULL;
 }
 
 int rt_handshake_offer(rt_handshake *handshake, const rt_offer *offer)
 {
-    const handshake_rule *rule = find_rule(handshake, EVENT_OWN_OFFER);
-    if (rule == NULL || (!is_connector(handshake) && offer->link_count > handshake->peer_offer.link_count))
+    const handshake_rule *rule = handshake_rule_find(handshake, EVENT_OWN_OFFER);
+    if (rule == NULL || (!handshake_is_connector(handshake) && offer->link_count > handshake->peer_offer.link_count))
         return RT_E_INVALID;
     uint8_t payload[RT_FRAME_PAYLOAD_MAX];
     int64_t size = rt_offer_write(offer, payload, sizeof payload);
@@ -425,11 +430,11 @@ int rt_handshake_offer(rt_handshake *handshake, const rt_offer *offer)
     rt_text_clean((const uint8_t *)offer->provider, strnlen(offer->provider, RT_PROVIDER_NAME_MAX), handshake->own_provider,
                   sizeof handshake->own_provider);
     handshake->own_link_count = offer->link_count;
-    if (!is_connector(handshake) && !providers_agree(handshake)) {
-        refuse_provider(handshake);
-        return give_up(handshake);
+    if (!handshake_is_connector(handshake) && !providers_agree(handshake)) {
+        provider_refuse(handshake);
+        return handshake_give_up(handshake);
     }
-    queue_frame(handshake, RT_FRAME_OFFER, payload, (size_t)size);
+    frame_queue(handshake, RT_FRAME_OFFER, payload, (size_t)size);
     handshake->offer_sent = true;
     handshake->state = rule->next;
     return RT_OK;
@@ -437,10 +442,10 @@ int rt_handshake_offer(rt_handshake *handshake, const rt_offer *offer)
 
 int rt_handshake_joined(rt_handshake *handshake)
 {
-    const handshake_rule *rule = find_rule(handshake, EVENT_OWN_READY);
+    const handshake_rule *rule = handshake_rule_find(handshake, EVENT_OWN_READY);
     if (rule == NULL)
         return RT_E_INVALID;
-    queue_frame(handshake, RT_FRAME_READY, NULL, 0);
+    frame_queue(handshake, RT_FRAME_READY, NULL, 0);
     handshake->ready_sent = true;
     handshake->state = rule->next;
     return RT_OK;
@@ -454,8 +459,8 @@ int rt_handshake_ended(rt_handshake *handshake)
         rt_fail(&handshake->failure, RT_E_PEER_LOST, 0,
                 "the peer closed the connection after %zu of the %d bytes of its preface: %s", handshake->in_size,
                 RT_PREFACE_SIZE,
-                is_connector(handshake) ? "does something else answer there? check host and port"
-                                        : "something else connected, or it gave up");
+                handshake_is_connector(handshake) ? "does something else answer there? check host and port"
+                                                  : "something else connected, or it gave up");
     else if (handshake->state == RT_HS_READY)
         rt_fail(&handshake->failure, RT_E_PEER_LOST, 0,
                 "the connection to the peer ended without BYE: its process died or was killed, or the network between was cut");
@@ -463,7 +468,7 @@ int rt_handshake_ended(rt_handshake *handshake)
         rt_fail(&handshake->failure, RT_E_PEER_LOST, 0,
                 "the peer closed the connection during %s: its process died or gave up; its own error says why",
                 state_facts[handshake->state].phase);
-    return leave(handshake, RT_HS_FAILED);
+    return handshake_leave(handshake, RT_HS_FAILED);
 }
 
 void rt_handshake_close(rt_handshake *handshake, int status, const char *reason)
@@ -473,12 +478,12 @@ void rt_handshake_close(rt_handshake *handshake, int status, const char *reason)
         return;
     rt_fail(&handshake->failure, status, 0, "%s", reason);
     if (status != RT_E_CLOSED) {
-        give_up(handshake);
+        handshake_give_up(handshake);
         return;
     }
     if (state_facts[handshake->state].proven)
-        queue_farewell(handshake, RT_FRAME_BYE);
-    leave(handshake, RT_HS_CLOSED);
+        farewell_queue(handshake, RT_FRAME_BYE);
+    handshake_leave(handshake, RT_HS_CLOSED);
 }
 
 void rt_handshake_sent(rt_handshake *handshake, size_t size)

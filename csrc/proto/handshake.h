@@ -1,5 +1,16 @@
-/* handshake.h: from the first byte to READY, and BYE or ERROR after it (PROTOCOL.md sections 1 to 3). Pure: the driver feeds
- * bytes and takes bytes; it keeps the deadline, the stream and the links. */
+/* handshake.h: the control connection from the first byte to READY, and BYE or ERROR after it. The
+ * full protocol: PROTOCOL.md sections 1 to 3.
+ *
+ * Both ends exchange prefaces and proofs of a shared secret, then OFFERs that describe device and
+ * links, then READY once all links are joined. The states are those of rt_handshake_state: preface,
+ * proof, offer, join, ready, and closed or failed at the end.
+ *
+ * Invariant: no byte beyond the fixed prefaces and proofs is parsed before the peer's proof was
+ * accepted, and no link is used before both ends have joined it.
+ *
+ * Driver: pure; bytes in, bytes and a state out. control/connection.c feeds it with the bytes of a
+ * stream, joins the links when the state asks for it, keeps the one deadline, and asks the kernel
+ * for the peer's user where there is no secret. One thread at a time drives it. */
 #ifndef RT_PROTO_HANDSHAKE_H
 #define RT_PROTO_HANDSHAKE_H
 
@@ -34,7 +45,7 @@ typedef struct rt_handshake {
     char own_provider[RT_PROVIDER_NAME_MAX + 1];
     uint32_t own_link_count;
     bool offer_sent, offer_seen, ready_sent, ready_seen;
-    int32_t peer_status;           /* what an ERROR frame said, RT_E_PEER_CLOSED after BYE, else 0 */
+    int32_t peer_status;           /* the status in an ERROR frame, RT_E_PEER_CLOSED after BYE, else 0 */
     rt_detail failure;             /* valid in RT_HS_FAILED and RT_HS_CLOSED */
     uint8_t in[RT_FRAME_SIZE_MAX]; /* bytes of the peer not yet understood */
     size_t in_size;
@@ -46,10 +57,11 @@ typedef struct rt_handshake {
 int rt_handshake_begin(rt_handshake *handshake, rt_handshake_role role, const uint8_t *secret, size_t secret_size,
                        const uint8_t nonce[RT_NONCE_SIZE]);
 
-/* Takes bytes from the peer: at most what rt_handshake_room says fits (it is never 0), else RT_E_INVALID and nothing is
- * taken. Moves the state as far as it goes; replies are put into `out`. RT_OK, or the failure (state FAILED), or
- * RT_E_PEER_CLOSED after a BYE (state CLOSED). Once over, it ignores bytes and returns the same again. rt_handshake_step is
- * feed without bytes: how it stands. */
+/* Takes bytes from the peer: at most as many as rt_handshake_room says (it is never 0), else
+ * RT_E_INVALID and nothing is taken. Moves the state as far as it goes; replies are put into `out`.
+ * RT_OK, or the failure (state FAILED), or RT_E_PEER_CLOSED after a BYE (state CLOSED). Once over,
+ * it ignores bytes and returns the same again. rt_handshake_step is rt_handshake_feed without
+ * bytes: it returns the present status. */
 size_t rt_handshake_room(const rt_handshake *handshake);
 int rt_handshake_feed(rt_handshake *handshake, const uint8_t *bytes, size_t size);
 int rt_handshake_step(rt_handshake *handshake);
@@ -57,27 +69,31 @@ int rt_handshake_step(rt_handshake *handshake);
 /* True when this end's OFFER is due: the connector's after the proofs, the acceptor's after the peer's OFFER came. */
 bool rt_handshake_wants_offer(const rt_handshake *handshake);
 
-/* Gives it. RT_E_INVALID, and nothing changed, when it is not due or not well-formed (an acceptor may offer at most as many
- * links as peer_offer has); RT_E_REFUSED when the ends have different providers; otherwise as feed. */
+/* Passes this end's OFFER in. RT_E_INVALID, and nothing changed, when it is not due or not
+ * well-formed (an acceptor may offer at most as many links as peer_offer has); RT_E_REFUSED when
+ * the ends have different providers; otherwise as rt_handshake_feed. */
 int rt_handshake_offer(rt_handshake *handshake, const rt_offer *offer);
 
-/* Every link is joined and its receives are posted: sends READY. RT_E_INVALID, and nothing changed, unless it is due: once,
- * in RT_HS_JOIN. The number of links is peer_offer.link_count at the connector, that of our own OFFER at the acceptor. */
+/* Every link is joined and its receives are posted: sends READY. RT_E_INVALID, and nothing changed,
+ * unless it is due: once, in RT_HS_JOIN. The number of links is peer_offer.link_count at the
+ * connector, that of our own OFFER at the acceptor. */
 int rt_handshake_joined(rt_handshake *handshake);
 
-/* The stream ended. Returns and records what it means in this state: RT_E_PEER_CLOSED after a BYE, else a failure that says
- * how far it had come ("closed before its preface: does something else answer there?"). */
+/* The stream ended. Returns and records the status that this means in the present state:
+ * RT_E_PEER_CLOSED after a BYE, else a failure that says how far the handshake had come ("closed
+ * before its preface: does something else answer there?"). */
 int rt_handshake_ended(rt_handshake *handshake);
 
 /* This end gives up or closes: queues ERROR (if the proofs are done and status is not RT_E_CLOSED), BYE (RT_E_CLOSED after
  * the proofs), or nothing. The state becomes CLOSED or FAILED. `status` is negative; nothing happens when it was over. */
 void rt_handshake_close(rt_handshake *handshake, int status, const char *reason);
 
-/* The driver has sent the first `size` bytes of `out`. After a failure `out` holds the last words for the peer (ERROR, or the
- * zero proof): worth sending as far as the stream takes them at once. */
+/* The driver has sent the first `size` bytes of `out`. After a failure `out` holds the last bytes
+ * for the peer (ERROR, or the zero proof): worth sending as far as the stream takes them at
+ * once. */
 void rt_handshake_sent(rt_handshake *handshake, size_t size);
 
-/* A word for the state, for dumps: "preface", "proof", … */
+/* The name of the state, for dumps: "preface", "proof", … */
 const char *rt_handshake_state_name(rt_handshake_state state);
 
 #endif

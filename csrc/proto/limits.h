@@ -1,5 +1,9 @@
-/* limits.h: the fixed capacities of the protocol and of core, with their derivation and what happens when they are full. What only
- * one file needs stands there; a provider's are in its own header.
+/* limits.h: the fixed capacities of the protocol and of core, each with its derivation and the
+ * effect of reaching it. A limit that only one file needs stands in that file; a provider's limits
+ * are in its own header.
+ *
+ * The sizes of messages and words are part of the wire format: both ends must have the same, and
+ * RT_PROTOCOL_VERSION changes with them. The other limits are this end's own.
  *
  * Sizes are bytes unless the name says count or depth. */
 #ifndef RT_PROTO_LIMITS_H
@@ -15,14 +19,16 @@ enum {
     RT_NONCE_SIZE = 32,
     RT_PROOF_SIZE = 32,
 
-    /* Header 8 + payload + tag 16. The largest payload is an OFFER: at most 512 bytes before 64 links of 1 + 64 bytes. A
-     * peer that announces more is ended with RT_E_PROTOCOL before a byte of it is read. */
+    /* Header 8 + payload + tag 16. The largest payload is an OFFER: at most 512 bytes before 64
+     * links of 1 + 64 bytes. If a peer announces more, the connection ends with RT_E_PROTOCOL
+     * before a byte of it is read. */
     RT_FRAME_HEADER_SIZE = 8,
     RT_FRAME_TAG_SIZE = 16,
     RT_FRAME_PAYLOAD_MAX = 512 + 64 * (1 + 64),
     RT_FRAME_SIZE_MAX = RT_FRAME_HEADER_SIZE + RT_FRAME_PAYLOAD_MAX + RT_FRAME_TAG_SIZE,
 
-    /* QPs of one channel. More than cores that post at once buys nothing; 64 covers the largest hosts with NUMA spread. */
+    /* QPs of one channel. More QPs than cores that post at once bring nothing; 64 covers the
+     * largest hosts with NUMA spread. */
     RT_LINKS_PER_CHANNEL_MAX = 64,
 
     /* A secret longer than the hash's block is hashed first by HMAC anyway; the bound only keeps the object small. */
@@ -66,8 +72,9 @@ enum {
     /* Bytes of a tensor that may ride in its record. Above, a READ costs less than the copy; more slots × this is idle memory. */
     RT_EDGE_EAGER_MAX = 65536,
 
-    /* Registrations of the sender that records of one edge may refer to. One more is RT_E_BUSY: tensors of an edge come from few
-     * regions. */
+    /* Registrations of the sender that records of one edge may refer to. For one more, the sender
+     * waits until the receiver has released every tensor that lies in one of the others: tensors of
+     * an edge come from few regions. */
     RT_EDGE_KEYS_MAX = 64,
 
     /* Open edges of one channel and direction: the number is 16 bits of an immediate, 0 is none. One more is refused. */

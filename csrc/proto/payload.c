@@ -1,7 +1,10 @@
-/* payload.c: what the frames OFFER, BYE and ERROR carry (PROTOCOL.md section 2).
+/* payload.c: the payloads of the frames OFFER, BYE and ERROR (PROTOCOL.md section 2).
  *
- * The bytes come from a peer that has proved who it is, and are checked all the same: it may be of another make, or broken.
- * Texts are cleaned on the way out and on the way in, so that none reaches a terminal with control characters. */
+ * The bytes come from a peer that has proved its identity, and are checked all the same: it may run
+ * another implementation, or be broken. A reader takes all bytes of a payload or fails.
+ *
+ * Texts are cleaned on the way out and on the way in, so that none reaches a terminal with control
+ * characters; a reason that is too long is cut. */
 #include "proto/payload.h"
 
 #include <assert.h>
@@ -14,7 +17,7 @@ _Static_assert(OFFER_FIXED_MAX + (int)RT_LINKS_PER_CHANNEL_MAX * (1 + (int)RT_HA
                "the largest OFFER fits a frame");
 _Static_assert(RT_REASON_MAX <= UINT8_MAX && RT_PEER_TEXT_MAX <= UINT8_MAX, "lengths of texts are one byte");
 
-static void write_text(rt_writer *writer, const char *text, size_t size_max)
+static void text_write(rt_writer *writer, const char *text, size_t size_max)
 {
     char clean[UINT8_MAX + 1];
     size_t size = strnlen(text, size_max);
@@ -25,7 +28,7 @@ static void write_text(rt_writer *writer, const char *text, size_t size_max)
 }
 
 /* A text that does not fit `text_out` fails the reader. */
-static void read_text(rt_reader *reader, char *text_out, size_t capacity)
+static void text_read(rt_reader *reader, char *text_out, size_t capacity)
 {
     size_t size = (size_t)rt_read_uint(reader, 1);
     const uint8_t *bytes = size < capacity ? rt_read_bytes(reader, size) : NULL;
@@ -40,9 +43,9 @@ int64_t rt_offer_write(const rt_offer *offer, uint8_t *payload_out, size_t capac
     if (offer->provider[0] == '\0' || offer->link_count == 0 || offer->link_count > RT_LINKS_PER_CHANNEL_MAX)
         return RT_E_INVALID;
     rt_writer writer = rt_writer_of(payload_out, capacity);
-    write_text(&writer, offer->provider, RT_PROVIDER_NAME_MAX);
+    text_write(&writer, offer->provider, RT_PROVIDER_NAME_MAX);
     rt_write_bytes(&writer, offer->device_id, sizeof offer->device_id);
-    write_text(&writer, offer->description, RT_PEER_TEXT_MAX);
+    text_write(&writer, offer->description, RT_PEER_TEXT_MAX);
     rt_write_uint(&writer, 0, 4);
     rt_write_uint(&writer, offer->link_count, 2);
     for (uint32_t index = 0; index < offer->link_count; index++) {
@@ -54,7 +57,7 @@ int64_t rt_offer_write(const rt_offer *offer, uint8_t *payload_out, size_t capac
     return writer.failed ? RT_E_INVALID : (int64_t)writer.size;
 }
 
-static void read_link_addresses(rt_reader *reader, rt_offer *offer)
+static void link_addresses_read(rt_reader *reader, rt_offer *offer)
 {
     for (uint32_t index = 0; index < offer->link_count; index++) {
         uint8_t size = (uint8_t)rt_read_uint(reader, 1);
@@ -73,11 +76,11 @@ int rt_offer_read(const uint8_t *payload, size_t size, uint32_t link_count_max, 
     assert(link_count_max <= RT_LINKS_PER_CHANNEL_MAX);
     memset(offer_out, 0, sizeof *offer_out);
     rt_reader reader = rt_reader_of(payload, size);
-    read_text(&reader, offer_out->provider, sizeof offer_out->provider);
+    text_read(&reader, offer_out->provider, sizeof offer_out->provider);
     const uint8_t *device_id = rt_read_bytes(&reader, sizeof offer_out->device_id);
     if (device_id != NULL)
         memcpy(offer_out->device_id, device_id, sizeof offer_out->device_id);
-    read_text(&reader, offer_out->description, sizeof offer_out->description);
+    text_read(&reader, offer_out->description, sizeof offer_out->description);
     uint32_t flags = (uint32_t)rt_read_uint(&reader, 4);
     offer_out->link_count = (uint32_t)rt_read_uint(&reader, 2);
     if (!reader.failed && flags != 0)
@@ -86,7 +89,7 @@ int rt_offer_read(const uint8_t *payload, size_t size, uint32_t link_count_max, 
         return rt_fail(detail, RT_E_PROTOCOL, 0, "an OFFER has %u links where 1 to %u are allowed",
                        (unsigned)offer_out->link_count, (unsigned)link_count_max);
     if (!reader.failed)
-        read_link_addresses(&reader, offer_out);
+        link_addresses_read(&reader, offer_out);
     if (!rt_reader_done(&reader))
         return rt_fail(detail, RT_E_PROTOCOL, 0, "an OFFER of %zu bytes %s", size,
                        reader.failed ? "is cut short, or a length inside is too large" : "has bytes after its end");
@@ -101,7 +104,7 @@ int64_t rt_farewell_write(enum rt_frame_kind kind, int status, const char *reaso
     rt_writer writer = rt_writer_of(payload_out, capacity);
     if (kind == RT_FRAME_ERROR)
         rt_write_uint(&writer, (uint32_t)status, 4);
-    write_text(&writer, reason, RT_REASON_MAX);
+    text_write(&writer, reason, RT_REASON_MAX);
     return writer.failed ? RT_E_INVALID : (int64_t)writer.size;
 }
 
@@ -111,7 +114,7 @@ int rt_farewell_read(enum rt_frame_kind kind, const uint8_t *payload, size_t siz
     memset(farewell_out, 0, sizeof *farewell_out);
     if (kind == RT_FRAME_ERROR)
         farewell_out->status = (int32_t)(uint32_t)rt_read_uint(&reader, 4);
-    read_text(&reader, farewell_out->reason, sizeof farewell_out->reason);
+    text_read(&reader, farewell_out->reason, sizeof farewell_out->reason);
     if (!rt_reader_done(&reader))
         return rt_fail(detail, RT_E_PROTOCOL, 0, "%s of %zu bytes is cut short, or has bytes after its text",
                        kind == RT_FRAME_ERROR ? "an ERROR" : "a BYE", size);

@@ -1,4 +1,13 @@
-/* payload.h: what the frames OFFER, BYE and ERROR carry (PROTOCOL.md section 2). Pure. When they may come is handshake.h's. */
+/* payload.h: the payloads of the frames OFFER, BYE and ERROR. PROTOCOL.md section 2 has the layout;
+ * READY has no payload.
+ *
+ * OFFER describes an end: its provider, device and links. BYE and ERROR, the farewells, carry a
+ * status and a reason that people read.
+ *
+ * Invariant: a payload that reads is whole, within its bounds, and its texts are printable ASCII.
+ *
+ * Driver: pure and without state. handshake.c calls it for frames whose tag was checked, and says
+ * when they may come. */
 #ifndef RT_PROTO_PAYLOAD_H
 #define RT_PROTO_PAYLOAD_H
 
@@ -11,7 +20,8 @@
 
 enum { RT_HANDSHAKE_ADDRESS_MAX = 64 }; /* equals RT_LINK_ADDRESS_SIZE_MAX of the seam; core asserts it */
 
-/* What one end says of itself and its links. The texts are terminated, and printable ASCII once read or written. */
+/* One end's description of itself and its links. The texts are terminated, and printable ASCII once
+ * read or written. */
 typedef struct rt_offer {
     char provider[RT_PROVIDER_NAME_MAX + 1];
     uint8_t device_id[RT_DEVICE_ID_SIZE];
@@ -24,10 +34,11 @@ typedef struct rt_offer {
 /* Returns the payload's size, or RT_E_INVALID: no provider, no or too many links, an address too long, too little capacity. */
 int64_t rt_offer_write(const rt_offer *offer, uint8_t *payload_out, size_t capacity);
 
-/* RT_OK, or RT_E_PROTOCOL with the detail. `link_count_max` is what the reader has links for. */
+/* RT_OK, or RT_E_PROTOCOL with the detail. `link_count_max` is the number of links that the reader
+ * has room for. */
 int rt_offer_read(const uint8_t *payload, size_t size, uint32_t link_count_max, rt_offer *offer_out, rt_detail *detail);
 
-/* The last words of an end. BYE has no status. */
+/* The last message of an end. BYE has no status. */
 typedef struct rt_farewell {
     int32_t status; /* of ERROR: an rt_status, negative; of BYE 0 */
     char reason[RT_REASON_MAX + 1];

@@ -1,7 +1,11 @@
 /* preface.c: the 48 bytes with which both ends begin (PROTOCOL.md section 1).
  *
- * Whoever is at the other end has proved nothing yet, and may be anything that answers on a port: so the details name what
- * came, in words for the person who chose the address. */
+ * The other end has proved nothing yet, and may be anything that answers on a port: so the details
+ * name the bytes that came, in terms that the user who chose the address understands.
+ *
+ * Checks run in the order of the note: magic, version, authentication, padding, nonce. The magic is
+ * checked byte by byte as it arrives, so that a server of another protocol with a short greeting is
+ * recognised at once and not at the deadline. */
 #include "proto/preface.h"
 
 #include <assert.h>
@@ -43,7 +47,7 @@ int rt_preface_check_magic(const uint8_t *bytes, size_t size, rt_handshake_role 
                    role == RT_ROLE_CONNECTOR ? "answers there; check host and port" : "connected here and was turned away");
 }
 
-static int check_authentication(const uint8_t *peer, const uint8_t *own, rt_detail *detail)
+static int authentication_check(const uint8_t *peer, const uint8_t *own, rt_detail *detail)
 {
     if (peer[AUTHENTICATION_AT] == own[AUTHENTICATION_AT])
         return RT_OK;
@@ -67,7 +71,7 @@ int rt_preface_check(const uint8_t peer[RT_PREFACE_SIZE], const uint8_t own[RT_P
             "the peer speaks version %u of the control protocol and this end version %d: install the same rdmatensor at "
             "both ends",
             version, RT_PROTOCOL_VERSION);
-    int status = check_authentication(peer, own, detail);
+    int status = authentication_check(peer, own, detail);
     if (status != RT_OK)
         return status;
     if (memcmp(peer + ZERO_AT, zeros, sizeof zeros) != 0)

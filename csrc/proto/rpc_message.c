@@ -1,7 +1,11 @@
 /* rpc_message.c: the messages of address distribution (PROTOCOL.md section 4).
  *
- * There is one encoding of each message: what decodes is encoded to the same bytes again. Which reply belongs to which
- * request, and how many may be under way, is core's (rpc.c). */
+ * There is one encoding of each message: bytes that decode are encoded to the same bytes again. A
+ * decoder fails on bytes left over as it does on missing ones.
+ *
+ * The bytes come from a peer, and lengths are compared before anything is copied. The handle in a
+ * FOUND is opaque here: it is decoded by the call that attaches it. rpc/answer.c matches replies to
+ * requests, and bounds how many may be under way. */
 #include "proto/rpc_message.h"
 
 #include "base/bytes.h"
@@ -10,7 +14,7 @@ _Static_assert(4 + 4 + 1 + RT_NAME_MAX <= RT_RPC_MESSAGE_MAX, "the largest LOOKU
 _Static_assert(4 + 1 + RT_HANDLE_SIZE_MAX <= RT_RPC_MESSAGE_MAX, "the largest FOUND fits");
 _Static_assert(RT_NAME_MAX <= UINT8_MAX && RT_HANDLE_SIZE_MAX <= UINT8_MAX, "lengths are one byte");
 
-static bool is_control(char character)
+static bool character_is_control(char character)
 {
     return (unsigned char)character < 0x20 || character == 0x7f;
 }
@@ -18,7 +22,7 @@ static bool is_control(char character)
 static bool name_fits(const char *name, size_t size)
 {
     for (size_t index = 0; index < size; index++) {
-        if (is_control(name[index]))
+        if (character_is_control(name[index]))
             return false;
     }
     return size > 0 && size <= RT_NAME_MAX;
@@ -33,7 +37,7 @@ int rt_rpc_check_name(const char *name, rt_detail *detail)
         return rt_fail(detail, RT_E_INVALID, 0, "a published name has %zu bytes: at most %d fit, choose a shorter one", size,
                        RT_NAME_MAX);
     for (size_t index = 0; index < size; index++) {
-        if (is_control(name[index]))
+        if (character_is_control(name[index]))
             return rt_fail(detail, RT_E_INVALID, 0,
                            "a published name has the control character 0x%02x at byte %zu: choose one without",
                            (unsigned)(unsigned char)name[index], index);
@@ -67,13 +71,13 @@ int64_t rt_rpc_encode(const rt_rpc_message *message, uint8_t *bytes_out, size_t 
     return writer.failed ? RT_E_INVALID : (int64_t)writer.size;
 }
 
-static int decode_lookup(rt_reader *reader, rt_rpc_message *message, rt_detail *detail)
+static int lookup_decode(rt_reader *reader, rt_rpc_message *message, rt_detail *detail)
 {
     message->wait_ms = (uint32_t)rt_read_uint(reader, 4);
     message->name_size = (uint8_t)rt_read_uint(reader, 1);
     const uint8_t *name = rt_read_bytes(reader, message->name_size);
     if (name == NULL)
-        return RT_OK; /* the reader failed: said by the caller */
+        return RT_OK; /* the reader failed: the caller reports it */
     if (!name_fits((const char *)name, message->name_size))
         return rt_fail(detail, RT_E_PROTOCOL, 0,
                        "the peer's LOOKUP %u has a name of %u bytes that is empty, longer than %d or has control characters",
@@ -82,7 +86,7 @@ static int decode_lookup(rt_reader *reader, rt_rpc_message *message, rt_detail *
     return RT_OK;
 }
 
-static int decode_found(rt_reader *reader, rt_rpc_message *message, rt_detail *detail)
+static int found_decode(rt_reader *reader, rt_rpc_message *message, rt_detail *detail)
 {
     message->handle_size = (uint8_t)rt_read_uint(reader, 1);
     const uint8_t *handle = rt_read_bytes(reader, message->handle_size);
@@ -108,8 +112,8 @@ int rt_rpc_decode(const uint8_t *bytes, size_t size, rt_rpc_message *message_out
         return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's RPC message has 0x%02x where zero belongs", zero);
     int status = RT_OK;
     switch (message.kind) {
-    case RT_RPC_LOOKUP: status = decode_lookup(&reader, &message, detail); break;
-    case RT_RPC_FOUND: status = decode_found(&reader, &message, detail); break;
+    case RT_RPC_LOOKUP: status = lookup_decode(&reader, &message, detail); break;
+    case RT_RPC_FOUND: status = found_decode(&reader, &message, detail); break;
     case RT_RPC_MISSING: message.published_count = (uint32_t)rt_read_uint(&reader, 4); break;
     default: return rt_fail(detail, RT_E_PROTOCOL, 0, "the peer's RPC message is of the unknown kind %u", (unsigned)message.kind);
     }

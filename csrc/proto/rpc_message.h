@@ -1,4 +1,14 @@
-/* rpc_message.h: the messages of address distribution (PROTOCOL.md section 4). Pure. */
+/* rpc_message.h: the messages of address distribution: LOOKUP asks for a name, FOUND and MISSING
+ * answer. PROTOCOL.md section 4 has the layout.
+ *
+ * A message travels by SEND on link 0 of a channel. Each request has a number and exactly one
+ * reply; edge_message continues the kinds with those of edges.
+ *
+ * Invariant: each message has one encoding, and names have no control characters, so they can be
+ * shown as they are.
+ *
+ * Driver: pure and without state. rpc/lookup.c sends LOOKUPs and rpc/answer.c replies, on any
+ * thread and on the service's; they match replies to requests and bound how many are under way. */
 #ifndef RT_PROTO_RPC_MESSAGE_H
 #define RT_PROTO_RPC_MESSAGE_H
 
@@ -24,7 +34,7 @@ typedef struct rt_rpc_message {
 
 /* Returns the encoded size, or RT_E_INVALID. */
 int64_t rt_rpc_encode(const rt_rpc_message *message, uint8_t *bytes_out, size_t capacity);
-/* RT_OK or RT_E_PROTOCOL with the detail. Accepts exactly what rt_rpc_encode makes. */
+/* RT_OK or RT_E_PROTOCOL with the detail. Accepts exactly the bytes that rt_rpc_encode makes. */
 int rt_rpc_decode(const uint8_t *bytes, size_t size, rt_rpc_message *message_out, rt_detail *detail);
 /* RT_OK when the name may be published and looked up: 1 to RT_NAME_MAX bytes, no control characters. */
 int rt_rpc_check_name(const char *name, rt_detail *detail);

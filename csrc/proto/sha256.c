@@ -1,7 +1,8 @@
 /* sha256.c: SHA-256 and HMAC-SHA-256, as FIPS 180-4 and RFC 2104 define them.
  *
- * For a few hundred bytes per connection: plain and checkable, not fast. Nothing depends on secret bytes in its branches or
- * addresses. What held key material is wiped before it is left. */
+ * They serve a few hundred bytes per connection: plain and checkable, not fast. No branch or
+ * address depends on secret bytes. Buffers that held key material are wiped before the function
+ * returns. */
 #include "proto/sha256.h"
 
 #include <string.h>
@@ -16,12 +17,12 @@ static const uint32_t round_constants[64] = {
     0x90befffa, 0xa4506ceb, 0xbef9a3f7, 0xc67178f2,
 };
 
-static inline uint32_t rotate_right(uint32_t word, unsigned count)
+static inline uint32_t word_rotate_right(uint32_t word, unsigned count)
 {
     return (word >> count) | (word << (32 - count));
 }
 
-static void fill_schedule(const uint8_t block[RT_SHA256_BLOCK], uint32_t schedule[64])
+static void schedule_fill(const uint8_t block[RT_SHA256_BLOCK], uint32_t schedule[64])
 {
     for (size_t index = 0; index < 16; index++) {
         const uint8_t *at = block + 4 * index;
@@ -29,22 +30,22 @@ static void fill_schedule(const uint8_t block[RT_SHA256_BLOCK], uint32_t schedul
     }
     for (size_t index = 16; index < 64; index++) {
         uint32_t early = schedule[index - 15], late = schedule[index - 2];
-        uint32_t sigma0 = rotate_right(early, 7) ^ rotate_right(early, 18) ^ (early >> 3);
-        uint32_t sigma1 = rotate_right(late, 17) ^ rotate_right(late, 19) ^ (late >> 10);
+        uint32_t sigma0 = word_rotate_right(early, 7) ^ word_rotate_right(early, 18) ^ (early >> 3);
+        uint32_t sigma1 = word_rotate_right(late, 17) ^ word_rotate_right(late, 19) ^ (late >> 10);
         schedule[index] = schedule[index - 16] + sigma0 + schedule[index - 7] + sigma1;
     }
 }
 
-static void compress(uint32_t words[8], const uint8_t block[RT_SHA256_BLOCK])
+static void block_compress(uint32_t words[8], const uint8_t block[RT_SHA256_BLOCK])
 {
     uint32_t schedule[64];
-    fill_schedule(block, schedule);
+    schedule_fill(block, schedule);
     uint32_t a = words[0], b = words[1], c = words[2], d = words[3], e = words[4], f = words[5], g = words[6], h = words[7];
     for (size_t index = 0; index < 64; index++) {
-        uint32_t sum1 = rotate_right(e, 6) ^ rotate_right(e, 11) ^ rotate_right(e, 25);
+        uint32_t sum1 = word_rotate_right(e, 6) ^ word_rotate_right(e, 11) ^ word_rotate_right(e, 25);
         uint32_t choice = (e & f) ^ (~e & g);
         uint32_t first = h + sum1 + choice + round_constants[index] + schedule[index];
-        uint32_t sum0 = rotate_right(a, 2) ^ rotate_right(a, 13) ^ rotate_right(a, 22);
+        uint32_t sum0 = word_rotate_right(a, 2) ^ word_rotate_right(a, 13) ^ word_rotate_right(a, 22);
         uint32_t majority = (a & b) ^ (a & c) ^ (b & c);
         h = g;
         g = f;
@@ -80,7 +81,7 @@ void rt_sha256_add(rt_sha256_state *state, const void *bytes, size_t size)
         at += taken;
         size -= taken;
         if (held + taken == RT_SHA256_BLOCK)
-            compress(state->words, state->block);
+            block_compress(state->words, state->block);
     }
 }
 

@@ -1,5 +1,5 @@
-/* absent.c: the operations that a provider does not have. Each says "not supported" in the way its prototype allows, so
- * that a table is complete and core needs no null checks. */
+/* absent.c: the operations that a provider does not have. Each returns "not supported" in the way
+ * its prototype allows, so that a table is complete and core needs no null checks. */
 #include "provider/provider.h"
 
 int rt_absent_command(const char *text, char *reply_out, size_t capacity, rt_detail *detail)
@@ -44,4 +44,10 @@ int rt_absent_memory_event_fd(rt_pdevice *device)
 void rt_absent_memory_arm(rt_pdevice *device)
 {
     (void)device;
+}
+
+bool rt_absent_memory_help(rt_pdevice *device)
+{
+    (void)device;
+    return false;
 }

@@ -1,5 +1,6 @@
-/* quick.c: sends, receives and releases of bound and static tensors, and prepared copies, as Python calls them (quick.h). Objects
- * of these types are seen by one thread at a time, that which has the interpreter's lock; what is behind them by any. */
+/* quick.c: edges, bound tensors and prepared copies: their fields, and how bound ones are called.
+ * Objects of these types are used by one thread at a time, the one with the interpreter's lock; the
+ * C objects behind them by any thread. */
 #include "python/quick_parts.h"
 
 #include <structmember.h>
@@ -7,121 +8,31 @@
 #include <stdbool.h>
 #include <string.h>
 
-#include "python/quick.h"
 #include "rdmatensor.h"
 
 enum {
-    COPY_LOOKS = 256,      /* some 5 us for a copy that is on its way: what a small one takes over hardware, there and back */
-    KEEPS_LOCK_MAX = 8192, /* bytes that are sent without giving it up: half a microsecond */
+    COPY_LOOKS = 256,      /* some 5 us for a copy under way: the round trip of a small one over hardware */
+    KEEPS_LOCK_MAX = 8192, /* bytes that are sent without giving the lock up: half a microsecond */
 };
 
-/* A tensor in a region. `_edge` is None unless it lies in a slot. */
-typedef struct quick_tensor {
-    PyObject_HEAD
-    PyObject *form, *keep, *edge;
-    long long ticket;
-} quick_tensor;
-
-/* An end of an edge. */
-typedef struct quick_edge {
-    PyObject_HEAD
-    PyObject *handle; /* None when it is closed */
-    PyObject *forms;  /* receiver: a tuple of what lies in each slot, empty until that is agreed */
-    PyObject *line;   /* what goes first: receiver `_waiting`, sender `_backlog` */
-    unsigned long long pointer;
-    long long slice_ns;
-} quick_edge;
-
-/* A contiguous tensor bound to a static edge, or anything else that is bound: then `nbytes` is 0 here. */
+/* A contiguous tensor bound to a static edge, or any other bound tensor: `nbytes` is then 0
+ * here. */
 typedef struct quick_bound {
     PyObject_HEAD
     PyObject *edge;
     unsigned long long pointer, address, nbytes;
+    unsigned long long tensor; /* of a dynamic edge: an rt_edge_tensor*; else 0 */
 } quick_bound;
 
-/* Copies that are bound. */
+/* Bound copies. */
 typedef struct quick_prepared {
     PyObject_HEAD
-    PyObject *handle; /* None when it is closed */
+    PyObject *handle; /* None once it is closed */
     unsigned long long pointer;
     char brief; /* posted before the interpreter's lock could be given up, and soon over */
 } quick_prepared;
 
-/* One set for the process, as the module of cffi is. */
-static PyTypeObject *edge_type, *tensor_type; /* the latter: the class that is handed out */
-static allocfunc tensor_alloc;
-static PyObject *receive_otherwise;
-static PyMethodDef receive_def;
-
 /* ---- life ---- */
-
-static void object_free(PyObject *self)
-{
-    PyTypeObject *type = Py_TYPE(self);
-    freefunc end = (freefunc)PyType_GetSlot(type, Py_tp_free);
-    end(self);
-    Py_DECREF(type);
-}
-
-static int tensor_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    quick_tensor *self = (quick_tensor *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->form);
-    Py_VISIT(self->keep);
-    Py_VISIT(self->edge);
-    return 0;
-}
-
-static int tensor_clear(PyObject *object)
-{
-    quick_tensor *self = (quick_tensor *)object;
-    Py_CLEAR(self->edge);
-    Py_CLEAR(self->form);
-    Py_CLEAR(self->keep);
-    return 0;
-}
-
-static void tensor_dealloc(PyObject *object)
-{
-    PyObject_GC_UnTrack(object);
-    tensor_clear(object);
-    object_free(object);
-}
-
-static int tensor_init(PyObject *object, PyObject *args, PyObject *kwargs)
-{
-    static char *names[] = {"form", "keep", "edge", "ticket", NULL};
-    quick_tensor *self = (quick_tensor *)object;
-    PyObject *form, *keep, *edge = Py_None;
-    if (!PyArg_ParseTupleAndKeywords(args, kwargs, "OO|OL:Tensor", names, &form, &keep, &edge, &self->ticket))
-        return -1;
-    tensor_clear(object);
-    self->form = Py_NewRef(form);
-    self->keep = Py_NewRef(keep);
-    self->edge = Py_NewRef(edge);
-    return 0;
-}
-
-static bool in_slot(const quick_tensor *self)
-{
-    return self->edge != NULL && self->edge != Py_None;
-}
-
-/* A tensor goes that nobody released. */
-static void tensor_finalize(PyObject *object)
-{
-    const quick_tensor *self = (const quick_tensor *)object;
-    if (!in_slot(self))
-        return;
-    PyObject *type, *value, *trace;
-    PyErr_Fetch(&type, &value, &trace);
-    PyObject *done = PyObject_CallMethod(self->edge, "_forgotten", "O", object);
-    if (done == NULL)
-        PyErr_WriteUnraisable(object);
-    Py_XDECREF(done);
-    PyErr_Restore(type, value, trace);
-}
 
 static int edge_traverse(PyObject *object, visitproc visit, void *arg)
 {
@@ -130,15 +41,18 @@ static int edge_traverse(PyObject *object, visitproc visit, void *arg)
     Py_VISIT(self->handle);
     Py_VISIT(self->forms);
     Py_VISIT(self->line);
-    return 0;
+    Py_VISIT(self->kept);
+    return quick_known_traverse(self->known, visit, arg);
 }
 
 static int edge_clear(PyObject *object)
 {
     quick_edge *self = (quick_edge *)object;
+    quick_known_forget(self);
     Py_CLEAR(self->handle);
     Py_CLEAR(self->forms);
     Py_CLEAR(self->line);
+    Py_CLEAR(self->kept);
     return 0;
 }
 
@@ -146,55 +60,18 @@ static void edge_dealloc(PyObject *object)
 {
     PyObject_GC_UnTrack(object);
     edge_clear(object);
-    object_free(object);
+    quick_free(object);
 }
 
-int quick_holder_traverse(PyObject *object, visitproc visit, void *arg)
+static PyObject *edge_forget(PyObject *object, PyObject *Py_UNUSED(none))
 {
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(((quick_holder *)object)->held);
-    return 0;
-}
-
-int quick_holder_clear(PyObject *object)
-{
-    Py_CLEAR(((quick_holder *)object)->held);
-    return 0;
-}
-
-void quick_holder_dealloc(PyObject *object)
-{
-    PyObject_GC_UnTrack(object);
-    quick_holder_clear(object);
-    object_free(object);
+    quick_known_forget((quick_edge *)object);
+    Py_RETURN_NONE;
 }
 
 /* ---- calls ---- */
 
-/* The edge behind an object while it is open and nothing goes before what comes now; else NULL. */
-static rt_edge *free_edge(const quick_edge *self)
-{
-    if (self->handle == NULL || self->handle == Py_None || self->line == NULL || PyObject_Size(self->line) != 0)
-        return NULL;
-    return (rt_edge *)(uintptr_t)self->pointer;
-}
-
-PyObject *quick_call(PyObject *method, PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    PyObject *all = PyTuple_New(count + 1), *named = names != NULL ? PyDict_New() : NULL, *result = NULL;
-    bool whole = all != NULL && (names == NULL || named != NULL);
-    for (Py_ssize_t index = 0; whole && index <= count; index++)
-        whole = PyTuple_SetItem(all, index, Py_NewRef(index == 0 ? object : args[index - 1])) == 0;
-    for (Py_ssize_t index = 0; whole && named != NULL && index < PyTuple_Size(names); index++)
-        whole = PyDict_SetItem(named, PyTuple_GetItem(names, index), args[count + index]) == 0;
-    if (whole)
-        result = PyObject_Call(method, all, named);
-    Py_XDECREF(all);
-    Py_XDECREF(named);
-    return result;
-}
-
-static PyObject *call_in_python(PyObject *object, PyObject *args, PyObject *kwargs)
+static PyObject *object_call_python(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     PyObject *call = PyObject_GetAttrString(object, "_call"), *result = NULL;
     if (call != NULL)
@@ -203,13 +80,27 @@ static PyObject *call_in_python(PyObject *object, PyObject *args, PyObject *kwar
     return result;
 }
 
+/* Passes copies that are still under way, or a status, to Python, which waits or raises. */
+static PyObject *prepared_go_on(PyObject *prepared, int64_t number)
+{
+    if (number < 0)
+        return PyObject_CallMethod(prepared, "_go_on", "L", (long long)number);
+    PyObject *channel = PyObject_GetAttrString(prepared, "_channel"), *result = NULL;
+    PyObject *held = channel != NULL ? quick_held_of(channel, prepared, number) : NULL;
+    if (held != NULL)
+        result = PyObject_CallMethod(prepared, "_go_on", "O", held);
+    Py_XDECREF(held);
+    Py_XDECREF(channel);
+    return result;
+}
+
 static PyObject *prepared_call(PyObject *object, PyObject *args, PyObject *kwargs)
 {
     const quick_prepared *self = (const quick_prepared *)object;
     if (self->handle == NULL || self->handle == Py_None || kwargs != NULL || PyTuple_Size(args) != 0)
-        return call_in_python(object, args, kwargs);
+        return object_call_python(object, args, kwargs);
     rt_prepared *prepared = (rt_prepared *)(uintptr_t)self->pointer;
-    PyObject *handle = Py_NewRef(self->handle); /* whatever other threads do meanwhile */
+    PyObject *handle = Py_NewRef(self->handle); /* another thread may drop it meanwhile */
     int64_t number;
     if (self->brief) {
         number = rt_prepared_run_briefly(prepared, COPY_LOOKS);
@@ -223,9 +114,25 @@ static PyObject *prepared_call(PyObject *object, PyObject *args, PyObject *kwarg
         number = rt_prepared_run(prepared);
         Py_END_ALLOW_THREADS
     }
-    PyObject *result = number == 0 ? Py_NewRef(Py_None) : PyObject_CallMethod(object, "_go_on", "L", (long long)number);
+    PyObject *result = number == 0 ? Py_NewRef(Py_None) : prepared_go_on(object, number);
     Py_DECREF(handle);
     return result;
+}
+
+/* Calls that send a tensor of a dynamic edge: 1 when it was sent, 0 when Python has to do it, -1 with an exception. */
+static int bound_send_record(PyObject *object, const quick_bound *self)
+{
+    const quick_edge *way = (const quick_edge *)self->edge;
+    rt_edge *edge = PyObject_TypeCheck(self->edge, quick_edge_type) ? quick_free_edge(way) : NULL;
+    uint64_t released = 0;
+    if (edge == NULL)
+        return 0;
+    int64_t sequence = rt_edge_send_tensor_at_once(edge, (const rt_edge_tensor *)(uintptr_t)self->tensor, &released);
+    if (sequence < 0)
+        return 0;
+    if (sequence > 0 && quick_keep(way, sequence, object) != 0)
+        return -1;
+    return quick_keep_until(way, released) == 0 ? 1 : -1;
 }
 
 static PyObject *bound_call(PyObject *object, PyObject *args, PyObject *kwargs)
@@ -233,105 +140,41 @@ static PyObject *bound_call(PyObject *object, PyObject *args, PyObject *kwargs)
     const quick_bound *self = (const quick_bound *)object;
     const quick_edge *way = (const quick_edge *)self->edge;
     bool usual = self->nbytes != 0 && kwargs == NULL && PyTuple_Size(args) == 0;
-    rt_edge *edge = usual && way != NULL && PyObject_TypeCheck(self->edge, edge_type) ? free_edge(way) : NULL;
+    if (self->tensor != 0 && way != NULL && kwargs == NULL && PyTuple_Size(args) == 0) {
+        int sent = bound_send_record(object, self);
+        if (sent != 0)
+            return sent > 0 ? Py_NewRef(Py_None) : NULL;
+    }
+    rt_edge *edge = usual && way != NULL && PyObject_TypeCheck(self->edge, quick_edge_type) ? quick_free_edge(way) : NULL;
     if (edge == NULL)
-        return call_in_python(object, args, kwargs);
+        return object_call_python(object, args, kwargs);
     if (self->nbytes <= KEEPS_LOCK_MAX && rt_edge_send_at_once(edge, self->address, self->nbytes) == 0)
         Py_RETURN_NONE;
     int64_t status;
-    PyObject *handle = Py_NewRef(way->handle); /* whatever other threads do meanwhile */
+    PyObject *handle = Py_NewRef(way->handle); /* another thread may drop it meanwhile */
     Py_BEGIN_ALLOW_THREADS
     status = rt_edge_send(edge, self->address, self->nbytes, way->slice_ns);
     Py_END_ALLOW_THREADS
     Py_DECREF(handle);
     if (status == 0)
         Py_RETURN_NONE;
+    if (status > 0 && quick_keep(way, status, object) != 0)
+        return NULL;
     return PyObject_CallMethod(object, "_go_on", "L", (long long)status);
 }
 
-/* What lies in the slot of a sequence, as a new tensor. */
-static PyObject *new_tensor(quick_edge *self, PyObject *handle, int64_t sequence)
-{
-    Py_ssize_t slots = PyTuple_Size(self->forms);
-    PyObject *form = slots > 0 ? PyTuple_GetItem(self->forms, (Py_ssize_t)(sequence % slots)) : NULL;
-    PyObject *made = form != NULL ? tensor_alloc(tensor_type, 0) : NULL;
-    if (made == NULL)
-        return NULL;
-    quick_tensor *tensor = (quick_tensor *)made;
-    tensor->form = Py_NewRef(form);
-    tensor->keep = Py_NewRef(handle);
-    tensor->edge = Py_NewRef((PyObject *)self);
-    tensor->ticket = sequence;
-    return made;
-}
-
-static PyObject *edge_receive(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
-{
-    quick_edge *self = (quick_edge *)object;
-    bool usual = count == 0 && names == NULL && self->forms != NULL && PyTuple_Size(self->forms) > 0;
-    rt_edge *edge = usual ? free_edge(self) : NULL;
-    if (edge == NULL)
-        return quick_call(receive_otherwise, object, args, count, names);
-    int64_t sequence = rt_edge_receive_at_once(edge, QUICK_LOOKS);
-    if (sequence > 0)
-        return new_tensor(self, self->handle, sequence);
-    PyObject *handle = Py_NewRef(self->handle), *made; /* whatever other threads do meanwhile */
-    Py_BEGIN_ALLOW_THREADS
-    sequence = rt_edge_receive_static(edge, self->slice_ns);
-    Py_END_ALLOW_THREADS
-    if (sequence > 0)
-        made = new_tensor(self, handle, sequence);
-    else
-        made = PyObject_CallMethod(object, "_go_on", "L", (long long)sequence);
-    Py_DECREF(handle);
-    return made;
-}
-
-static PyObject *tensor_release(PyObject *object, PyObject *Py_UNUSED(none))
-{
-    quick_tensor *self = (quick_tensor *)object;
-    if (!in_slot(self))
-        Py_RETURN_NONE;
-    if (PyObject_TypeCheck(self->edge, edge_type) && self->ticket > 0) {
-        const quick_edge *edge = (const quick_edge *)self->edge;
-        bool open = edge->handle != NULL && edge->handle != Py_None;
-        if (open && rt_edge_release_at_once((rt_edge *)(uintptr_t)edge->pointer, (uint64_t)self->ticket) == RT_OK) {
-            PyObject *before = self->edge;
-            self->ticket = -1;
-            self->edge = Py_NewRef(Py_None);
-            Py_DECREF(before);
-            Py_RETURN_NONE;
-        }
-    }
-    return PyObject_CallMethod(self->edge, "_release", "O", object);
-}
-
 /* ---- types ---- */
-
-static PyMemberDef tensor_members[] = {
-    {"_form", T_OBJECT_EX, offsetof(quick_tensor, form), 0, "what it is and where it lies"},
-    {"_keep", T_OBJECT_EX, offsetof(quick_tensor, keep), 0, "what keeps the memory"},
-    {"_edge", T_OBJECT, offsetof(quick_tensor, edge), 0, "whose slot it lies in, until it is released"},
-    {"_ticket", T_LONGLONG, offsetof(quick_tensor, ticket), 0, "for the edge: which tensor; negative once it was released"},
-    {NULL, 0, 0, 0, NULL},
-};
-
-static PyMethodDef tensor_methods[] = {
-    {"release", tensor_release, METH_NOARGS,
-     "release($self, /)\n--\n\n"
-     "Gives a received tensor's slot back to the sender. Twice is fine; a tensor that was not received keeps its\n"
-     "memory.\n\n"
-     "Views of it that still exist see the next tensor come: drop them first, or copy."},
-    {NULL, NULL, 0, NULL},
-};
 
 static PyMemberDef edge_members[] = {
     {"_handle", T_OBJECT_EX, offsetof(quick_edge, handle), 0, "None when it is closed"},
     {"_forms", T_OBJECT_EX, offsetof(quick_edge, forms), 0, "what lies in each slot, once the layout is agreed"},
     {"_waiting", T_OBJECT_EX, offsetof(quick_edge, line), 0, "receiver: taken from the core, and not handed out yet"},
     {"_backlog", T_OBJECT_EX, offsetof(quick_edge, line), 0, "sender: begun by send_async, and not all of it done"},
+    {"_kept", T_OBJECT_EX, offsetof(quick_edge, kept), 0, "sender: sent, and still needed by the receiver or the provider"},
     {"_pointer", T_ULONGLONG, offsetof(quick_edge, pointer), 0, "the C object's address"},
     {"_slice_ns", T_LONGLONG, offsetof(quick_edge, slice_ns), 0, "how long one call waits"},
+    {"_dynamic", T_BOOL, offsetof(quick_edge, dynamic), 0, "receiver: its tensors may be borrowed"},
+    {"_lender", T_ULONG, offsetof(quick_edge, lender), READONLY, "sender: the thread that has a loan of it, or 0"},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -340,6 +183,7 @@ static PyMemberDef bound_members[] = {
     {"_pointer", T_ULONGLONG, offsetof(quick_bound, pointer), 0, "of the edge"},
     {"_address", T_ULONGLONG, offsetof(quick_bound, address), 0, NULL},
     {"_size", T_ULONGLONG, offsetof(quick_bound, nbytes), 0, "0: it is not sent from here"},
+    {"_tensor", T_ULONGLONG, offsetof(quick_bound, tensor), 0, "of a dynamic edge: the C description"},
     {NULL, 0, 0, 0, NULL},
 };
 
@@ -351,20 +195,25 @@ static PyMemberDef prepared_members[] = {
     {NULL, 0, 0, 0, NULL},
 };
 
-static PyType_Slot tensor_slots[] = {
-    {Py_tp_traverse, (void *)tensor_traverse}, {Py_tp_clear, (void *)tensor_clear},
-    {Py_tp_dealloc, (void *)tensor_dealloc},   {Py_tp_init, (void *)tensor_init},
-    {Py_tp_finalize, (void *)tensor_finalize}, {Py_tp_members, tensor_members},
-    {Py_tp_methods, tensor_methods},           {0, NULL},
+static PyMethodDef edge_methods[] = {
+    {"_forget", edge_forget, METH_NOARGS,
+     "_forget($self, /)\n--\n\nDrops the forms and keepers that it has made of dynamic tensors."},
+    {NULL, NULL, 0, NULL},
 };
+
 static PyType_Slot edge_slots[] = {
+    {Py_tp_doc, (void *)"The part of an edge's end that the quick calls use. `_waiting` and `_backlog` share one slot:\n"
+                        "a receiver has the former, a sender the latter."},
     {Py_tp_traverse, (void *)edge_traverse},
     {Py_tp_clear, (void *)edge_clear},
     {Py_tp_dealloc, (void *)edge_dealloc},
     {Py_tp_members, edge_members},
+    {Py_tp_methods, edge_methods},
     {0, NULL},
 };
 static PyType_Slot bound_slots[] = {
+    {Py_tp_doc, (void *)"A tensor that is bound to an edge: calling it sends. The call goes to `_call`, which a subclass\n"
+                        "has, in all but the usual case."},
     {Py_tp_traverse, (void *)quick_holder_traverse},
     {Py_tp_clear, (void *)quick_holder_clear},
     {Py_tp_dealloc, (void *)quick_holder_dealloc},
@@ -374,6 +223,8 @@ static PyType_Slot bound_slots[] = {
 };
 
 static PyType_Slot prepared_slots[] = {
+    {Py_tp_doc, (void *)"Copies that are bound: calling it runs them. The call goes to `_call`, which a subclass has, in\n"
+                        "all but the usual case."},
     {Py_tp_traverse, (void *)quick_holder_traverse},
     {Py_tp_clear, (void *)quick_holder_clear},
     {Py_tp_dealloc, (void *)quick_holder_dealloc},
@@ -383,55 +234,15 @@ static PyType_Slot prepared_slots[] = {
 };
 
 enum { TYPE_FLAGS = Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC };
-static PyType_Spec tensor_spec = {"rdmatensor._quick.Tensor", sizeof(quick_tensor), 0, TYPE_FLAGS, tensor_slots};
-static PyType_Spec edge_spec = {"rdmatensor._quick.Edge", sizeof(quick_edge), 0, TYPE_FLAGS, edge_slots};
-static PyType_Spec bound_spec = {"rdmatensor._quick.Bound", sizeof(quick_bound), 0, TYPE_FLAGS, bound_slots};
-static PyType_Spec prepared_spec = {"rdmatensor._quick.Prepared", sizeof(quick_prepared), 0, TYPE_FLAGS, prepared_slots};
+static PyType_Spec edge_spec = {"rdmatensor._native.QuickEdge", sizeof(quick_edge), 0, TYPE_FLAGS, edge_slots};
+static PyType_Spec bound_spec = {"rdmatensor._native.QuickBound", sizeof(quick_bound), 0, TYPE_FLAGS, bound_slots};
+static PyType_Spec prepared_spec = {"rdmatensor._native.QuickPrepared", sizeof(quick_prepared), 0, TYPE_FLAGS, prepared_slots};
 
-/* receiving(method, doc, tensor): the method that RecvEdge has as `recv`. `method` is called where the quick way does not go, `doc`
- * describes it, and objects of the class `tensor` are what it gives. */
-static PyObject *receiving(PyObject *Py_UNUSED(module), PyObject *args)
+int quick_add(PyObject *module)
 {
-    PyObject *method, *type;
-    const char *doc;
-    if (!PyArg_ParseTuple(args, "OsO!:receiving", &method, &doc, &PyType_Type, &type))
-        return NULL;
-    size_t size = strlen(doc) + 1;
-    char *copy = PyMem_Malloc(size); /* as long as the process, as the method */
-    if (copy == NULL)
-        return PyErr_NoMemory();
-    memcpy(copy, doc, size);
-    receive_otherwise = Py_NewRef(method);
-    tensor_type = (PyTypeObject *)Py_NewRef(type);
-    tensor_alloc = (allocfunc)PyType_GetSlot(tensor_type, Py_tp_alloc);
-    receive_def = (PyMethodDef){"recv", (PyCFunction)(void *)edge_receive, METH_FASTCALL | METH_KEYWORDS, copy};
-    return PyDescr_NewMethod(edge_type, &receive_def);
-}
-
-static PyMethodDef receiving_def = {"receiving", receiving, METH_VARARGS, NULL};
-
-static int add(PyObject *dict, const char *name, PyObject *made)
-{
-    int status = made == NULL ? -1 : PyDict_SetItemString(dict, name, made);
-    Py_XDECREF(made);
-    return status;
-}
-
-uint64_t rt_quick_types(void)
-{
-    PyGILState_STATE state = PyGILState_Ensure();
-    PyObject *dict = PyDict_New();
-    if (edge_type == NULL)
-        edge_type = (PyTypeObject *)PyType_FromSpec(&edge_spec);
-    bool whole = dict != NULL && edge_type != NULL && PyDict_SetItemString(dict, "Edge", (PyObject *)edge_type) == 0 &&
-                 add(dict, "Tensor", PyType_FromSpec(&tensor_spec)) == 0 &&
-                 add(dict, "Bound", PyType_FromSpec(&bound_spec)) == 0 &&
-                 add(dict, "Prepared", PyType_FromSpec(&prepared_spec)) == 0 && add(dict, "Channel", quick_channel_type()) == 0 &&
-                 add(dict, "receiving", PyCFunction_NewEx(&receiving_def, NULL, NULL)) == 0;
-    if (!whole) {
-        PyErr_Clear();
-        Py_CLEAR(dict);
-    }
-    PyGILState_Release(state);
-    return (uint64_t)(uintptr_t)dict;
+    static PyTypeObject *bound_type, *prepared_type;
+    int status = quick_type_add(module, &edge_spec, &quick_edge_type);
+    if (status == 0)
+        status = quick_type_add(module, &bound_spec, &bound_type);
+    return status == 0 ? quick_type_add(module, &prepared_spec, &prepared_type) : status;
 }

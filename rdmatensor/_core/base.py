@@ -1,12 +1,14 @@
-"""Handles, status codes, status → exception, and what every call of the C interface is made with."""
+"""Handles, status codes, the mapping from status to exception, and helpers for calls into C."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from typing import Any, NewType, cast
 
-from rdmatensor import errors, fork
+from rdmatensor import errors
 from rdmatensor._native import ffi, lib
+from rdmatensor.locks import check_none_held
+from rdmatensor.settings.config import debug_locks
 
 DeviceHandle = NewType("DeviceHandle", object)
 RegionHandle = NewType("RegionHandle", object)
@@ -54,11 +56,11 @@ Kinds = Mapping[int, type[errors.RdmaError]]
 def failure(
     status: int, what: str, on: str = "", why: str = "", *, kinds: Kinds | None = None, error_number: int = 0
 ) -> errors.RdmaError:
-    """The exception for a status; `kinds` says what some mean in this call instead of what errors.BY_STATUS says."""
+    """The exception for a status; `kinds` overrides errors.BY_STATUS for the statuses it names."""
     name = text_of(lib.rt_status_name(status))
     kind = (kinds or {}).get(status) or errors.BY_STATUS.get(name, errors.RdmaError)
     if status == FORKED:
-        why = fork.WHY
+        why = errors.ForkedProcessError.WHY
     return kind(what, on, why or name, status=name, error_number=error_number)
 
 
@@ -79,19 +81,27 @@ def text_of(chars: Any) -> str:
     return cast(str, "" if chars == ffi.NULL else ffi.string(chars).decode("utf-8", "replace"))
 
 
+process_forked: Callable[[], int] = lib.rt_process_forked
+
 # ---- waiting ----
+
+_DEBUG_LOCKS = debug_locks()
 
 
 def until(
     device: DeviceHandle, step: Callable[[int], int], timeout_ns: int, gone: Callable[[], bool] | None = None
 ) -> int:
-    """Calls `step(nanoseconds)` slice by slice until it gives something else than "not yet", or time is up: then AGAIN.
+    """Calls `step(nanoseconds)` in slices until its status is final; AGAIN when the timeout is
+    over.
 
-    Between the slices Python handles its signals, and CLOSED is given once `gone()`. Time is the device's.
+    Python handles its signals between the slices. Gives CLOSED once `gone()` is true. Time is the
+    device's.
     """
     now = lib.rt_device_now_ns
     deadline = now(device) + timeout_ns
     left = timeout_ns
+    if _DEBUG_LOCKS:
+        check_none_held("waiting")
     while True:
         status = step(left if left < SLICE_NS else SLICE_NS)
         if status not in (AGAIN, INTERRUPTED):
@@ -106,13 +116,49 @@ def until(
 # ---- objects and structs ----
 
 
-def owned(pointer: Any, drop: Callable[[Any], None], keep: object) -> Any:
-    """A handle that drops its object, and then lets go of the handles of what that is part of."""
+class Life:
+    """Tells dependants whether their C object is gone: the garbage collector may finalize them after it."""
 
-    def end(ended: Any, _keep: object = keep) -> None:
-        drop(ended)
+    __slots__ = ("ended", "kept")
 
-    return ffi.gc(pointer, end)
+    def __init__(self) -> None:
+        self.ended = False
+        self.kept: list[object] = []
+        """Objects that must outlive the C object: buffers of the caller that a device may still
+        touch.
+        """
+
+
+class Owner:
+    """The place where a C call puts a new object, and the object's owner from that moment on. If
+    the call is interrupted after C made the object and before a handle of it exists, nothing leaks.
+    """
+
+    __slots__ = ("__weakref__", "_out")
+
+    def __init__(self, kind: str, drop: Callable[[Any], None], keep: object) -> None:
+        def end(out: Any, _keep: object = keep) -> None:
+            if out[0] != ffi.NULL:
+                drop(out[0])
+
+        self._out = ffi.gc(ffi.new(kind), end)
+
+    @property
+    def out(self) -> Any:
+        """The out pointer, the last argument but one of the C call."""
+        return self._out
+
+    @property
+    def filled(self) -> bool:
+        return bool(self._out[0] != ffi.NULL)
+
+    def handle(self) -> Any:
+        """A handle that keeps the object alive. Several handles may exist; each of them keeps it."""
+
+        def end(_pointer: object, _keep: object = self) -> None:
+            pass
+
+        return ffi.gc(self._out[0], end)
 
 
 def pointer_of(handle: RegionHandle | RemoteHandle) -> int:
@@ -121,7 +167,7 @@ def pointer_of(handle: RegionHandle | RemoteHandle) -> int:
 
 
 def values_of(kind: Any, out: Any) -> Any:
-    """A dataclass of the struct's members of the same names."""
+    """A dataclass made from the struct's members of the same names."""
     values = {name: getattr(out, name) for name in kind.__annotations__}
     return kind(
         **{name: bool(value) if kind.__annotations__[name] == "bool" else value for name, value in values.items()}
@@ -151,7 +197,7 @@ _cast, _buffer, _uintptr = ffi.cast, ffi.from_buffer, ffi.typeof("uintptr_t")
 
 
 def address_of(owner: object) -> int:
-    """Where the bytes of a contiguous buffer begin. ValueError and BufferError when it is not contiguous, TypeError
-    when it is no buffer.
+    """The address of a contiguous buffer. ValueError or BufferError when it is not contiguous,
+    TypeError when the object has no buffer.
     """
     return int(_cast(_uintptr, _buffer(owner)))

@@ -6,9 +6,23 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
 
-from rdmatensor._core.base import OK, DeviceHandle, Kinds, RegionHandle, call, check, report, text_of, values_of
+from rdmatensor._core.base import (
+    FORKED,
+    OK,
+    DeviceHandle,
+    Kinds,
+    Life,
+    Owner,
+    RegionHandle,
+    call,
+    check,
+    report,
+    text_of,
+    until,
+    values_of,
+)
 from rdmatensor._native import ffi, lib
-from rdmatensor.life import Life
+from rdmatensor.errors import ForkedProcessError
 from rdmatensor.limits import Limits
 from rdmatensor.stats import DeviceStats
 
@@ -21,12 +35,12 @@ HUGE_PAGES: Mapping[str, int] = {"auto": lib.RT_HUGE_AUTO, "off": lib.RT_HUGE_OF
 
 
 def provider_names() -> list[str]:
-    """All providers of this build, in the order in which auto:// tries them, then the others."""
+    """All providers of this build: first those that auto:// tries, in its order, then the others."""
     return [text_of(lib.rt_provider_name_at(index)) for index in range(lib.rt_provider_count())]
 
 
 def provider_why_not(provider: str) -> str:
-    """Empty when the provider can be used on this machine, else why not."""
+    """The reason why the provider cannot be used on this machine; empty when it can."""
     detail = ffi.new("rt_detail *")
     status = lib.rt_provider_viable(provider.encode(), detail)
     return "" if status == OK else text_of(detail.text) or text_of(lib.rt_status_name(status))
@@ -48,7 +62,7 @@ def provider_list(provider: str) -> list[tuple[str, str, Limits]]:
 
 
 def provider_command(provider: str, text: str) -> str:
-    """Gives a provider a command for its fault plan; returns its reply."""
+    """Sends a command to a provider's fault plan and returns the reply."""
     detail, reply = ffi.new("rt_detail *"), ffi.new("char[]", 4096)
     check(
         detail,
@@ -57,6 +71,35 @@ def provider_command(provider: str, text: str) -> str:
         provider,
     )
     return text_of(reply)
+
+
+# ---- GPUs ----
+
+GpuEntry = tuple[str, str, str, int, int, tuple[int, int], int, tuple[bool, bool, bool]]
+"""Name, PCI address and the reason against a way; bytes, driver, capability and flush; shares, dma-buf, direct."""
+
+
+def gpu_list() -> list[GpuEntry]:
+    """The GPUs that this process sees."""
+    detail, capacity = ffi.new("rt_detail *"), 64
+    entries = ffi.new("rt_gpu_entry[]", capacity)
+    count = lib.rt_gpu_list(entries, capacity, detail)
+    if count == FORKED:  # the reason is CUDA, and not an open device
+        raise ForkedProcessError("list the GPUs", "this machine", text_of(detail.text), status="forked")
+    check(detail, count, "list the GPUs", "this machine")
+    return [
+        (
+            text_of(entry.name),
+            text_of(entry.pci),
+            text_of(entry.why_not),
+            entry.size,
+            entry.driver,
+            (entry.major, entry.minor),
+            entry.flush,
+            (bool(entry.shares), bool(entry.dma_buf), bool(entry.direct)),
+        )
+        for entry in entries[0 : min(count, capacity)]
+    ]
 
 
 # ---- device ----
@@ -69,17 +112,17 @@ def device_open(
 
     It closes when the handle and all handles of its channels, remotes and listeners are gone.
     """
-    detail, out = ffi.new("rt_detail *"), ffi.new("rt_device **")
-    texts = [ffi.new("char[]", text.encode()) for text in (provider, name, arguments)]
-    options = ffi.new("rt_device_options *", [*texts, *numbers])
-    check(detail, lib.rt_device_open(options, out, detail), "open a device", f"{provider}://{name}", kinds)
 
     def end(device: Any, close: Callable[[Any], None] = lib.rt_device_close) -> None:
         close(device)
         life.ended = True
         life.kept.clear()
 
-    return cast(DeviceHandle, ffi.gc(out[0], end))
+    detail, owner = ffi.new("rt_detail *"), Owner("rt_device **", end, None)
+    texts = [ffi.new("char[]", text.encode()) for text in (provider, name, arguments)]
+    options = ffi.new("rt_device_options *", [*texts, *numbers])
+    check(detail, lib.rt_device_open(options, owner.out, detail), "open a device", f"{provider}://{name}", kinds)
+    return cast(DeviceHandle, owner.handle())
 
 
 def device_provider(device: DeviceHandle) -> str:
@@ -117,6 +160,12 @@ device_event_fd: Callable[[DeviceHandle], int] = lib.rt_device_event_fd
 device_arm: Callable[[DeviceHandle], int] = lib.rt_device_arm
 device_memory_fd: Callable[[DeviceHandle], int] = lib.rt_device_memory_fd
 device_arm_memory: Callable[[DeviceHandle], int] = lib.rt_device_arm_memory
+
+
+def device_nap(device: DeviceHandle, timeout_ns: int, gone: Callable[[], bool]) -> None:
+    """Sleeps in the device's time; ends early once `gone()` is true."""
+    until(device, lambda ns: cast(int, lib.rt_device_nap(device, ns)), timeout_ns, gone)
+
 
 # ---- published names ----
 

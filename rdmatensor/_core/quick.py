@@ -1,92 +1,62 @@
-"""Bases of classes whose usual calls are C from end to end (csrc/python/quick.h)."""
+"""Decorators of methods whose last step is C (csrc/python/quick_parts.h)."""
 
 from __future__ import annotations
 
+import functools
 import inspect
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
-from rdmatensor._core.capsules import taken
-from rdmatensor._native import lib
+import rdmatensor._native as native
+from rdmatensor._native import QuickTensor
 
-_Method = TypeVar("_Method", bound=Callable[..., Any])
+_Self = TypeVar("_Self")
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
 
-
-def _types() -> Any:
-    made = lib.rt_quick_types()
-    if made == 0:
-        raise MemoryError("no memory for the classes of edges and tensors")
-    return taken(made)
+Fits = Callable[[Any, Any], None]
+"""A function that raises when a tensor's element type and shape are not the expected ones."""
 
 
-_made = _types()
-
-if TYPE_CHECKING:
-
-    class QuickTensor:
-        """What a tensor is to the quick calls: it has `release`."""
-
-        _form: Any
-        _keep: object
-        _edge: Any
-        _ticket: int
-
-        def __init__(self, form: Any, keep: object, edge: Any = None, ticket: int = 0) -> None: ...
-        def release(self) -> None: ...
-
-    class QuickEdge:
-        """What an end of an edge is to them. `_waiting` and `_backlog` are one place: a receiver has the former, a
-        sender the latter.
-        """
-
-        _handle: Any
-        _forms: tuple[Any, ...]
-        _waiting: Any
-        _backlog: Any
-        _pointer: int
-        _slice_ns: int
-
-    class QuickBound:
-        """What is bound to an edge: calling it sends."""
-
-        _edge: Any
-        _pointer: int
-        _address: int
-        _size: int
-
-        def __call__(self, timeout: float | None = None) -> None: ...
-
-    class QuickPrepared:
-        """What copies are that were bound: calling it runs them."""
-
-        _handle: Any
-        _pointer: int
-        _brief: bool
-
-        def __call__(self, timeout: float | None = None) -> None: ...
-
-    class QuickChannel:
-        """What a channel is to them: it has `wait_word`, which goes on in `_wait_word`."""
-
-        _handle: Any
-        _pointer: int
-        _slice_ns: int
-
-        def wait_word(self, span: Any, value: int, *, timeout: float | None = None) -> None: ...
-
-else:
-    QuickTensor, QuickEdge, QuickBound = _made["Tensor"], _made["Edge"], _made["Bound"]
-    QuickPrepared, QuickChannel = _made["Prepared"], _made["Channel"]
-
-
-def receiving(tensor: type) -> Callable[[_Method], _Method]:
-    """For `RecvEdge.recv` alone: a tensor that is there, or comes within a slice, is handed out without the method that
-    is decorated.
+def receiving(
+    tensor: type[QuickTensor],
+) -> Callable[[Callable[Concatenate[_Self, list[Any], _Given], None]], Callable[Concatenate[_Self, _Given], Any]]:
+    """Decorates `RecvEdge.recv`: C hands out a tensor that is there, or that comes within a slice,
+    without calling the method. Otherwise the method runs and puts the tensor to hand out into the
+    list that it is given.
     """
 
-    def quick(method: _Method) -> _Method:
+    def quick(
+        method: Callable[Concatenate[_Self, list[Any], _Given], None],
+    ) -> Callable[Concatenate[_Self, _Given], Any]:
         doc = f"recv($self, /, timeout=None, *, out=None, borrow=False)\n--\n\n{inspect.getdoc(method)}"
-        made: _Method = _made["receiving"](method, doc, tensor)
+        made: Callable[Concatenate[_Self, _Given], Any] = native.receiving(method, doc, tensor)
         return made
 
     return quick
+
+
+def receiving_many(
+    function: Callable[Concatenate[list[Any], _Given], None],
+) -> Callable[_Given, list[Any]]:
+    """Decorates `recv_many`: the function puts pairs of edges and tensors into the list that it is
+    given. They are handed out, or go back to their edges when the function or a signal's handler
+    raises.
+    """
+    doc = f"recv_many(edges, *, timeout=None)\n--\n\n{inspect.getdoc(function)}"
+    made: Callable[_Given, list[Any]] = native.receiving_many(function, doc)
+    return made
+
+
+def handing(
+    method: Callable[Concatenate[_Self, list[Any], _Given], _Result],
+) -> Callable[Concatenate[_Self, _Given], _Result]:
+    """Decorates a method that puts an item into its list with `hand`. C hands the item out as the
+    last step. The item goes back into its pocket when the method or a signal's handler raises.
+    """
+    made: Callable[Concatenate[_Self, _Given], _Result] = native.handing(method)
+    functools.update_wrapper(made, method)
+    own = inspect.signature(method)
+    itself, _taken, *given = own.parameters.values()
+    made.__signature__ = own.replace(parameters=[itself, *given])  # type: ignore[attr-defined]
+    return made

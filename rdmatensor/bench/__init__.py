@@ -1,4 +1,6 @@
-"""The benchmark behind `rdmatensor bench`: README.md says what is measured and how; one file per mode in `modes/`.
+"""The benchmark behind `rdmatensor bench`: README.md defines what it measures and how; `modes/` has
+one file per mode.
 
-Nothing of the library imports it, and it uses the library as anybody would, but for `native`.
+No module of the library imports it. Apart from `native`, it uses only the library's public
+interface.
 """

@@ -1,4 +1,4 @@
-"""Two results: what got better or worse beyond noise."""
+"""A comparison of two results: the measures that improved or regressed beyond noise."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ SAME = ("mode", "provider", "bytes", "depth", "direction")
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """One measure of one row in both results."""
+    """One measure of a row that both results have."""
 
     what: str
     unit: str
     change: Change
     better: bool | None
-    """None within noise."""
+    """None when the change is within noise."""
 
     def __str__(self) -> str:
         word = {True: "better", False: "WORSE", None: "same"}[self.better]
@@ -35,7 +35,7 @@ class Difference:
 
 
 def load(path: str) -> dict[str, Any]:
-    """A result of --json. InvalidArgument when the file is none."""
+    """A result of --json. InvalidArgument when the file is not one."""
     try:
         found: dict[str, Any] = json.loads(Path(path).read_text())
         if not isinstance(found["meta"], dict) or not isinstance(found["results"], list):
@@ -47,7 +47,9 @@ def load(path: str) -> dict[str, Any]:
 
 
 def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
-    """All measures of the rows that both results have: same mode, provider, size, depth and direction."""
+    """All measures of the rows that both results have: same mode, provider, size, depth and
+    direction.
+    """
     before = {tuple(row.get(name) for name in SAME): row for row in old["results"]}
     found = []
     for row in new["results"]:
@@ -64,7 +66,7 @@ def differences(old: dict[str, Any], new: dict[str, Any]) -> list[Difference]:
 
 
 def as_text(old: dict[str, Any], new: dict[str, Any]) -> str:
-    """What changed, worst first, and how much did not."""
+    """The measures that changed, worst first, and the number that did not."""
     found = differences(old, new)
     changed = sorted((one for one in found if one.better is not None), key=lambda one: (one.better, one.what))
     lines = [str(one) for one in changed]

@@ -1,4 +1,4 @@
-"""What a result belongs to: machine, kernel, commit, versions."""
+"""The context of a result: machine, kernel, commit, versions."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import rdmatensor
-from rdmatensor import config
+from rdmatensor.settings import config
 
-__all__ = ["commit", "meta", "processor"]
+__all__ = ["commit", "load", "meta", "processor"]
 
 SOURCE = Path(rdmatensor.__file__).resolve().parent.parent
 
@@ -26,8 +26,8 @@ def _git(*words: str) -> str:
 
 
 def commit() -> str:
-    """The commit of a checkout, with `+changes` when the code that is measured differs from it; what RDMATENSOR_COMMIT
-    says instead, if it does; else empty for an installed package.
+    """The commit named by RDMATENSOR_COMMIT, if it is set; else that of the checkout, with
+    `+changes` when the measured code differs from it; else empty, for an installed package.
     """
     if told := config.commit():
         return told
@@ -45,8 +45,15 @@ def processor() -> str:
     return platform.machine()
 
 
-def meta(provider: str, device: str) -> dict[str, Any]:
-    """The machine, the commit and the versions that a result belongs to."""
+def load() -> float:
+    """The average number of runnable processes over the last minute."""
+    return os.getloadavg()[0]
+
+
+def meta(provider: str, device: str, load_before: float) -> dict[str, Any]:
+    """The machine, the commit and the versions of a result. `load_before` is the load when the run
+    began.
+    """
     cores = os.cpu_count() or 1
     return {
         "version": rdmatensor.__version__,
@@ -57,5 +64,6 @@ def meta(provider: str, device: str) -> dict[str, Any]:
         "device": device,
         "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "python": platform.python_version(),
-        "load": os.getloadavg()[0],
+        "load": load(),
+        "load_before": load_before,
     }

@@ -1,4 +1,6 @@
-"""csrc/bench from Python: the floor's loops and the RPC. Beside _core.py, for the benchmark alone."""
+"""csrc/bench from Python: loops in C over the floor, edges and the RPC. For the benchmark alone,
+beside _core.
+"""
 
 from __future__ import annotations
 
@@ -10,11 +12,14 @@ from numpy.typing import NDArray
 
 from rdmatensor import _core
 from rdmatensor._native import ffi, lib
+from rdmatensor.bench.options import TOUCHES
 from rdmatensor.channel import Channel
-from rdmatensor.region import Region
-from rdmatensor.remote import Remote
+from rdmatensor.edges.recv import RecvEdge
+from rdmatensor.edges.send import SendEdge
+from rdmatensor.memory.region import Region
+from rdmatensor.memory.remote import Remote
 
-__all__ = ["FloorEnd", "Rpc", "floor_many", "rpc_bytes"]
+__all__ = ["Loops", "Rpc", "floor_many", "read", "rpc_bytes"]
 
 rpc_bytes = lib.rt_bench_rpc_bytes
 
@@ -24,7 +29,9 @@ def pointer(array: NDArray[Any]) -> Any:
 
 
 def floor_many(to: int, source: int, size: int, count: int, flag: int) -> float:
-    """Seconds to copy `count` ranges that lie side by side, between addresses, with a release store after each."""
+    """The seconds to copy `count` adjacent ranges between addresses, with a release store after
+    each.
+    """
     begin = time.perf_counter()
     lib.rt_bench_floor_many(
         ffi.cast("void *", to), ffi.cast("void *", source), size, count, ffi.cast("uint64_t *", flag)
@@ -32,51 +39,104 @@ def floor_many(to: int, source: int, size: int, count: int, flag: int) -> float:
     return time.perf_counter() - begin
 
 
-class FloorEnd:
-    """One end of the floor: two directions over memory that both processes map. Keeps nothing alive.
+def read(array: NDArray[Any]) -> int:
+    """Reads every byte of a contiguous array, as fast as C does; the sum of its words."""
+    at = ffi.from_buffer(array)
+    return int(lib.rt_bench_read(at, len(at)))
 
-    `out` and `into` are (address of the flag, of the credit, of the slots) of each direction.
+
+class Loops:
+    """The loops of csrc/bench/loops.c over one end, which sends one tensor again and again.
+
+    `keep` lives as long as this object; `touch` is a word of `options.TOUCHES`.
     """
 
-    def __init__(
-        self, out: tuple[int, int, int], into: tuple[int, int, int], stride: int, slots: int, timeout: float
-    ) -> None:
-        self._out = ffi.new("rt_bench_floor *", [*out, stride, slots, 0])
-        self._in = ffi.new("rt_bench_floor *", [*into, stride, slots, 0])
+    def __init__(self, keep: object, tensor: NDArray[np.uint8], touch: str, timeout: float) -> None:
+        self._keep = (keep, tensor)
+        self._end = ffi.new("rt_bench_end *")
+        self._end.size = tensor.nbytes
+        setattr(self._end, "from", int(ffi.cast("uintptr_t", ffi.from_buffer(tensor))))
+        self._end.touch = TOUCHES.index(touch)
         self._ns = int(timeout * 1e9)
 
+    @classmethod
+    def of_floor(
+        cls, ways: tuple[dict[str, int], dict[str, int]], tensor: NDArray[np.uint8], touch: str, timeout: float
+    ) -> Loops:
+        """Over the floor: the fields of rt_bench_floor for each direction, out and in."""
+        out, into = (ffi.new("rt_bench_floor *", way) for way in ways)
+        made = cls((out, into), tensor, touch, timeout)
+        lib.rt_bench_floor_end(made._end, out, into)
+        return made
+
+    @classmethod
+    def of_edges(cls, out: SendEdge, into: RecvEdge, tensor: NDArray[np.uint8], touch: str, timeout: float) -> Loops:
+        """Over two open static edges."""
+        made = cls((out, into), tensor, touch, timeout)
+        lib.rt_bench_edge_end(made._end, out._handle, into._handle)
+        return made
+
+    @classmethod
+    def of_rpc(cls, rpc: Rpc, into: NDArray[np.uint8], tensor: NDArray[np.uint8], touch: str, timeout: float) -> Loops:
+        """Over an RPC, whose messages arrive in `into`."""
+        made = cls((rpc, into), tensor, touch, timeout)
+        lib.rt_bench_rpc_end(made._end, rpc._handle, pointer(into))
+        return made
+
     @staticmethod
-    def _checked(status: int) -> None:
-        if status != _core.OK:
-            raise TimeoutError("the other end of the floor did not move")
+    def _checked(status: int) -> int:
+        if status == _core.AGAIN:
+            raise TimeoutError("the other end did not move")
+        if status < 0:
+            raise _core.failure(status, "move a tensor", "in the loops of the benchmark")
+        return status
 
-    def send(self, tensor: NDArray[np.uint8]) -> None:
-        """Copies the tensor into the next slot."""
-        self._checked(lib.rt_bench_floor_send(self._out, pointer(tensor), len(tensor), self._ns))
+    def send(self) -> None:
+        """Sends the tensor as it is."""
+        self._checked(self._end.send(self._end, self._ns))
 
-    def receive(self) -> int:
-        """Waits for the next tensor and gives its slot free. Which slot it was."""
-        self._checked(lib.rt_bench_floor_receive(self._in, self._ns))
-        return int((self._in.done - 1) % self._in.count)
+    def finish(self) -> None:
+        """Waits until the tensor may be changed."""
+        self._checked(lib.rt_bench_finish(self._end, self._ns))
 
-    def ping(self, tensor: NDArray[np.uint8], count: int) -> NDArray[np.float64]:
-        """Round trips; half of each in seconds."""
+    def receive(self) -> Any:
+        """Waits for the next tensor, and gives its bytes, which stay until `release`."""
+        self._checked(self._end.receive(self._end, self._ns))
+        return np.frombuffer(ffi.buffer(ffi.cast("char *", self._end.arrived), self._end.size), np.uint8)
+
+    def release(self) -> None:
+        """Gives back the place of the tensor that came last."""
+        self._checked(self._end.release(self._end))
+
+    def ping(self, count: int) -> NDArray[np.float64]:
+        """Times round trips; gives half of each in seconds."""
         halves = np.empty(count)
-        into = ffi.cast("double *", halves.ctypes.data)
-        self._checked(lib.rt_bench_floor_ping(self._out, self._in, pointer(tensor), len(tensor), count, into, self._ns))
+        self._checked(lib.rt_bench_ping(self._end, count, ffi.cast("double *", halves.ctypes.data), self._ns))
         return halves / 1e9
 
-    def pong(self, tensor: NDArray[np.uint8], count: int) -> None:
-        """Their other half."""
-        self._checked(lib.rt_bench_floor_pong(self._out, self._in, pointer(tensor), len(tensor), count, self._ns))
+    def pong(self, count: int) -> None:
+        """Answers the round trips."""
+        self._checked(lib.rt_bench_pong(self._end, count, self._ns))
+
+    def push(self, count: int) -> float:
+        """Sends tensors and receives one that confirms them; gives the seconds."""
+        return self._checked(lib.rt_bench_push(self._end, count, self._ns)) / 1e9
+
+    def pull(self, count: int) -> None:
+        """Receives the tensors and sends the confirming one."""
+        self._checked(lib.rt_bench_pull(self._end, count, self._ns))
+
+    def both(self, count: int, depth: int) -> float:
+        """Sends while receiving as many; gives the seconds."""
+        return self._checked(lib.rt_bench_both(self._end, count, depth, self._ns)) / 1e9
 
 
 class Rpc:
-    """One end of the RPC. Keeps the channel and the memory alive."""
+    """One end of the RPC. It keeps the channel and the memory alive."""
 
     def __init__(self, channel: Channel, region: Region, remote: Remote, fragment: int, slots: int) -> None:
         self._keep = (channel, region, remote)
-        handle = lib.rt_bench_rpc_create(channel._live(), region._handle, remote._live(), fragment, slots)
+        handle = lib.rt_bench_rpc_create(channel.live(), region.live(), remote.live(), fragment, slots)
         if handle == ffi.NULL:
             raise ValueError(f"an RPC cannot have {slots} fragments of {fragment} bytes")
         self._handle = ffi.gc(handle, lib.rt_bench_rpc_drop)
@@ -94,7 +154,7 @@ class Rpc:
         self._insist(lib.rt_bench_rpc_flush, (), timeout)
 
     def sender(self, tensor: NDArray[np.uint8], timeout: float) -> Any:
-        """`send` of one tensor, bound once: the least work for each call."""
+        """`send` bound to one tensor: the least work for each call."""
         send, handle, at, size = lib.rt_bench_rpc_send, self._handle, pointer(tensor), len(tensor)
 
         def call() -> None:
@@ -104,7 +164,7 @@ class Rpc:
         return call
 
     def receiver(self, into: NDArray[np.uint8], timeout: float) -> Any:
-        """`receive` into one place, bound once."""
+        """`receive` bound to one buffer."""
         receive, handle, at, size = lib.rt_bench_rpc_receive, self._handle, pointer(into), len(into)
 
         def call() -> None:
@@ -126,7 +186,7 @@ class Rpc:
 
     @property
     def stats(self) -> dict[str, int]:
-        """messages, fragments, copies, copied_bytes, waits."""
+        """Counters: messages, fragments, copies, copied_bytes, waits."""
         found = ffi.new("rt_bench_rpc_stats *")
         lib.rt_bench_rpc_get_stats(self._handle, found)
         return {name: getattr(found, name) for name in ("messages", "fragments", "copies", "copied_bytes", "waits")}

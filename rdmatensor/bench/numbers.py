@@ -1,4 +1,6 @@
-"""The arithmetic of results: percentiles, and when two sets of rounds differ beyond their noise. Pure."""
+"""The arithmetic of results: percentiles, and the test whether two sets of rounds differ beyond
+their noise. Pure.
+"""
 
 from __future__ import annotations
 
@@ -14,25 +16,31 @@ __all__ = ["LEAST_CHANGE", "PERCENTILES", "Change", "change", "joined", "percent
 
 PERCENTILES = {"p50": 0.5, "p90": 0.9, "p99": 0.99, "p999": 0.999}
 LEAST_CHANGE = 0.05
-"""A difference below this is none, however quiet the rounds were: caches and page colours alone make so much."""
+"""The smallest difference that counts, however quiet the rounds were: caches and page colours alone
+cause this much.
+"""
 
 
 def percentile(ordered: Sequence[float] | NDArray[np.float64], share: float) -> float:
-    """The smallest sample that at least `share` of all samples do not exceed (nearest rank). Of ascending samples."""
+    """The smallest sample that at least `share` of all samples do not exceed (nearest rank). The
+    samples must be in ascending order.
+    """
     if not len(ordered):
         raise ValueError("there are no samples")
     return float(ordered[max(0, math.ceil(share * len(ordered) - 1e-9) - 1)])
 
 
 def summary(seconds: NDArray[np.float64]) -> dict[str, float]:
-    """p50, p90, p99 and p999 in microseconds. With fewer samples than one above the percentile, it is the largest."""
+    """p50, p90, p99 and p999 in microseconds. With too few samples for a percentile, it is the
+    largest sample.
+    """
     ordered = np.sort(seconds)
     return {name: percentile(ordered, share) * 1e6 for name, share in PERCENTILES.items()}
 
 
 def joined(told: Sequence[Mapping[str, float | None]]) -> dict[str, float | None]:
-    """Percentiles in microseconds from those, in seconds, that a program told of each round: the median of the rounds
-    that told it, None where none did.
+    """Percentiles in microseconds from those, in seconds, that a program reported for each round:
+    the median of the rounds that reported it, None where none did.
     """
     found: dict[str, float | None] = {}
     for name in PERCENTILES:
@@ -43,7 +51,7 @@ def joined(told: Sequence[Mapping[str, float | None]]) -> dict[str, float | None
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """How a new set of rounds relates to an old one. `ratio` is new / old of the medians."""
+    """The relation of a new set of rounds to an old one. `ratio` is new / old of the medians."""
 
     old: float
     new: float
@@ -54,9 +62,10 @@ class Change:
 def change(old: Sequence[float], new: Sequence[float], least: float = LEAST_CHANGE) -> Change:
     """Compares the rounds of two runs.
 
-    Beyond noise is a difference of the medians above `least` where moreover no round of the one lies within the
-    rounds of the other: of 5 and 5 rounds that differ by chance alone, fewer than 1 in 100 pairs come to lie so.
-    With fewer than 3 rounds on a side nothing is beyond noise.
+    A difference is beyond noise when the medians differ by more than `least` and no round of one
+    set lies within the range of the other: for two sets of 5 rounds that differ only by chance,
+    this happens in fewer than 1 of 100 pairs. With fewer than 3 rounds on a side, nothing is beyond
+    noise.
     """
     before, after = statistics.median(old), statistics.median(new)
     ratio = after / before if before else math.inf

@@ -1,4 +1,6 @@
-"""What is asked of a run: sizes, modes and settings, read from words and refused with the words that would be right."""
+"""The options of a run: sizes, modes and settings, parsed from words; an error names the valid
+values.
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,29 @@ from dataclasses import dataclass, field
 
 from rdmatensor.errors import InvalidArgument
 
-__all__ = ["DIRECTIONS", "ORDERINGS", "PROVIDERS", "SIZES", "WAITS", "Options", "human", "size_of", "sizes_of"]
+__all__ = [
+    "DIRECTIONS",
+    "ORDERINGS",
+    "PROVIDERS",
+    "SIZES",
+    "TOUCHES",
+    "WAITS",
+    "Options",
+    "human",
+    "size_of",
+    "sizes_of",
+]
 
 PROVIDERS = ("auto", "verbs", "shm")
 WAITS = ("adaptive", "spin", "yield", "block")
 ORDERINGS = ("auto", "tail", "chained", "immediate")
 DIRECTIONS = ("one-way", "both")
+TOUCHES = ("none", "read", "rewrite")
 SIZES = "64,4Ki,64Ki,1Mi,16Mi"
 UNITS = {"": 1, "ki": 1 << 10, "mi": 1 << 20, "gi": 1 << 30}
 SIZE_MAX = 64 << 30
-STEP = 4  # of a range without one
-BUDGET_S = 28.0  # what all rows together may measure when no duration is given
+STEP = 4  # the step of a range that names none
+BUDGET_S = 28.0  # seconds for all rows together when no duration is given
 ROUNDS = 5
 BOUNDS = {"depth": (1, 128), "qps": (1, 64), "cqs": (1, 64), "rounds": (2, 100)}
 DURATION = "seconds for each row, from 0.001 to 3600"
@@ -25,8 +39,8 @@ DURATION = "seconds for each row, from 0.001 to 3600"
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """Settings of a run. Times in seconds, sizes in bytes; `duration` is what one row measures, None: as the budget
-    of half a minute allows.
+    """The settings of a run. Times are in seconds, sizes in bytes. `duration` is the time that one
+    row measures; with None, all rows together take about half a minute.
     """
 
     provider: str = "auto"
@@ -40,6 +54,7 @@ class Options:
     direction: str = "one-way"
     wait: str = "adaptive"
     ordering: str = "auto"
+    touch: str = "none"
     verify: bool = True
     pin: tuple[int, ...] = ()
     rounds: int = ROUNDS
@@ -49,6 +64,7 @@ class Options:
         choose("--wait", self.wait, WAITS)
         choose("--ordering", self.ordering, ORDERINGS)
         choose("--direction", self.direction, DIRECTIONS)
+        choose("--touch", self.touch, TOUCHES)
         for name, (least, most) in BOUNDS.items():
             between(f"--{name}", getattr(self, name), least, most)
         if self.duration is not None and not 0.001 <= self.duration <= 3600:
@@ -57,14 +73,14 @@ class Options:
             raise refused("--sizes", "nothing", "sizes such as 64,64Ki,64Mi")
 
     def duration_of(self, modes: int) -> float:
-        """Seconds that one row measures when `modes` modes are."""
+        """The seconds that one row measures when `modes` modes are measured."""
         if self.duration is not None:
             return self.duration
         return min(1.0, max(0.04, BUDGET_S / max(1, modes * len(self.sizes))))
 
 
 def refused(option: str, value: object, right: str) -> InvalidArgument:
-    """The one line for a value that cannot be, with those that can."""
+    """The error for an invalid value, in one line, with the valid ones."""
     return InvalidArgument("bench", f"{option} {value}".strip(), f"expected {right}")
 
 
@@ -79,7 +95,7 @@ def between(option: str, value: int, least: int, most: int) -> None:
 
 
 def whole(option: str, word: str, least: int, most: int) -> int:
-    """A whole number within its bounds."""
+    """Parses a whole number and checks its bounds."""
     if not re.fullmatch(r"-?\d{1,9}", word.strip()):
         raise refused(option, repr(word), f"a whole number from {least} to {most}")
     between(option, int(word), least, most)
@@ -87,7 +103,7 @@ def whole(option: str, word: str, least: int, most: int) -> int:
 
 
 def seconds(option: str, word: str) -> float:
-    """Seconds that a row measures."""
+    """Parses the seconds that a row measures."""
     try:
         return float(word)
     except ValueError:
@@ -95,7 +111,7 @@ def seconds(option: str, word: str) -> float:
 
 
 def size_of(word: str) -> int:
-    """Bytes of a word such as `64`, `64Ki` or `1GiB`."""
+    """The bytes of a word such as `64`, `64Ki` or `1GiB`."""
     match = re.fullmatch(r"(\d+)\s*(ki|mi|gi|)b?", word.strip(), re.IGNORECASE)
     size = int(match.group(1)) * UNITS[match.group(2).lower()] if match else 0
     if not 1 <= size <= SIZE_MAX:
@@ -105,7 +121,9 @@ def size_of(word: str) -> int:
 
 
 def sizes_of(text: str) -> tuple[int, ...]:
-    """Sizes of `64,64Ki,64Mi` or of ranges `64..64Mi` (steps of 4 times, or as in `64..64Mi*2`), ascending."""
+    """The sizes of `64,64Ki,64Mi` or of ranges `64..64Mi` (each size 4 times the last, or as in
+    `64..64Mi*2`), ascending.
+    """
     found: set[int] = set()
     for word in text.split(","):
         match = re.fullmatch(r"\s*(.+?)\.\.(.+?)(?:\*(\d+))?\s*", word)
@@ -123,7 +141,7 @@ def sizes_of(text: str) -> tuple[int, ...]:
 
 
 def cpus_of(text: str) -> tuple[int, ...]:
-    """The two CPUs of `0,1`."""
+    """The two CPUs of a text such as `0,1`."""
     try:
         found = tuple(int(word) for word in text.split(","))
     except ValueError:
@@ -134,7 +152,7 @@ def cpus_of(text: str) -> tuple[int, ...]:
 
 
 def human(size: int) -> str:
-    """Bytes in the largest unit that divides them: `64 B`, `64 KiB`."""
+    """The size in the largest unit that divides it: `64 B`, `64 KiB`."""
     for unit, scale in (("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10)):
         if size >= scale and size % scale == 0:
             return f"{size // scale} {unit}"

@@ -1,4 +1,4 @@
-"""The two processes of a mode, as the command sees them: started, told what to do, heard, ended."""
+"""The two processes of a mode, as the command drives them: started, commanded, heard and ended."""
 
 from __future__ import annotations
 
@@ -22,16 +22,16 @@ from rdmatensor.bench.wire import Gone, Lines
 __all__ = ["ROLES", "Failed", "NotMeasured", "Pair", "Process", "Spot", "Teller"]
 
 ROLES = ("first", "second")
-START_S = 120.0
+START_S = 1200.0
 """The longest that starting a process and its foreign libraries may take."""
 
 
 class Failed(Exception):
-    """A mode could not go on: why."""
+    """A mode failed; the text says why."""
 
 
 class NotMeasured(Failed):
-    """A mode does not do this: why."""
+    """A mode does not support what was asked; the text says why."""
 
 
 class Teller(Protocol):
@@ -46,7 +46,9 @@ class Teller(Protocol):
 
 
 class Keeper:
-    """A process that wakes the resting ones when this command is gone, however it went: only then can they end too."""
+    """A helper process that wakes the stopped processes once this command is gone, however it
+    ended, so that they can end too.
+    """
 
     _CODE = """if True:
         import os, signal, sys
@@ -74,7 +76,9 @@ class Keeper:
 
 
 class Spot:
-    """A directory of this user's own where processes meet, removed at the end. A context manager."""
+    """A private directory of this user in which the processes meet, removed at the end. A context
+    manager.
+    """
 
     def __init__(self) -> None:
         self.folder = tempfile.mkdtemp(prefix="rdmatensor-bench-")
@@ -88,7 +92,9 @@ class Spot:
     def accept(
         self, mode: str, role: str, alive: subprocess.Popen[bytes], timeout: float = START_S
     ) -> tuple[Lines, int]:
-        """The process that says it is this role of this mode, and its number."""
+        """Waits for the process that announces this role of this mode; gives its connection and its
+        pid.
+        """
         deadline = time.monotonic() + timeout
         self._socket.settimeout(0.1)
         while (mode, role) not in self._waiting:
@@ -119,12 +125,12 @@ class Spot:
 
 
 def command_of(spot: Spot, mode: Mode, role: str, family: str) -> list[str]:
-    """What starts a process of a mode."""
+    """The command line that starts a process of a mode."""
     return [*mode.launcher(), sys.executable, "-m", "rdmatensor.bench.worker", spot.path, family, mode.name, role]
 
 
 class Process:
-    """A process of this host. Its output goes to a file, of which the end is told when it fails."""
+    """A process on this host. Its output goes to a file, whose last line is reported when it fails."""
 
     def __init__(
         self,
@@ -154,7 +160,7 @@ class Process:
             )
 
     def join(self) -> None:
-        """Waits until it has begun."""
+        """Waits until the process has connected."""
         with self._joining:
             if self._lines is not None:
                 return
@@ -170,19 +176,19 @@ class Process:
         return self._lines.hear(timeout)
 
     def rest(self) -> None:
-        """Stops it with all its threads, until it is told to wake."""
+        """Stops the process with all its threads until `wake`."""
         self._signal(signal.SIGSTOP)
 
     def wake(self) -> None:
         self._signal(signal.SIGCONT)
 
     def _signal(self, number: signal.Signals) -> None:
-        if self._pid and self.process.poll() is None:  # of one that a launcher started, its number stays as long
+        if self._pid and self.process.poll() is None:  # while a launcher runs, the pid of its child stays valid
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self._pid, number)
 
     def trouble(self) -> str:
-        """How it ended, and the last line of its output that says something."""
+        """How the process ended, and the last line of its output with any text."""
         status, said = None, ""
         with contextlib.suppress(subprocess.TimeoutExpired):
             status = self.process.wait(0.5)
@@ -196,7 +202,7 @@ class Process:
         return said
 
     def close(self) -> None:
-        """Ends it: it is asked to by the end of its connection, and killed after a while."""
+        """Ends the process: closing its connection asks it to end, and it is killed after a while."""
         self.wake()
         if self._lines is not None:
             self._lines.close()
@@ -208,7 +214,7 @@ class Process:
 
 
 class Pair:
-    """Both processes of a mode. After a failure it is closed, and `failure` says why."""
+    """Both processes of a mode. After a failure they are closed, and `failure` says why."""
 
     def __init__(self, mode: Mode, first: Teller, second: Teller) -> None:
         self.mode = mode
@@ -218,29 +224,29 @@ class Pair:
 
     @classmethod
     def here(cls, spot: Spot, mode: Mode, family: str = "transfers") -> Pair:
-        """Starts both on this host."""
+        """Starts both processes on this host."""
         first = Process(spot, mode, "first", family=family)
         second = Process(spot, mode, "second", first.process if mode.launcher() else None, family)
         return cls(mode, first, second)
 
     def ask(self, role: str, timeout: float, do: str, **arguments: Any) -> dict[str, Any]:
-        """Tells one end something and gives its answer."""
+        """Sends one end a command and gives its answer."""
         return self._answers(timeout, {role: {"do": do, **arguments}})[role]
 
     def ask_both(self, timeout: float, do: str, **arguments: Any) -> dict[str, dict[str, Any]]:
-        """Tells both the same, at the same time, and gives both answers."""
+        """Sends both ends the same command at once and gives both answers."""
         return self._answers(timeout, {role: {"do": do, **arguments} for role in ROLES})
 
     def _answers(self, timeout: float, messages: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
         answers: dict[str, dict[str, Any]] = {}
         role = ""
         try:
-            for role in sorted(messages, reverse=True):  # the second is there first
+            for role in sorted(messages, reverse=True):  # the second end is ready first
                 self.ends[role].tell(messages[role])
             for role in messages:
                 answer = answers[role] = self.ends[role].hear(timeout)
                 if not answer["ok"] and not answer.get("not_here"):
-                    break  # the other end may be waiting for this one, in vain
+                    break  # the other end may wait for this one forever
         except Gone as gone:
             raise self._fail(f"its {role} process: {gone}", self.ends[role].trouble()) from None
         for role, answer in answers.items():
@@ -256,7 +262,7 @@ class Pair:
         return Failed(self.failure)
 
     def open(self, setup: dict[str, Any], pin: tuple[int, ...]) -> None:
-        """Makes both ends and brings them together."""
+        """Opens both ends and connects them."""
         opened: dict[str, dict[str, Any]] = {}
         try:
             for number, role in enumerate(ROLES):
@@ -274,7 +280,9 @@ class Pair:
 
     @contextlib.contextmanager
     def turn(self) -> Iterator[None]:
-        """Between turns both processes are stopped: threads that poll all the time would take the others' cores."""
+        """Runs both processes for one turn; they are stopped between turns, so that threads that
+        poll do not take other modes' cores.
+        """
         for end in self.ends.values():
             end.wake()
         try:

@@ -1,4 +1,6 @@
-"""Bytes that differ from place to place and from seed to seed: what is sent when a row is checked."""
+"""A byte pattern that differs from place to place and from seed to seed: the data that a check
+sends.
+"""
 
 from __future__ import annotations
 
@@ -29,7 +31,7 @@ def fill(array: NDArray[np.uint8], seed: int) -> None:
 
 
 def differences(array: NDArray[np.uint8], seed: int) -> int:
-    """How many bytes of the array are not those of the pattern."""
+    """The number of bytes of the array that differ from the pattern."""
     wrong = 0
     for at in range(0, len(array), BLOCK):
         part = array[at : at + BLOCK]

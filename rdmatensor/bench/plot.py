@@ -1,6 +1,8 @@
-"""The picture: latency and bandwidth against size, both on log axes, the limit drawn. matplotlib is optional.
+"""The picture of a result: latency and bandwidth against size on log axes, with the limit.
+matplotlib is optional.
 
-`python -m rdmatensor.bench.plot PICTURE.png RESULT.json ...` draws what was measured elsewhere, in a row each.
+`python -m rdmatensor.bench.plot PICTURE.png RESULT.json ...` draws results measured elsewhere, one
+row of plots each.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from rdmatensor.errors import InvalidArgument
 
 __all__ = ["STYLES", "check", "draw"]
 
-# After Paul Tol's scheme of twelve that the colour-blind tell apart; marks differ too, so that print in grey does.
+# Paul Tol's scheme of twelve colours that the colour-blind can tell apart. The marks differ too, so
+# that the picture also works in grey.
 STYLES: dict[str, tuple[str, str]] = {
     "static": ("#332288", "o"), "dynamic": ("#88CCEE", "s"), "borrow": ("#44AA99", "^"), "copy": ("#117733", "v"),
     "memcpy": ("#6699CC", "D"), "rpc": ("#DDCC77", "P"), "mpi": ("#CC6677", "X"), "ucx": ("#AA4499", "<"),
     "nixl": ("#882255", ">"), "gloo": ("#AA4466", "p"), "grpc": ("#661100", "h"), "torch-rpc": ("#999933", "*"),
     "mooncake": ("#888888", "d"), "grpc-tcp": ("#BB5566", "H"), "memcpy-read": ("#004488", "8"),
+    "static-c": ("#0077BB", "1"), "rpc-c": ("#EE7733", "2"), "loan": ("#009988", "3"), "by-hand": ("#BBBB00", "4"),
+    "by-hand-in-place": ("#EE3377", "+"), "iceoryx2": ("#CC3311", "x"), "iceoryx2-loan": ("#33BBEE", "|"),
     "rdmatensor": ("#332288", "o"),
 }  # fmt: skip
 OTHER = ("#777777", ".")
@@ -29,7 +34,9 @@ LIMIT = {"color": "#000000", "linestyle": "--", "linewidth": 1.2}
 
 
 def check(path: str) -> None:
-    """Refuses, before anything is measured, what could not be drawn afterwards."""
+    """Raises InvalidArgument, before anything is measured, when the picture could not be drawn
+    afterwards.
+    """
     if Path(path).suffix.lower() not in (".png", ".svg"):
         raise InvalidArgument("bench", f"--plot {path}", "expected a file that ends in .png or .svg")
     try:
@@ -40,7 +47,7 @@ def check(path: str) -> None:
 
 
 def draw(path: str, *panels: tuple[str, list[dict[str, Any]]]) -> None:
-    """Writes the picture of the rows of results, each under its title."""
+    """Draws the rows of each result under its title, and writes the picture."""
     import_module("matplotlib").use("Agg")
     pyplot: Any = import_module("matplotlib.pyplot")
 
@@ -81,10 +88,11 @@ def rate(row: dict[str, Any]) -> float | None:
 
 
 def line(axis: Any, mode: str, rows: list[dict[str, Any]], value: Callable[[dict[str, Any]], float | None]) -> None:
-    """One mode's line, with bars up to p99 where it has them."""
+    """Draws one mode's line, with bars up to p99 where the mode has them."""
     at, heights = [row["bytes"] for row in rows], [value(row) for row in rows]
     if rows[0].get("kind") == "limit":
-        axis.plot(at, heights, label=f"{mode} (limit)", **LIMIT)
+        style = {**LIMIT, "linestyle": ":"} if mode == "floor-two" else LIMIT
+        axis.plot(at, heights, label=f"{mode} (limit)", **style)
         return
     colour, mark = STYLES.get(mode, OTHER)
     ours = rows[0].get("kind") == "ours"
@@ -109,7 +117,7 @@ def main(picture: str, *results: str) -> None:
 
 
 def title_of(meta: dict[str, Any]) -> str:
-    """What a picture belongs to."""
+    """The title of a result's picture: version, commit, provider and machine."""
     return f"rdmatensor {meta['version']} {meta['commit']}, {meta['provider']}, {meta['machine']}"
 
 

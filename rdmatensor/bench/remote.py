@@ -1,7 +1,9 @@
-"""Two hosts: the command's words for the processes over there, carried by a channel of this library.
+"""Runs between two hosts: a channel of this library carries the command's messages to the processes
+of the other host.
 
-So who may connect is what the library says: without a secret only processes of this user on this host, on any other
-address only who knows it. Messages are lines of JSON in a mailbox that the other end WRITEs into.
+The library's own rules therefore decide which peers may connect: without a secret, only processes
+of this user on this host; on any other address, only peers that know the secret. Messages are lines
+of JSON in a mailbox that the other end WRITEs into.
 """
 
 from __future__ import annotations
@@ -27,17 +29,17 @@ ARRIVED, TAKEN, LENGTH, BODY = 0, 64, 128, 192
 NAME = "bench-mail"
 ANSWER_S = 30.0
 TURN_S = 120.0
-"""How long a command waits while another is served."""
+"""The longest time that a command waits while another one is served."""
 IDLE_S = 0.5
 ENDS = {"end": Process.close, "rest": Process.rest, "wake": Process.wake}
-"""What is done to a process, and not passed on to it."""
+"""Commands that act on a process and are not forwarded to it."""
 
 
 class Mailbox:
-    """One end of such a mailbox. Any thread may tell; one hears.
+    """One end of a pair of mailboxes. Any thread may send; one thread receives.
 
-    The end that connected publishes its box; the one that listens, which may have several of these after each other,
-    tells in the first message where its own is.
+    The connecting end publishes its mailbox. The listening end, which may have several mailboxes
+    one after the other, names its own in its first message.
     """
 
     def __init__(self, device: rt.Device, channel: rt.Channel, *, connected: bool) -> None:
@@ -61,7 +63,7 @@ class Mailbox:
         self.channel.memcpy(self._there[at : at + size], self._outbox[at : at + size])
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Sends one message, after the last one was taken. Gone when nobody is there."""
+        """Sends one message once the peer has taken the previous one. Gone when the peer is gone."""
         text = json.dumps(message).encode()
         if len(text) > PAYLOAD:
             raise ValueError(f"a message has {len(text)} bytes, more than {PAYLOAD}")
@@ -78,7 +80,7 @@ class Mailbox:
                 raise Gone(f"the other host: {error}") from None
 
     def hear(self, timeout: float) -> dict[str, Any]:
-        """The next message; Gone when none came within `timeout` seconds, or none will."""
+        """The next message; Gone when none came within `timeout` seconds, or when none can come."""
         message = self._read(timeout)
         self._took()
         return message
@@ -97,7 +99,9 @@ class Mailbox:
         return message
 
     def _took(self) -> None:
-        """Says that the message may be overwritten. Without the lock, whose holder may wait for just such a word."""
+        """Tells the peer that the message may be overwritten. Takes no lock: its holder may be
+        waiting for this very word.
+        """
         self._heard += 1
         self._words[TAKEN // 8] = self._heard
         try:
@@ -113,7 +117,7 @@ class Mailbox:
 
 
 class Far:
-    """The second ends of all modes, on the other host, as the command sees them."""
+    """The second ends of all modes on the other host, as the command drives them."""
 
     def __init__(self, device: rt.Device, address: str) -> None:
         self._mail = Mailbox(device, device.connect(address, timeout=ANSWER_S), connected=True)
@@ -126,7 +130,7 @@ class Far:
         self.bind: str = answer["bind"]
 
     def end(self, mode: str) -> FarEnd:
-        """Starts a mode's second process over there."""
+        """Starts a mode's second process on the other host."""
         self._mail.tell({"start": mode})
         return FarEnd(self, mode)
 
@@ -134,7 +138,7 @@ class Far:
         self._mail.tell({"to": mode, "line": message})
 
     def hear(self, mode: str, timeout: float) -> dict[str, Any]:
-        """The next answer of a mode; those of others are kept."""
+        """The next answer of a mode; answers of other modes are kept."""
         while not self._waiting[mode]:
             answer = self._mail.hear(timeout)
             self._waiting[str(answer["from"])].append(answer["line"])
@@ -150,7 +154,7 @@ class Far:
 
 
 class FarEnd:
-    """One of them; what `pair.Process` is for this host."""
+    """One second end on the other host; the counterpart of `pair.Process` on this one."""
 
     def __init__(self, far: Far, mode: str) -> None:
         self._far, self._mode = far, mode
@@ -165,7 +169,7 @@ class FarEnd:
         return "on the other host"
 
     def rest(self) -> None:
-        with contextlib.suppress(Gone):  # whoever asks something of it next hears so
+        with contextlib.suppress(Gone):  # the next question to this end reports it
             self._far.tell(self._mode, {"do": "rest"})
 
     def wake(self) -> None:
@@ -177,8 +181,10 @@ class FarEnd:
             self._far.tell(self._mode, {"do": "end"})
 
 
-def serve(device: rt.Device, address: str, say: Callable[[str], None], *, once: bool = False) -> None:
-    """Runs the second ends for whoever connects, one after the other, until it is interrupted."""
+def serve(device: rt.Device, address: str, say: Callable[[str], None], *, url: str = "", once: bool = False) -> None:
+    """Runs the second ends for each command that connects, one after the other, until it is
+    interrupted.
+    """
     bind = address.rsplit(":", 1)[0]
     with device.listen(address) as listener:
         say(f"serving on {listener.address} over {device.provider}; there: rdmatensor bench --connect HOST:PORT")
@@ -191,7 +197,7 @@ def serve(device: rt.Device, address: str, say: Callable[[str], None], *, once: 
                 continue
             say(f"serving {channel.peer}")
             try:
-                Session(device, channel, bind).run()
+                Session(device, channel, bind, url or f"{device.provider}://{device.name}").run()
             except (Gone, rt.RdmaError) as gone:
                 say(f"{channel.peer} is gone: {gone}")
             if once:
@@ -199,16 +205,17 @@ def serve(device: rt.Device, address: str, say: Callable[[str], None], *, once: 
 
 
 class Session:
-    """What one command that connected has running here."""
+    """The processes that run here for one connected command."""
 
-    def __init__(self, device: rt.Device, channel: rt.Channel, bind: str) -> None:
+    def __init__(self, device: rt.Device, channel: rt.Channel, bind: str, url: str) -> None:
         self._mail = Mailbox(device, channel, connected=False)
         self._bind = bind
+        self._url = url  # of this host's device: the other host's may have another name
         self._spot = Spot()
         self._ends: dict[str, Process] = {}
 
     def run(self) -> None:
-        """Until it says goodbye, or is gone."""
+        """Serves commands until the peer closes or is gone."""
         try:
             while True:
                 with contextlib.suppress(Gone):
@@ -238,12 +245,12 @@ class Session:
                 ENDS[line["do"]](end)
                 return
             if line.get("do") == "open":
-                line["setup"]["folder"] = self._spot.folder
-            with contextlib.suppress(Gone):  # the thread that hears says so
+                line["setup"] |= {"folder": self._spot.folder, "url": self._url}
+            with contextlib.suppress(Gone):  # the forwarding thread reports it
                 end.tell(line)
 
     def _forward(self, mode: str, end: Process) -> None:
-        """Passes a process's answers on, until it ends."""
+        """Forwards a process's answers until the process ends."""
         with contextlib.suppress(Gone):
             try:
                 end.join()

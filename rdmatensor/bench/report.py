@@ -1,4 +1,4 @@
-"""What a run says: ratios, the table, what limits it, and the files."""
+"""The report of a run: ratios, the table, the limiting factor, and the files."""
 
 from __future__ import annotations
 
@@ -20,9 +20,11 @@ __all__ = ["as_csv", "as_objects", "as_text", "limits", "relate", "table"]
 
 
 def limit_of(rows: list[Row]) -> Row | None:
-    """The limit among the rows of one size: perftest where there is a device, else the floor."""
+    """The limit among the rows of one size: perftest where there is a device, otherwise the floor of
+    two cores, or of one.
+    """
     found = {row.mode: row for row in rows if row.kind == "limit"}
-    return found.get("perftest") or found.get("floor")
+    return found.get("perftest") or found.get("floor-two") or found.get("floor")
 
 
 def p50(row: Row | None) -> float | None:
@@ -34,19 +36,28 @@ def ratio(value: float | None, to: float | None) -> float | None:
 
 
 def group_of(row: Row) -> tuple[str, int]:
-    """What is compared with each other: one size, of one operation."""
+    """The key of the rows that are compared with each other: one size of one operation."""
     return str(getattr(row, "collective", "")), row.bytes
 
 
+def in_place(row: Row) -> bool:
+    """Whether no byte moved; rows of collective calls have no such field."""
+    return bool(getattr(row, "in_place", False))
+
+
 def relate(rows: list[Row]) -> None:
-    """Fills in every row's ratios to the limit and to the best peer of its size, which was measured in the same run."""
+    """Fills in each row's ratios to the limit and to the best peer of its size in the same run. Modes
+    that hand tensors over in place are compared with peers that do so too.
+    """
     for group in {group_of(row) for row in rows}:
         same = [row for row in rows if group_of(row) == group]
         limit = limit_of(same)
-        peers = [row for row in same if row.kind == "peer"]
-        quick = min((row for row in peers if p50(row)), key=lambda row: p50(row) or 0, default=None)
-        wide = max((row for row in peers if row.gbytes_per_s), key=lambda row: row.gbytes_per_s or 0, default=None)
         for row in same:
+            peers = [peer for peer in same if peer.kind == "peer" and in_place(peer) == in_place(row)]
+            quick = min((peer for peer in peers if p50(peer)), key=lambda peer: p50(peer) or 0, default=None)
+            wide = max(
+                (peer for peer in peers if peer.gbytes_per_s), key=lambda peer: peer.gbytes_per_s or 0, default=None
+            )
             row.ratio_to_limit = {
                 "latency": ratio(p50(row), p50(limit)),
                 "bandwidth": ratio(row.gbytes_per_s, limit.gbytes_per_s if limit else None),
@@ -93,12 +104,12 @@ def cells(row: Row) -> tuple[str, ...]:
 
 
 def pair_of(found: dict[str, Any]) -> str:
-    """Latency and bandwidth beside those of another row."""
+    """Latency and bandwidth relative to another row's, as text."""
     return f"{short(found.get('latency'), 2)} / {short(found.get('bandwidth'), 2)}"
 
 
 def table(lines: Iterable[tuple[str, ...]]) -> list[str]:
-    """Rows as text, the first column to the left and the others to the right."""
+    """The rows as text, with the first column aligned left and the others right."""
     kept = list(lines)
     widths = [max(len(line[column]) for line in kept) for column in range(len(kept[0]))]
     text = []
@@ -108,8 +119,23 @@ def table(lines: Iterable[tuple[str, ...]]) -> list[str]:
     return text
 
 
-def as_text(run: Run) -> str:
-    """Everything for people."""
+BUSY = 0.5
+"""The load at which other programs were running: numbers measured then are lower than the machine's."""
+
+
+def about(meta: dict[str, Any]) -> list[str]:
+    """The subject, machine and date of the run; and a warning when other programs were running."""
+    before = meta["load_before"]
+    lines = [f"{meta['machine']}, load {before:.1f} before, {meta['date']}"]
+    if before >= BUSY:
+        lines += [
+            f"WARNING: others were running (load {before:.1f}): the numbers are theirs too. Measure on an idle machine."
+        ]
+    return lines
+
+
+def as_text(run: Run, meta: dict[str, Any]) -> str:
+    """The whole report as text."""
     options = run.options
     lines: list[str] = []
     groups = list(dict.fromkeys(group_of(row) for row in run.rows))
@@ -124,6 +150,7 @@ def as_text(run: Run) -> str:
         lines.append(f"{operation}, {human(size)}" if operation else f"{human(size)}, {how}{apart}")
         lines += [f"  {body[id(row)]}" for row in same]
     lines[0] = "  " + lines[0]
+    lines[:0] = [*about(meta), ""]
     lines.append("")
     if any(operation for operation, _ in groups):
         lines += ["µs: one operation. Bytes: the input of one of two ranks. GB/s: those bytes by that time."]
@@ -154,8 +181,8 @@ def missing_lines(run: Run) -> list[str]:
 
 
 def limits(rows: list[Row]) -> str:
-    """In a sentence or two, from the numbers: what the best of our modes would have to get rid of to be faster."""
-    ours = [row for row in rows if row.kind == "ours" and row.mode != "borrow"]  # which moves nothing
+    """A sentence or two, from the numbers, on what the best of our modes must shed to be faster."""
+    ours = [row for row in rows if row.kind == "ours" and not in_place(row)]
     if not ours:
         return "no mode of this library was measured."
     small, large = min(row.bytes for row in ours), max(row.bytes for row in ours)
@@ -171,6 +198,13 @@ def limits(rows: list[Row]) -> str:
     return "; ".join(said) + "."
 
 
+OVER = 1.25
+"""The tolerance of the limit. No mode is faster than the limit; a mode faster by this factor shows
+that other programs disturbed the measurement of the limit, or that both ends copied where the limit
+is that of one core.
+"""
+
+
 def small_limit(row: Row, limit: Row | None) -> str:
     own, least = p50(row), p50(limit)
     if not own or not least or limit is None:
@@ -181,8 +215,11 @@ def small_limit(row: Row, limit: Row | None) -> str:
 
 def large_limit(row: Row, limit: Row | None) -> str:
     share = row.ratio_to_limit.get("bandwidth")
+    if limit is not None and share and share > OVER:
+        why = "both ends copied, or others were running" if limit.mode == "floor" else "others were running"
+        return f", more than {limit.mode} ({short(limit.gbytes_per_s)}): {why} while that was measured"
     if limit is not None and share and share >= 0.8:
-        what = "memory" if limit.mode == "floor" else "device"
+        what = "memory" if limit.mode.startswith("floor") else "device"
         return f", {100 * share:.0f} % of what {limit.mode} does: the {what} limits it"
     busy = {end: used * (row.gbytes_per_s or 0) for end, used in (row.cpu_s_per_gb or {}).items()}
     end = max(busy, key=lambda name: busy[name], default="")
@@ -213,7 +250,7 @@ FLAT = (
 
 
 def as_csv(run: Run) -> str:
-    """The rows with one column for each number; empty where there is none."""
+    """The rows with one column for each number; a missing number is left empty."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(FLAT)

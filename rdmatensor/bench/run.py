@@ -1,4 +1,6 @@
-"""A run: every mode in two processes of its own, size by size, in rounds that the modes take in turn."""
+"""A run: every mode in two processes of its own, size by size, in rounds that the modes take in
+turn.
+"""
 
 from __future__ import annotations
 
@@ -21,24 +23,28 @@ if TYPE_CHECKING:
 __all__ = ["Missing", "Row", "Run", "in_flight", "measure"]
 
 IN_FLIGHT_MAX = 256 << 20
-"""Bytes under way in the bandwidth test, so that large tensors do not take memory without end."""
+"""The most bytes in flight in the bandwidth test, so that large tensors do not exhaust memory."""
 WARM_S = 0.01
 ROUNDS_LEAST = 3
-"""Fewer say nothing of noise."""
+"""The least number of rounds: fewer do not show the noise."""
 UNTIL_S = 45.0
-"""Without a duration, by when all should be measured, starting included: then every further round is left out."""
+"""Without a duration, the time by which everything should be measured, starting included; rounds
+after it are left out.
+"""
 SLOW_S = 5.0
-"""One tensor that takes longer is measured in a single round, and checked once: soft-RoCE takes 10 s for a GiB."""
+"""A tensor slower than this is measured in a single round and checked once: soft-RoCE takes 10 s
+for a GiB.
+"""
 LARGE = 256 << 20
-"""Bytes of a tensor that warms up all there is."""
+"""The size from which one tensor suffices as warm-up."""
 COUNT_MAX = 50_000
 CHECKS = 3
-"""Tensors that are compared each way, each with bytes of its own."""
+"""The number of tensors compared each way, each with bytes of its own."""
 
 
 @dataclass(slots=True)
 class Row:
-    """What was measured of a mode at a size; README.md says how."""
+    """The measurements of one mode at one size; README.md defines them."""
 
     mode: str
     kind: str
@@ -56,6 +62,7 @@ class Row:
     depth: int = 1
     direction: str = "one-way"
     interleaved: bool = True
+    in_place: bool = False
     ratio_to_limit: dict[str, float | None] = field(default_factory=dict)
     ratio_to_best_peer: dict[str, Any] = field(default_factory=dict)
     rounds: dict[str, list[float]] = field(default_factory=dict)
@@ -64,7 +71,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """A mode that was asked for and not measured, and why; with what to do."""
+    """A mode that was asked for and not measured, with the reason and the remedy."""
 
     mode: str
     why: str
@@ -73,7 +80,7 @@ class Missing:
 
 @dataclass(slots=True)
 class Run:
-    """The outcome."""
+    """The outcome of a run."""
 
     options: Options
     rows: list[Row] = field(default_factory=list)
@@ -81,11 +88,11 @@ class Run:
     provider: str = ""
     began: float = field(default_factory=time.monotonic)
     wrong: list[str] = field(default_factory=list)
-    """Bytes that did not arrive as they were sent: mode, size, how many."""
+    """Reports of tensors that arrived with wrong bytes: mode, size, how many."""
 
 
 def in_flight(size: int, depth: int) -> int:
-    """Tensors under way at a size."""
+    """The number of tensors in flight at a size."""
     return max(1, min(depth, IN_FLIGHT_MAX // size))
 
 
@@ -110,17 +117,19 @@ class Cell:
     # ---- latency ----
 
     def latency_warm(self) -> None:
-        """Finds out how many round trips a round takes."""
+        """Finds the number of round trips that fill a round."""
         program = not self.pair.facts["samples"]
         few = 1 if self.row.bytes >= LARGE else 3
         took = self._latency(100 if program and self.row.bytes < 1 << 20 else few, False)
-        if not program and took < SLOW_S:  # the first ones touched new memory, and say little of those that follow
+        if not program and took < SLOW_S:  # the first tensors touch new memory and are not typical
             took = self._latency(max(few, int(WARM_S / max(took, 1e-7))), False)
         self.each_s = took
         self.count = max(1, min(COUNT_MAX, int(self.round_s / max(took, 1e-9))))
 
     def enough(self, name: str) -> bool:
-        """Whether a program, which takes its time to start, or what is slow has run often enough."""
+        """Whether enough rounds have run of a mode that is slow, or of a program, which takes time
+        to start.
+        """
         done = len(self.row.rounds.get(name, ()))
         return (done >= 1 and self.slow) or (done >= ROUNDS_LEAST and not self.pair.facts["samples"])
 
@@ -144,7 +153,7 @@ class Cell:
             took = self._bandwidth(max(few, int(WARM_S / max(took, 1e-8))), False)
         self.each_s = took
         self.count = max(1 if self.slow else 2, self.row.depth, min(4 * COUNT_MAX, int(self.round_s / max(took, 1e-9))))
-        if took * self.count > 4 * self.round_s:  # a slow one: as few as fill the depth once
+        if took * self.count > 4 * self.round_s:  # a slow mode: few transfers
             self.count = max(1, int(4 * self.round_s / took))
 
     def bandwidth_round(self) -> None:
@@ -180,7 +189,7 @@ class Cell:
         self.pair.ask_both(DEADLINE_S, "release")
 
     def check(self) -> int:
-        """Wrong bytes of a few tensors each way."""
+        """The number of wrong bytes in a few tensors sent each way."""
         wrong = 0
         for seed in range(1, 2 if self.slow else CHECKS + 1):
             for sender, receiver in (("first", "second"), ("second", "first")):
@@ -189,7 +198,7 @@ class Cell:
         return wrong
 
     def collect(self) -> None:
-        """Takes what the ends have counted since `prepare`."""
+        """Takes the counters of both ends since `prepare`."""
         found = self.pair.ask_both(DEADLINE_S, "result")
         if "samples" in found["first"]:
             self.row.samples = found["first"]["samples"]
@@ -199,7 +208,7 @@ class Cell:
             self.tensors += sum(answer["copies"][1] for answer in found.values())
 
     def conclude(self) -> None:
-        """Fills in the row what follows from the rounds."""
+        """Fills in the row's results from its rounds."""
         rates = self.row.rounds.get("gbytes_per_s")
         if rates:
             self.row.gbytes_per_s = statistics.median(rates)
@@ -214,13 +223,15 @@ Progress = Callable[[str], None]
 
 
 class Sequence:
-    """Measures all modes at one size, phase by phase. A mode that fails leaves it, and the others go on."""
+    """Measures all modes at one size, phase by phase. A mode that fails drops out, and the others
+    go on.
+    """
 
     def __init__(self, run: Run, cells: list[Cell], progress: Progress, size: int, until: float) -> None:
         self.run, self.cells, self.progress, self.size, self.until = run, list(cells), progress, size, until
 
     def each(self, what: str, do: Callable[[Cell], None], start: int = 0) -> None:
-        """Does something with every mode, from a different one each time."""
+        """Applies a step to every mode in turn, starting with the mode numbered `start`."""
         order = self.cells[start % max(1, len(self.cells)) :] + self.cells[: start % max(1, len(self.cells))]
         for cell in order:
             self.progress(f"{human(self.size)}: {cell.row.mode}, {what}")
@@ -235,7 +246,7 @@ class Sequence:
                 self.cells.remove(cell)
 
     def phase(self, name: str, warm: Callable[[Cell], None], once: Callable[[Cell], None], rounds: int) -> None:
-        """Rounds of one kind; those beyond the least are left out when the time is up."""
+        """Runs rounds of one kind; those beyond the least number are left out when the time is up."""
         self.each("warming up", warm)
         for number in range(rounds):
             if number >= ROUNDS_LEAST and time.monotonic() > self.until:
@@ -243,7 +254,7 @@ class Sequence:
             self.each(f"{name}, round {number + 1} of {rounds}", once, number)
 
     def measure(self, options: Options) -> list[Cell]:
-        """Everything for one size; the cells that came through."""
+        """Measures everything for one size; gives the cells that did not fail."""
         self.each("preparing", lambda cell: cell.prepare(1))
         self.phase("latency", Cell.latency_warm, Cell.latency_round, options.rounds)
         self.each("counting", Cell.collect)
@@ -266,14 +277,16 @@ class Sequence:
 
 
 def available_bytes() -> int:
-    """Memory that is free for use."""
+    """The memory that is available, in bytes."""
     with contextlib.suppress(OSError, ValueError, StopIteration), open("/proc/meminfo") as lines:
         return next(int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable"))
     return 1 << 30
 
 
 def groups(cells: list[Cell], size: int) -> Iterator[list[Cell]]:
-    """The cells that are measured in turn: all, or where their memory would not fit, one after the other."""
+    """Groups of cells that are measured in turn: all together, or one by one where their memory
+    does not fit.
+    """
     need = sum(2 * cell.pair.mode.memory(size, cell.row.depth) for cell in cells)
     if need <= available_bytes() // 2:
         yield cells
@@ -297,6 +310,7 @@ def measure(options: Options, setup: Setup, pairs: dict[str, Pair], run: Run, pr
             depth = in_flight(size, options.depth)
             row = Row(pair.mode.name, pair.mode.kind, facts["transport"], facts["version"], size)
             row.depth, row.direction, row.note = depth, options.direction, facts["note"]
+            row.in_place = pair.mode.in_place
             cells.append(Cell(pair, row, options, duration))
         through = []
         for group in groups(cells, size):
@@ -316,7 +330,9 @@ def open_pairs(
     *,
     apart: bool = False,
 ) -> dict[str, Pair]:
-    """Starts every mode's processes, all at once, and brings them together. What fails becomes a row that says so."""
+    """Starts the processes of all modes at once, and connects them. A mode that fails becomes a row
+    with the reason.
+    """
     started = {}
     for mode in modes:
         why = mode.missing(setup)
@@ -342,7 +358,7 @@ def open_pairs(
 
 
 def close_pairs(pairs: dict[str, Pair]) -> None:
-    """Ends all of them in good order."""
+    """Closes both ends of each pair, then ends its processes."""
     for pair in pairs.values():
         if not pair.failure:
             with contextlib.suppress(Failed), pair.turn():

@@ -1,4 +1,6 @@
-"""Lines of JSON between the command and the processes of the modes, over a Unix socket that only this user reaches."""
+"""Lines of JSON between the command and the modes' processes, over a Unix socket that only this
+user can reach.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +16,11 @@ LINE_MAX = 1 << 20
 
 
 class Gone(Exception):
-    """The other end is not there any more, or did not answer in time."""
+    """The other end is gone, or did not answer in time."""
 
 
 class Lines:
-    """One end of such a connection. Owns the socket; a context manager."""
+    """One end of such a connection. It owns the socket; a context manager."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._socket = connection
@@ -35,14 +37,14 @@ class Lines:
         return self._socket.fileno()
 
     def tell(self, message: dict[str, Any]) -> None:
-        """Sends one message. Gone when nobody is there."""
+        """Sends one message. Gone when the other end is gone."""
         try:
             self._socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
             raise Gone(f"it ended: {error}") from None
 
     def hear(self, timeout: float | None = None) -> dict[str, Any]:
-        """The next message; Gone when there will be none, or none within `timeout` seconds."""
+        """The next message; Gone when none can come, or none came within `timeout` seconds."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while b"\n" not in self._rest:
             left = None if deadline is None else deadline - time.monotonic()
@@ -64,7 +66,7 @@ class Lines:
         return message
 
     def close(self) -> None:
-        """Twice is fine."""
+        """Closes the socket. Twice is fine."""
         self._socket.close()
 
     def __enter__(self) -> Lines:

@@ -1,7 +1,9 @@
-"""A process of one mode, `python -m rdmatensor.bench.worker SOCKET FAMILY MODE ROLE`: the command starts it.
+"""A process of one mode, `python -m rdmatensor.bench.worker SOCKET FAMILY MODE ROLE`, started by
+the command.
 
-It answers one command after the other and does nothing in between. When the command is gone, it ends, whatever it is
-in the middle of. ROLE `rank` is for modes whose launcher starts both: then the rank says who is first.
+It answers one command after the other and does nothing in between. When the command is gone, it
+ends at once, even in the middle of a transfer. ROLE `rank` is for modes whose launcher starts both
+processes: the rank then decides which of them is first.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def cpu_seconds() -> float:
 
 
 class Worker:
-    """Runs commands on one end of a mode. Every method `do_*` is a command and gives what is answered."""
+    """Runs commands on one end of a mode. Every method `do_*` is a command and gives the answer."""
 
     def __init__(self, mode: Mode, role: str) -> None:
         self.mode = mode
@@ -78,6 +80,8 @@ class Worker:
     def do_prepare(self, size: int, depth: int) -> dict[str, Any]:
         self.halves.clear()
         self.told.clear()
+        if self.here.setup.touch not in self.here.touches:
+            raise NotHere(f"its loops cannot follow --touch {self.here.setup.touch}")
         took = self.here.prepare(size, depth)
         return {"registration_s": took, "token": self.here.token(), "note": self.here.note}
 
@@ -90,7 +94,7 @@ class Worker:
         return {}
 
     def do_latency(self, count: int, keep: bool) -> dict[str, Any]:
-        """Round trips. With `keep` their halves join the samples of this size."""
+        """Measures round trips. With `keep`, half of each joins the samples of this size."""
         if not self.here.samples:
             told = self.here.quantiles(count, not keep)
             if keep and self.role == "first":
@@ -106,7 +110,7 @@ class Worker:
         return {"p50": float(np.median(halves)), "seconds": float(halves.sum() * 2)}
 
     def do_bandwidth(self, count: int, both: bool) -> dict[str, Any]:
-        """Transfers with `depth` under way. CPU seconds are those of this end alone."""
+        """Measures transfers with `depth` in flight. CPU seconds are those of this end alone."""
         before = cpu_seconds()
         if both:
             elapsed: float | None = self.here.both(count)
@@ -117,14 +121,14 @@ class Worker:
         return {"seconds": elapsed, "cpu_s": cpu_seconds() - before}
 
     def do_check(self, seed: int, sender: str) -> dict[str, Any]:
-        """One tensor, compared byte for byte where it arrives."""
+        """Checks one tensor byte for byte where it arrives."""
         if self.role == sender:
             self.here.check_out(seed)
             return {}
         return {"wrong": self.here.check_in(seed)}
 
     def do_result(self) -> dict[str, Any]:
-        """Percentiles of all samples of this size, and what was counted."""
+        """The percentiles of all samples of this size, and the counters."""
         copies = self.here.copies()
         answer: dict[str, Any] = {"copies": None if copies is None else [copies.copies, copies.tensors]}
         if self.halves:
@@ -136,7 +140,7 @@ class Worker:
         return answer
 
     def do_call(self, name: str, arguments: dict[str, Any]) -> dict[str, Any]:
-        """What only some modes have: collectives, external programs."""
+        """Calls a method that only some modes have: collectives, external programs."""
         result = getattr(self.here, f"call_{name}")(**arguments)
         return {"result": result}
 
@@ -146,7 +150,7 @@ class Worker:
 
 
 def end_with(lines: Lines) -> None:
-    """Ends this process when the command is gone, from a thread that sleeps until then."""
+    """Ends this process when the command is gone; a sleeping thread waits for that."""
 
     def watch() -> None:
         poll = select.poll()
@@ -158,7 +162,7 @@ def end_with(lines: Lines) -> None:
 
 
 def main(path: str, family: str, name: str, role: str) -> None:
-    """Serves commands until there are no more."""
+    """Serves commands until the connection ends."""
     lines = Lines.to(path)
     mode = (COLLECTIVES if family == "collectives" else MODES)[name]
     if role == "rank":

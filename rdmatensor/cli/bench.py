@@ -1,4 +1,6 @@
-"""`rdmatensor bench`: how fast tensors move between two processes, beside the physical limit and the peers."""
+"""`rdmatensor bench`: the speed of tensors between two processes, beside the physical limit and the
+peers.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from rdmatensor.bench.collectives import COLLECTIVES
 from rdmatensor.bench.collectives import measure as collective
 from rdmatensor.bench.modes import MODES, Mode
 from rdmatensor.bench.modes.base import Setup
-from rdmatensor.errors import InvalidArgument, ProviderUnavailable
+from rdmatensor.errors import InvalidArgument, ProviderUnavailable, RdmaError
 
 __all__ = ["add", "modes_of"]
 
@@ -46,7 +48,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     say = command.add_argument
     say("what", nargs="?", default="transfers", metavar="WHAT", help="transfers (the default) or collectives")
     say("--provider", default="auto", metavar="NAME", help=f"one of {', '.join(options.PROVIDERS)} (auto: the best)")
-    say("--device", default="", metavar="NAME", help="the provider's device (its first)")
+    say("--device", default="", metavar="NAME", help="the provider's device, as in mlx5_0?gid=3 (its best)")
     say("--modes", default="", metavar="LIST", help=f"any of {', '.join(MODES)}; or ours, peers, limits, all")
     sizes = f"bytes, as in 64,64Ki,64Mi, or 64..64Mi*4 ({options.SIZES})"
     say("--sizes", default=options.SIZES, metavar="LIST", help=sizes)
@@ -58,6 +60,8 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     say("--direction", default="one-way", metavar="WAY", help="one-way or both (at the same time, for bandwidth)")
     say("--wait", default="adaptive", metavar="HOW", help=f"how a receiver waits: {', '.join(options.WAITS)}")
     say("--ordering", default="auto", metavar="HOW", help=f"how a flag is carried: {', '.join(options.ORDERINGS)}")
+    touch = "read: the receiver reads every byte; rewrite: the sender also writes its tensor anew (none)"
+    say("--touch", default="none", metavar="HOW", help=touch)
     say("--verify", action=argparse.BooleanOptionalAction, default=True, help="compare the bytes of every row (yes)")
     say("--pin", default="", metavar="A,B", help="run the sender on CPU A and the receiver on CPU B")
     say("--json", metavar="FILE", help="write everything that was measured")
@@ -71,7 +75,9 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def modes_of(text: str, known: Mapping[str, Mode] = MODES) -> tuple[str, ...]:
-    """Names of modes in the order of tables, from names and groups; the standard ones of nothing."""
+    """The modes that names and groups stand for, in the order of the tables; the standard modes for
+    an empty text.
+    """
     if not text:
         return tuple(name for name, mode in known.items() if mode.standard)
     found: set[str] = set()
@@ -91,8 +97,10 @@ def kind_group(kind: str) -> str:
 
 
 def options_of(given: argparse.Namespace) -> options.Options:
-    """What was asked for, checked."""
+    """The options that were given, checked."""
     options.choose("WHAT", given.what, ("transfers", "collectives"))
+    if given.what == "collectives" and given.touch != "none":
+        raise options.refused("collectives", "with --touch", "no --touch: results are read where they are compared")
     if given.what == "collectives" and (given.serve or given.connect):
         raise options.refused("collectives", "with --serve or --connect", "both ranks on this host")
     if given.plot:
@@ -112,6 +120,7 @@ def options_of(given: argparse.Namespace) -> options.Options:
         direction=given.direction,
         wait=given.wait,
         ordering=given.ordering,
+        touch=given.touch,
         verify=given.verify,
         pin=options.cpus_of(given.pin) if given.pin else (),
         rounds=numbers["rounds"],
@@ -119,7 +128,9 @@ def options_of(given: argparse.Namespace) -> options.Options:
 
 
 class Progress:
-    """What is going on, on standard error: one line that changes on a terminal, else a line for each size."""
+    """Progress on standard error: one line that changes on a terminal, otherwise a line for each
+    size.
+    """
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -138,17 +149,21 @@ class Progress:
 
 
 def run_command(given: argparse.Namespace) -> int:
-    """Measures, and says what was measured. Status 1 when bytes arrived wrong."""
+    """Measures and prints the report. Status 1 when bytes arrived wrong; RdmaError when nothing was
+    measured.
+    """
     asked = options_of(given)
     before = compare.load(given.compare) if given.compare else None
     for path in filter(None, (given.json, given.csv, given.plot)):
         if not Path(path).resolve().parent.is_dir():
             raise InvalidArgument("bench", f"write {path}", "its directory does not exist: make it first")
+    load = machine.load()  # the load of other programs, taken before this command adds its own
     url = f"{asked.provider}://{asked.device}"
     with rt.Device(url) as device:
         provider, name = device.provider, device.name
         if given.serve:
-            remote.serve(device, given.serve, lambda text: print(text, flush=True))
+            url = f"{provider}://{asked.device}"
+            remote.serve(device, given.serve, lambda text: print(text, flush=True), url=url)
             return 0
         if asked.provider == "auto" and device.why:
             why = "; ".join(f"{one}: {reason}" for one, reason in device.why.items())
@@ -159,34 +174,38 @@ def run_command(given: argparse.Namespace) -> int:
         finally:
             progress.end()
     report.relate(found.rows)
-    print(report.as_text(found))
-    meta = machine.meta(provider, name)
-    write(given, found, meta, before)
+    meta = machine.meta(provider, name, load)
+    objects = write(given, found, meta)  # first, since printing may fail
+    print(report.as_text(found, meta))
+    if before is not None:
+        print(f"\n{compare.as_text(before, objects)}")
+    if not any(row.samples or row.gbytes_per_s for row in found.rows):
+        why = "; ".join(f"{missing.mode}: {missing.why}" for missing in found.missing) or "no mode took part"
+        raise RdmaError("bench", f"{provider}://{name}", f"nothing was measured: {why}")
     return 1 if found.wrong else 0
 
 
-def write(given: argparse.Namespace, found: run.Run, meta: dict[str, object], before: dict[str, object] | None) -> None:
-    """The files that were asked for, and the comparison."""
+def write(given: argparse.Namespace, found: run.Run, meta: dict[str, object]) -> dict[str, object]:
+    """Writes the files that were asked for; gives the object of --json."""
     objects = report.as_objects(found, meta)
     if given.json:
-        Path(given.json).write_text(report.to_json(found, meta))
+        Path(given.json).write_text(report.to_json(found, meta), encoding="utf-8")
     if given.csv:
-        Path(given.csv).write_text(report.as_csv(found))
+        Path(given.csv).write_text(report.as_csv(found), encoding="utf-8")
     if given.plot:
         plot.draw(given.plot, (plot.title_of(meta), objects["results"]))
-    if before is not None:
-        print(f"\n{compare.as_text(before, objects)}")
+    return objects
 
 
 def measured(
     asked: options.Options, device: rt.Device, given: argparse.Namespace, progress: Callable[[str], None]
 ) -> run.Run:
-    """A run within this host, or with the host that serves."""
+    """A run within this host, or with the serving host."""
     connect = given.connect
     host = connect.rsplit(":", 1)[0] if connect else "127.0.0.1"
     setup = Setup(
         role="first",
-        url=f"{device.provider}://{device.name if asked.device else ''}",
+        url=f"{device.provider}://{asked.device}",
         bind="127.0.0.1",
         connect=host,
         one_host=host in LOOPBACK,
@@ -196,6 +215,7 @@ def measured(
         wait=asked.wait,
         ordering=asked.ordering,
         direction=asked.direction,
+        touch=asked.touch,
     )
     if given.what == "collectives":
         return collective.local(asked, setup, progress)

@@ -1,4 +1,4 @@
-"""`rdmatensor devices`: which providers and devices this machine has, and what is missing for the others."""
+"""`rdmatensor devices`: the providers, devices and GPUs of this machine, and what the unusable ones lack."""
 
 from __future__ import annotations
 
@@ -9,31 +9,43 @@ from dataclasses import asdict
 from typing import Any
 
 import rdmatensor
-from rdmatensor import Limits, ProviderInfo
+from rdmatensor import GpuInfo, Limits, ProviderInfo
 
-__all__ = ["add", "as_objects", "as_text"]
+__all__ = ["add", "as_objects", "as_text", "gpus_as_objects", "gpus_as_text"]
 
 
 def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Adds the command to the parser."""
     command = commands.add_parser(
         "devices",
-        help="list providers and devices, and why a provider cannot be used",
-        description="Lists every provider with its devices; for one that cannot be used here, why not and what to do.",
+        help="list providers, devices and GPUs, and why one cannot be used",
+        description="Lists every provider with its devices, and the GPUs; for each that cannot be used, why not and "
+        "what to do.",
     )
-    command.add_argument("--json", action="store_true", help="print a list of objects, one per device")
+    command.add_argument("--json", action="store_true", help="print a list of objects, one per device and GPU")
     command.set_defaults(run=run)
 
 
 def run(options: argparse.Namespace) -> int:
     """Prints the list."""
     found = rdmatensor.providers()
-    print(json.dumps(as_objects(found), indent=2) if options.json else as_text(found))
+    gpus: list[GpuInfo] = []
+    why_not = ""
+    try:
+        gpus = rdmatensor.gpus()
+    except rdmatensor.RdmaError as error:
+        why_not = error.why
+    if options.json:
+        print(json.dumps(as_objects(found) + gpus_as_objects(gpus, why_not), indent=2))
+    else:
+        print(f"{as_text(found)}\n{gpus_as_text(gpus, why_not)}")
     return 0
 
 
 def as_objects(found: list[ProviderInfo]) -> list[dict[str, Any]]:
-    """One object per device; a provider without devices gets one whose `device` and `limits` are null."""
+    """One object per device; a provider without devices gets one object whose `device` and `limits`
+    are null.
+    """
     objects: list[dict[str, Any]] = []
     for info in found:
         for device in info.devices:
@@ -62,7 +74,7 @@ def as_objects(found: list[ProviderInfo]) -> list[dict[str, Any]]:
 
 
 def as_text(found: list[ProviderInfo]) -> str:
-    """The same for people."""
+    """The same list as text for people."""
     lines: list[str] = []
     for info in found:
         if info.viable and info.devices:
@@ -75,6 +87,35 @@ def as_text(found: list[ProviderInfo]) -> str:
             lines += textwrap.wrap(
                 describe(device.limits), 110, initial_indent="        ", subsequent_indent="        "
             )
+    return "\n".join(lines)
+
+
+def gpus_as_objects(found: list[GpuInfo], why_not: str) -> list[dict[str, Any]]:
+    """One object per GPU, with `gpu` in place of `provider`; without one, an object whose `gpu` is null says why."""
+    if not found:
+        return [{"gpu": None, "why_not": why_not}]
+    return [
+        {"gpu": gpu.device, **{name: value for name, value in asdict(gpu).items() if name != "device"}} for gpu in found
+    ]
+
+
+def gpus_as_text(found: list[GpuInfo], why_not: str) -> str:
+    """The GPUs as text for people."""
+    if not found:
+        return "\n".join(textwrap.wrap(f"GPUs  none: {why_not}", 110, subsequent_indent="    "))
+    lines = ["GPUs"]
+    for gpu in found:
+        major, minor = gpu.compute_capability
+        ways = {"by a descriptor": gpu.shares, "as a dma-buf": gpu.dma_buf, "through nvidia_peermem": gpu.peer_direct}
+        reached = ", ".join(way for way, there in ways.items() if there) or "in no way"
+        seen = {"ordered": "at once", "flush": "after a flush", "read": "after a READ of the NIC"}[gpu.visibility]
+        lines.append(f"    {gpu.device}: {gpu.name}, {size(gpu.nbytes)}, at {gpu.pci}")
+        text = (
+            f"driver of CUDA {gpu.driver}, compute capability {major}.{minor}; memory can be reached {reached}; "
+            f"a NIC's bytes are seen {seen}"
+        )
+        for line in (text, f"not all ways: {gpu.why_not}" if gpu.why_not else ""):
+            lines += textwrap.wrap(line, 110, initial_indent="        ", subsequent_indent="        ")
     return "\n".join(lines)
 
 

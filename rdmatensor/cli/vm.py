@@ -1,4 +1,6 @@
-"""`rdmatensor vm`: runs any command with soft-RoCE, in an emulated machine where this kernel has none."""
+"""`rdmatensor vm`: runs any command with soft-RoCE, in an emulated machine where this kernel has no
+soft-RoCE.
+"""
 
 from __future__ import annotations
 
@@ -9,8 +11,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rdmatensor import config
 from rdmatensor.errors import InvalidArgument
+from rdmatensor.settings import config
 from rdmatensor.vm import Options, Shape, Store, accel, here, packages, run
 from rdmatensor.vm.options import duration, memory_size, percent, variables
 
@@ -22,7 +24,7 @@ the machine could not be made or failed; 127 when there is no such command in th
 
   rdmatensor vm run -- ibv_devinfo
   rdmatensor vm run -- python -m pytest tests/
-  rdmatensor vm run --hosts 2 --loss 1%% -- bash -c 'ib_write_bw -d rxb & ib_write_bw -d rxa 10.80.0.2; wait'
+  rdmatensor vm run --hosts 2 --loss 1% -- bash -c 'ib_write_bw -d rxb & ib_write_bw -d rxa 10.80.0.2; wait'
 """
 
 
@@ -54,7 +56,7 @@ def add(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def add_machine_options(parser: argparse.ArgumentParser) -> None:
-    """Options that say what the machine is made of."""
+    """Adds the options that describe the machine."""
     parser.add_argument("--memory", default="2G", metavar="SIZE", help="the guest's memory (2G)")
     parser.add_argument(
         "--python", type=Path, default=Path(sys.executable), metavar="PATH", help="take this Python's environment along"
@@ -77,7 +79,7 @@ def add_machine_options(parser: argparse.ArgumentParser) -> None:
 
 
 def add_run_options(parser: argparse.ArgumentParser) -> None:
-    """Options of one run."""
+    """Adds the options of one run."""
     parser.add_argument("--hosts", type=int, default=1, choices=(1, 2), help="2: devices rxa and rxb joined by a link")
     for name, example, what in (
         ("loss", "1%", "packets lost"),
@@ -109,7 +111,7 @@ def add_run_options(parser: argparse.ArgumentParser) -> None:
 
 
 def options_of(given: argparse.Namespace) -> Options:
-    """The arguments as checked options; InvalidArgument names what is wrong."""
+    """The arguments as checked options; InvalidArgument names the wrong one."""
     words: list[str] = getattr(given, "command_words", [])
     running = bool(words)
     shape = Shape()
@@ -137,7 +139,7 @@ def options_of(given: argparse.Namespace) -> Options:
 
 
 def speaker() -> Callable[[str], None]:
-    """A function that prints lines on standard error, with the seconds since now."""
+    """A function that prints lines on standard error, with the seconds since `speaker` was called."""
     began = time.monotonic()
 
     def say(text: str) -> None:

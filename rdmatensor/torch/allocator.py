@@ -1,15 +1,18 @@
-"""Tensors that ordinary CPU operators of torch make, born in a region.
+"""Allocation of the tensors that torch's ordinary CPU operators make, in a region.
 
-A c10::Allocator (allocator.cpp) is installed once for the process. It serves from a region where one was chosen, for a
-thread or for all, and passes everything else on to torch's own. See section 5 of the paper: a tensor that was allocated
-in registered memory is sent without a copy.
+A c10::Allocator (allocator.cpp) is installed once for the process. It serves from a region where
+one was chosen, for a thread or for the whole process, and passes every other request on to torch's
+own allocator. See section 5 of the paper: a tensor that was allocated in registered memory is sent
+without a copy.
 
-The choice of a thread holds for what that thread allocates itself, which on the CPU includes the backward pass that it
-runs. Threads that torch or the user start have no choice of their own: for those there is `allocate_in`.
+The choice of a thread applies to allocations that the thread itself makes, which on the CPU include
+its backward pass. Threads that torch or the user start have no choice of their own; use
+`allocate_in` for those.
 """
 
 from __future__ import annotations
 
+import atexit
 import ctypes
 import threading
 import warnings
@@ -19,9 +22,12 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import torch
+
 from rdmatensor.errors import InvalidArgument, RdmaError
 from rdmatensor.fork import refuse_fork
-from rdmatensor.region import Region
+from rdmatensor.locks import Rank, ordered_lock
+from rdmatensor.memory.region import Region
 from rdmatensor.stats import AllocationStats
 from rdmatensor.torch.build import built
 
@@ -31,11 +37,12 @@ if TYPE_CHECKING:
 __all__ = ["Allocation", "allocate_in", "allocating"]
 
 _SOURCE = Path(__file__).with_suffix(".cpp")
+_HEADERS = (Path(__file__).with_name("pools.h"),)
 _WHEN_FULL = ("ordinary", "raise")
 
 
 class _Functions(ctypes.Structure):
-    """As allocator.cpp has it."""
+    """The struct of the same name in pools.h."""
 
     _fields_ = (
         ("allocate", c_void_p),
@@ -51,8 +58,8 @@ class _Functions(ctypes.Structure):
 
 @cache
 def compiled() -> Any:
-    """The allocator, compiled if need be, loaded and installed."""
-    library = ctypes.PyDLL(str(built(_SOURCE)))
+    """The allocator: compiled if need be, loaded and installed."""
+    library = ctypes.PyDLL(str(built(_SOURCE, seen=_HEADERS)))
     for name, result, arguments in (
         ("rtt_install", c_int, (POINTER(_Functions),)),
         ("rtt_pool_create", c_void_p, (c_void_p, c_uint64, c_void_p, c_int)),
@@ -61,11 +68,18 @@ def compiled() -> Any:
         ("rtt_pool_stats", None, (c_void_p, POINTER(c_uint64))),
         ("rtt_choose_for_thread", c_void_p, (c_void_p,)),
         ("rtt_choose_for_all", c_void_p, (c_void_p,)),
+        ("rtt_sites_create", c_void_p, (c_uint32,)),
+        ("rtt_sites_drop", None, (c_void_p,)),
+        ("rtt_sites_record", None, (c_void_p, c_int)),
+        ("rtt_sites_records", c_uint64, (c_void_p, c_void_p, c_uint64)),
+        ("rtt_sites_find", c_int, (c_void_p, c_void_p, c_void_p)),
+        ("rtt_sites_serve", None, (c_void_p, c_void_p, c_void_p, c_uint32)),
+        ("rtt_sites_stats", None, (c_void_p, POINTER(c_uint64))),
     ):
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     python = ctypes.pythonapi
-    allocate, free, index_bits, unit_bits = Region._arena_functions()
+    allocate, free, index_bits, unit_bits = Region.arena_functions()
     functions = _Functions(
         allocate,
         free,
@@ -82,15 +96,16 @@ def compiled() -> Any:
     return library
 
 
-_lock = threading.Lock()
+_lock = ordered_lock(Rank.ALLOCATOR)
 _for_all: Allocation | None = None  # the choice of the process
 
 
 class Allocation:
-    """A region that serves torch's CPU allocations while it is entered. Made by `Region.allocating` and `allocate_in`.
+    """A region that serves torch's CPU allocations while it is entered. Made by `Region.allocating`
+    and `allocate_in`.
 
-    A context manager, to be entered again as often as one likes, by one thread at a time in each `with`. `stats` counts
-    what was served and what found no room.
+    A context manager that may be entered any number of times; one thread at a time is in each
+    `with`. `stats` counts the allocations that were served and those that found no room.
     """
 
     def __init__(self, region: Region, when_full: str, for_all: bool = False) -> None:
@@ -98,21 +113,21 @@ class Allocation:
             why = f"when_full is {' or '.join(map(repr, _WHEN_FULL))}, not {when_full!r}"
             raise InvalidArgument("allocate tensors", repr(region), why)
         refuse_fork("allocate tensors", repr(region))
-        pointer = region._arena_pointer()
+        pointer = region.arena_pointer()
         library = compiled()
         self.region = region
         self._library = library
-        ctypes.pythonapi.Py_IncRef(ctypes.py_object(region))  # the pool's, which it gives up with its last tensor
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(region))  # for the pool, which drops it with its last tensor
         pool = library.rtt_pool_create(pointer, region.address, id(region), when_full == "ordinary")
         self._pool: int = pool
         self._for_all = for_all
-        self._entered: list[tuple[int, int | None]] = []  # thread, and the choice before, whose reference is ours
+        self._entered: list[tuple[int, int | None]] = []  # thread, and the choice before, which we hold
         self._told = 0
         weakref.finalize(self, library.rtt_pool_drop, pool).atexit = False
 
     @property
     def stats(self) -> AllocationStats:
-        """What it served since it was made."""
+        """Counters of the allocations served since it was made."""
         out = (c_uint64 * 6)()
         self._library.rtt_pool_stats(self._pool, out)
         return AllocationStats(*out)
@@ -137,13 +152,28 @@ class Allocation:
         self._library.rtt_pool_drop(self._choose(before))
         self._tell()
 
+    def make(self, count: int, dtype: torch.dtype) -> torch.Tensor | None:
+        """A tensor of one dimension in the region, its values undefined; None when there is no room,
+        or the region is closed. For `when_full="raise"`.
+        """
+        self._library.rtt_pool_keep(self._pool)
+        before = self._library.rtt_choose_for_thread(self._pool)
+        try:
+            return torch.empty(count, dtype=dtype, device="cpu")
+        except torch.OutOfMemoryError:
+            return None
+        finally:
+            self._library.rtt_pool_drop(self._library.rtt_choose_for_thread(before))
+
     def _tell(self) -> None:
-        """Falling back is counted, and it is said aloud: a tensor that is not in the region costs a copy when sent."""
+        """Warns of allocations that fell back: a tensor outside the region costs a copy when it is
+        sent.
+        """
         stats = self.stats
         if stats.fell_back > self._told:
             text = (
                 f"{stats.fell_back - self._told} tensors found no room in {self.region!r} and were allocated as ever "
-                f"({stats.fell_back_bytes} bytes in all so far): make it larger"
+                f"({stats.fell_back_bytes} bytes in all so far): make it that much larger"
             )
             self._told = stats.fell_back
             warnings.warn(text, RuntimeWarning, stacklevel=3)
@@ -152,17 +182,27 @@ class Allocation:
         return f"<Allocation in {self.region!r}, {self.stats}>"
 
 
+@atexit.register
+def _tell_at_exit() -> None:
+    """Reports a process-wide choice that was still active at exit."""
+    if _for_all is not None:
+        _for_all._tell()
+
+
 def allocating(region: Region, *, when_full: str = "ordinary") -> Allocation:
-    """While entered, tensors that this thread makes on the CPU lie in the region; `Region.allocating` says more."""
+    """Lets tensors that this thread makes on the CPU lie in the region while entered; see
+    `Region.allocating`.
+    """
     return Allocation(region, when_full)
 
 
 def allocate_in(region: Region | None, *, when_full: str = "ordinary") -> Allocation | None:
-    """From here on, tensors that any thread makes on the CPU lie in the region, those of torch's own threads included;
-    None ends it.
+    """From here on, tensors that any thread makes on the CPU lie in the region, including torch's
+    own threads; None ends it.
 
-    A thread inside `Region.allocating` keeps to that. What is given counts (`stats`); the choice that it replaces is
-    forgotten. `when_full` as for `Region.allocating`.
+    A thread inside `Region.allocating` keeps its own choice. The Allocation that is returned has
+    the counters (`stats`); the choice that it replaces ends. `when_full` is as for
+    `Region.allocating`.
     """
     global _for_all
     with _lock:

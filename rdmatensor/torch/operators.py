@@ -5,37 +5,40 @@
     rdmatensor::send_dyn(Tensor tensor, str edge, *, float? timeout=None) -> ()
     rdmatensor::recv_dyn(str edge, int rank, ScalarType dtype, *, float? timeout=None) -> Tensor
 
-`timeout` in seconds, None for that of the edge's device. Defined when this module is imported.
+`timeout` is in seconds, None takes that of the edge's device. Importing this module defines the
+operators.
 """
 
 from __future__ import annotations
 
-import threading
 from typing import Any, TypeVar
 
 import torch
 from torch import library
 
+from rdmatensor.edges.recv import RecvEdge
+from rdmatensor.edges.send import SendEdge
 from rdmatensor.errors import InvalidArgument, NameNotFound, NameTaken, Unsupported
-from rdmatensor.layout import as_dtype
-from rdmatensor.recv_edge import RecvEdge
-from rdmatensor.send_edge import SendEdge
+from rdmatensor.locks import Rank, ordered_lock
+from rdmatensor.memory.describe import describe
+from rdmatensor.memory.layout import DType, Shape, as_dtype
 from rdmatensor.torch.tensors import as_tensor
 
 __all__ = ["bind_edge", "unbind_edge"]
 
 AnyEdge = TypeVar("AnyEdge", SendEdge, RecvEdge)
 
-_lock = threading.Lock()
-_sending: dict[str, SendEdge] = {}  # what a name in a graph means in this process
+_lock = ordered_lock(Rank.OPERATORS)
+_sending: dict[str, SendEdge] = {}  # the edges that names in graphs mean in this process
 _receiving: dict[str, RecvEdge] = {}
 
 
 def bind_edge(edge: AnyEdge, name: str | None = None) -> AnyEdge:
-    """Lets graphs of this process reach an edge by a name, its own if none is given; gives the edge.
+    """Lets graphs of this process reach an edge by a name, by default its own; returns the edge.
 
-    It is kept alive until `unbind_edge`. Sending and receiving edges may have the same name. NameTaken where an open
-    edge has it; Unsupported where this torch lacks what the operators need.
+    The edge is kept alive until `unbind_edge`. A sending and a receiving edge may have the same
+    name. NameTaken where another open edge has it; Unsupported where this torch lacks what the
+    operators need.
     """
     if _missing:
         raise Unsupported("bind an edge", repr(edge), _missing)
@@ -51,7 +54,7 @@ def bind_edge(edge: AnyEdge, name: str | None = None) -> AnyEdge:
 
 
 def unbind_edge(edge: SendEdge | RecvEdge) -> None:
-    """Graphs reach the edge no more, under any name. Twice is fine; the edge stays open."""
+    """Removes all names of an edge from graphs. Twice is fine; the edge stays open."""
     table = _table_of(edge)
     with _lock:
         for name in [name for name, bound in table.items() if bound is edge]:
@@ -67,7 +70,7 @@ def _table_of(edge: Any) -> dict[str, Any]:
 
 
 def _edge_of(table: dict[str, Any], name: str, kind: str, operator: str) -> Any:
-    """The edge that a name in a graph means, of the kind that the operator is for."""
+    """The edge that a name in a graph means, of the kind that the operator needs."""
     what = f"run rdmatensor::{operator}"
     edge = table.get(name)
     if edge is None:
@@ -81,7 +84,7 @@ def _edge_of(table: dict[str, Any], name: str, kind: str, operator: str) -> Any:
     return edge
 
 
-# ---- what runs ----
+# ---- implementations ----
 
 
 def _send(tensor: torch.Tensor, edge: str, *, timeout: float | None = None) -> None:
@@ -89,10 +92,11 @@ def _send(tensor: torch.Tensor, edge: str, *, timeout: float | None = None) -> N
 
 
 def _send_dyn(tensor: torch.Tensor, edge: str, *, timeout: float | None = None) -> None:
-    """Returns when the tensor may be changed: what comes after in a graph may do so."""
+    """Sends, and returns when the tensor may be changed: later operators of the graph may do so."""
     sender = _edge_of(_sending, edge, "dynamic", "send_dyn")
     limits = sender.device.limits
-    if tensor.nbytes <= sender.eager_size:  # its bytes ride in the record
+    describe(tensor)  # refuses a tensor without memory, which cannot be cloned either
+    if tensor.nbytes <= sender.eager_size:  # its bytes travel in the record
         sender.send(tensor if limits.completes_in_post else tensor.clone(), timeout)
         return
     sender.send(tensor, timeout)
@@ -101,12 +105,10 @@ def _send_dyn(tensor: torch.Tensor, edge: str, *, timeout: float | None = None) 
 
 
 def _may_be_read_in_place(sender: SendEdge, tensor: torch.Tensor) -> bool:
-    """Whether the receiver READs the tensor itself. Every region counts: one without the right is copied from, and then
-    waiting for the receiver is not needed but harms nothing.
+    """Whether the receiver may READ the tensor in place. Every region counts: a tensor in a region
+    without the right is copied, and the wait for the receiver is then unnecessary but harmless.
     """
-    address = tensor.data_ptr()
-    regions = tuple(sender.device._regions)
-    return any(region.address <= address < region.address + region.nbytes for region in regions)
+    return sender.device.holds(tensor.data_ptr())
 
 
 def _recv(edge: str, shape: list[int], dtype: torch.dtype, *, timeout: float | None = None) -> torch.Tensor:
@@ -119,18 +121,19 @@ def _recv(edge: str, shape: list[int], dtype: torch.dtype, *, timeout: float | N
 
 def _recv_dyn(edge: str, rank: int, dtype: torch.dtype, *, timeout: float | None = None) -> torch.Tensor:
     receiver = _edge_of(_receiving, edge, "dynamic", "recv_dyn")
-    tensor = receiver.recv(timeout)
-    if len(tensor.shape) != rank or tensor.dtype != as_dtype(dtype).name:
-        receiver._put_back(tensor)
-        why = (
-            f"{tensor.dtype} of {tensor.shape} has come, and the graph expects {as_dtype(dtype)} of rank {rank}; "
-            "it waits for the next call"
-        )
-        raise InvalidArgument("run rdmatensor::recv_dyn", repr(receiver), why)
-    return as_tensor(tensor)
+
+    def fits(kind: DType, shape: Shape) -> None:
+        if len(shape) != rank or kind is not as_dtype(dtype):
+            why = (
+                f"{kind} of {shape} has come, and the graph expects {as_dtype(dtype)} of rank {rank}; "
+                "it waits for the next call"
+            )
+            raise InvalidArgument("run rdmatensor::recv_dyn", repr(receiver), why)
+
+    return as_tensor(receiver.recv(timeout, fits=fits))
 
 
-# ---- what shape inference sees ----
+# ---- for shape inference ----
 
 
 def _fake_send(tensor: torch.Tensor, edge: str, *, timeout: float | None = None) -> None:
@@ -157,8 +160,9 @@ _OPERATORS = (
 
 
 def _define() -> str:
-    """Defines the operators; gives what this torch lacks for them, or nothing. Then none is defined: one that could be
-    dropped from a graph or moved in it would be worse.
+    """Defines the operators; returns the name of a missing feature of this torch, or an empty text.
+    If one is missing, no operator is defined: an operator that could be dropped from a graph or
+    moved in it would be worse.
     """
     try:
         from torch._higher_order_ops.effects import _EffectType, _register_effectful_op
@@ -175,7 +179,7 @@ def _define() -> str:
         register_fake(full, fake)
         operator = getattr(torch.ops.rdmatensor, name).default
         _register_effectful_op(operator, _EffectType.ORDERED)
-        has_side_effect(operator)  # what torch versions that ask no effects go by
+        has_side_effect(operator)  # for torch versions that do not look at effects
     return ""
 
 

@@ -1,18 +1,19 @@
-"""Tensors of a region as tensors of torch."""
+"""Views of a region's tensors as tensors of torch."""
 
 from __future__ import annotations
 
 import torch
 
-from rdmatensor.tensor import Tensor
+from rdmatensor.memory.tensor import Tensor
 
 __all__ = ["as_tensor"]
 
 
 def as_tensor(tensor: Tensor) -> torch.Tensor:
-    """The memory of a tensor as a CPU tensor of torch, not copied; every element type.
+    """The memory of a tensor as a CPU tensor of torch, not copied; for every element type.
 
-    It keeps the memory alive. torch knows no read-only tensors: one that was borrowed must not be written to.
+    The torch tensor keeps the memory alive. torch has no read-only tensors: a borrowed tensor must
+    not be written to.
     """
     if not isinstance(tensor, Tensor):
         raise TypeError(f"an rdmatensor.Tensor can be seen by torch, not a {type(tensor).__name__}")

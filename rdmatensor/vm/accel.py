@@ -1,4 +1,4 @@
-"""What runs the instructions of the guest: the processor, by KVM, where the system lets us; elsewhere qemu does."""
+"""The accelerator of the guest: KVM where the system allows it, otherwise qemu's emulation."""
 
 from __future__ import annotations
 
@@ -22,9 +22,10 @@ _TCG = ("-accel", "tcg,thread=multi,tb-size=256", "-cpu", "max,-avx,-avx2,-f16c,
 
 
 def refusal(device: Path = KVM, processor: Path = CPUINFO) -> str:
-    """Why KVM cannot be used here, with what to do about it; nothing where it can.
+    """The reason why KVM cannot be used here, with the remedy; empty where it can.
 
-    Some systems have the device for guests of their own kind only, on processors that do not virtualise.
+    Some systems offer the device only for guests of their own kind, on processors without
+    virtualisation.
     """
     try:
         opened = os.open(device, os.O_RDWR | os.O_CLOEXEC)
@@ -50,7 +51,9 @@ def refusal(device: Path = KVM, processor: Path = CPUINFO) -> str:
 
 
 def trial() -> str:
-    """Lets qemu make a machine of this processor and end before its first instruction. Why it could not, or nothing."""
+    """Lets qemu make a machine with KVM and end it before its first instruction. Gives the reason
+    of a failure, or nothing.
+    """
     qemu = packages.find("qemu-system-x86_64") or "qemu-system-x86_64"
     command = [
         qemu,
@@ -77,7 +80,7 @@ def trial() -> str:
 
 
 def choose(asked: str) -> str:
-    """What to use, kvm or tcg; VmError for a KVM that was asked for and cannot be had."""
+    """The accelerator to use, kvm or tcg; VmError for a KVM that was asked for and is not available."""
     if asked == "tcg":
         return asked
     why = refusal() or trial()
@@ -87,14 +90,17 @@ def choose(asked: str) -> str:
 
 
 def words(accelerator: str) -> tuple[str, ...]:
-    """qemu's options. Emulated vector units are slower than none. So are string instructions, which go byte by byte:
-    a C library that is told that they are fast fills memory a sixth as fast as with words.
+    """The options for qemu. Emulated vector units are slower than none. So are string instructions,
+    which are emulated byte by byte: a C library that believes they are fast fills memory at a sixth
+    of the speed that it has with words.
     """
     return ("-accel", "kvm", "-cpu", "host") if accelerator == "kvm" else _TCG
 
 
 def identity(accelerator: str) -> str:
-    """What a snapshot depends on: with KVM the processor, whose features the guest has seen."""
+    """The facts that a snapshot depends on: with KVM the processor, whose features the guest has
+    seen.
+    """
     if accelerator != "kvm":
         return accelerator
     about = [line for line in CPUINFO.read_text().split("\n\n")[0].splitlines() if "MHz" not in line]

@@ -1,5 +1,5 @@
-"""The guest's console, as much of it as a report needs: its end, and, once the kernel is in trouble, the beginning of
-that trouble too, which its own dump of registers would otherwise push out.
+"""The part of the guest's console that a report needs: its end and, once the kernel is in trouble,
+also the beginning of that trouble, which the kernel's register dump would otherwise push out.
 """
 
 from __future__ import annotations
@@ -9,23 +9,23 @@ import re
 __all__ = ["END_KEPT", "TROUBLE_KEPT", "Console"]
 
 END_KEPT = 16 << 10
-"""Bytes kept of the end."""
+"""The bytes kept of the end."""
 TROUBLE_KEPT = 32 << 10
-"""Bytes kept from the first line of trouble on: several dumps, each of a few KiB."""
+"""The bytes kept from the first line of trouble on: several dumps of a few KiB each."""
 TROUBLE = re.compile(rb"^.*(Kernel panic|Oops|BUG: |general protection fault|Out of memory: Killed)", re.MULTILINE)
 LINE_MAX = 512
-"""Bytes in front of new ones in which a mark of trouble may have begun."""
+"""The bytes before new ones that are searched again, since a trouble mark may have begun in them."""
 
 
 class Console:
-    """Takes bytes as they come."""
+    """The kept output of the console."""
 
     def __init__(self) -> None:
         self._trouble: bytes | None = None
         self._end = b""
 
     def keep(self, data: bytes) -> None:
-        """Appends what came."""
+        """Appends new bytes."""
         fresh = max(0, len(self._end) - LINE_MAX)
         self._end += data
         if self._trouble is None and (found := TROUBLE.search(self._end, fresh)):
@@ -36,6 +36,11 @@ class Console:
             self._trouble += self._end[:room]
             self._end = self._end[room:]
         self._end = self._end[-END_KEPT:]
+
+    def cause(self) -> str:
+        """The first line of trouble, or the last line when there was none."""
+        lines = self.report().splitlines() or [""]
+        return lines[-1 if self._trouble is None else 0].strip()
 
     def report(self, lines: int = 40) -> str:
         """The last lines; when there was trouble, everything kept since it began."""

@@ -1,4 +1,4 @@
-"""The one kind of failure of `rdmatensor vm` itself, as against a failure of the command that it runs."""
+"""The error of `rdmatensor vm` itself, as opposed to a failure of the command that it runs."""
 
 from __future__ import annotations
 
@@ -8,4 +8,6 @@ __all__ = ["VmError"]
 
 
 class VmError(RdmaError):
-    """The emulated machine could not be made, started or kept: says why and what to do."""
+    """The emulated machine could not be made, started or kept; the text gives the reason and the
+    remedy.
+    """

@@ -1,6 +1,6 @@
-"""Soft-RoCE of the kernel that is running: a device that exists, or one that is added for the time of a run.
+"""Soft-RoCE of the running kernel: an existing device, or one that is added for the time of a run.
 
-Nothing of the system is touched unless this user is root and the module exists.
+The system is not changed unless this user is root and the module exists.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ INTERFACE = "rxe-net"
 
 
 def devices(folder: Path = CLASS) -> list[str]:
-    """Names of the soft-RoCE devices whose port is active; rdma_rxe alone of all drivers names a parent there."""
+    """The names of the soft-RoCE devices with an active port; of all drivers only rdma_rxe names a
+    parent there.
+    """
     if not folder.is_dir():
         return []
     found = []
@@ -49,7 +51,9 @@ def quiet(*command: str) -> bool:
 
 @contextlib.contextmanager
 def device() -> Iterator[str | None]:
-    """A soft-RoCE device of this kernel, or None; one that had to be added is removed at the end of the block."""
+    """A soft-RoCE device of this kernel, or None; a device that had to be added is removed at the
+    end of the block.
+    """
     if found := devices():
         yield found[0]
         return
@@ -67,8 +71,8 @@ def device() -> Iterator[str | None]:
 
 
 def run(options: Options, variables: dict[str, str]) -> int:
-    """Runs the command as a child of this process: its exit status, 128 and the signal that ended it, 124 at the
-    timeout, 127 when there is no such command.
+    """Runs the command as a child of this process. Gives its exit status, or 128 plus the signal
+    that ended it, 124 at the timeout, 127 when there is no such command.
     """
     environment = {**os.environ, **variables, **options.environment}
     try:

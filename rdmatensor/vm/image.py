@@ -1,6 +1,7 @@
-"""The guest's read-only root: the basic packages of this system, as they are installed here, and a Python environment.
+"""The guest's read-only root: the basic packages of this system, as installed here, and a Python
+environment.
 
-Nothing is copied on the way: files go as a tar stream into mksquashfs, which needs neither root nor a second copy.
+No intermediate copy is made: files go as a tar stream into mksquashfs, which does not need root.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from rdmatensor.errors import InvalidArgument
 from rdmatensor.vm import packages
 from rdmatensor.vm.errors import VmError
 from rdmatensor.vm.interpreter import Interpreter
 from rdmatensor.vm.kernel import output
 
-__all__ = ["build", "chosen", "closure", "installed", "versions"]
+__all__ = ["build", "check", "chosen", "closure", "installed", "versions"]
 
 WANTED = (
     *(
@@ -41,7 +43,9 @@ WANTED = (
     *("rdma-core", "rdmacm-utils", "ibverbs-providers", "ibverbs-utils", "perftest", "python3-pyverbs"),
     *("libibverbs1", "librdmacm1", "libc6", "libgcc-s1", "libstdc++6", "libgomp1", "libgfortran5"),
 )
-"""Those of them that are installed here, what each of them depends on, and the essential packages."""
+"""The packages of the guest, where they are installed here; their dependencies and the essential
+packages come along.
+"""
 
 SKIPPED = re.compile(
     r"/(usr/share/(doc|man|info|locale|lintian|bug|icons|fonts|help|bash-completion|zoneinfo)|boot|usr/src|usr/lib/firmware"
@@ -54,8 +58,8 @@ ETC = (
     *("passwd", "protocols", "services", "ssl/certs"),
 )
 BUFFER = 1 << 16
-"""Bytes that go to mksquashfs at once. tarfile copies what is in its buffer for every header: with 1 MiB that was a
-third of all packing.
+"""The bytes that go to mksquashfs at once. tarfile copies its buffer for every header: with 1 MiB
+that took a third of the packing time.
 """
 FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", "var/log", "var/lib", "usr/local/bin")
 
@@ -64,8 +68,10 @@ FOLDERS = ("dev", "etc", "mnt", "proc", "root", "run", "sys", "tmp", "var/tmp", 
 
 
 def installed() -> dict[str, tuple[str, set[str]]]:
-    """Every installed package and every name provided by one: the package's name for dpkg, and names it depends on.
-    Those that every system has are there a second time, under a name that begins with a star.
+    """Every installed package and every name that a package provides: dpkg's name of the package,
+    and the names it depends on.
+
+    Packages that every system has appear a second time, under a name that begins with a star.
     """
     fields = ("binary:Package", "db:Status-Status", "Priority", "Essential", "Provides", "Pre-Depends", "Depends")
     shown = "\\t".join(f"${{{field}}}" for field in fields)
@@ -86,7 +92,7 @@ def installed() -> dict[str, tuple[str, set[str]]]:
 
 
 def closure(wanted: Iterable[str], known: dict[str, tuple[str, set[str]]]) -> list[str]:
-    """Names for dpkg of the wanted packages, of the essential ones, and of all they depend on."""
+    """The dpkg names of the wanted packages, of the essential ones, and of all their dependencies."""
     todo = [*wanted, *(name for name in known if name.startswith("*"))]
     found: set[str] = set()
     while todo:
@@ -97,14 +103,23 @@ def closure(wanted: Iterable[str], known: dict[str, tuple[str, set[str]]]) -> li
     return sorted(found)
 
 
+def check(wanted: Iterable[str]) -> None:
+    """Raises InvalidArgument for packages that are not installed here, and so cannot be taken along."""
+    known = installed()
+    unknown = [name for name in wanted if name.partition(":")[0] not in known]
+    if unknown:
+        why = f"not installed here: look for the right name (dpkg -l), or apt-get install {' '.join(unknown)}"
+        raise InvalidArgument("include system packages", ", ".join(unknown), why)
+
+
 def chosen(python: Interpreter, extra: Iterable[str]) -> list[str]:
-    """Names for dpkg of the packages that go into the image."""
+    """The dpkg names of the packages for the image."""
     system = [f"python{python.version}", "python3"] if python.base_prefix == Path("/usr") else []
     return closure([*WANTED, *system, *extra], installed())
 
 
 def versions(names: list[str]) -> str:
-    """Differs when one of these packages changes."""
+    """The versions of these packages; the text differs when one of them changes."""
     return output(["dpkg-query", "-W", "-f=${binary:Package} ${Version}\n", *names])
 
 
@@ -112,14 +127,16 @@ def versions(names: list[str]) -> str:
 
 
 class Tree:
-    """Paths of the image and where each comes from, with links above them resolved as on this system."""
+    """The paths of the image and the source of each; links in parent folders are resolved as on
+    this system.
+    """
 
     def __init__(self) -> None:
         self.files: dict[str, Path] = {}
         self._parents: dict[str, str] = {}
 
     def add(self, path: Path) -> None:
-        """Adds a file, link or folder under the path it has on this system, and the target of a link."""
+        """Adds a file, link or folder under its path on this system, and the target of a link."""
         for _ in range(10):
             parent = self._parents.setdefault(str(path.parent), os.path.realpath(path.parent))
             place = os.path.join(parent, path.name)
@@ -133,7 +150,7 @@ class Tree:
                 return
 
     def add_all(self, folder: Path, skip: Callable[[str], bool]) -> None:
-        """Adds what lies in a folder, but for names that `skip` says yes to."""
+        """Adds everything in a folder except names that `skip` matches."""
         for parent, folders, files in os.walk(folder):
             folders[:] = [name for name in folders if not skip(name)]
             for name in [*folders, *files]:
@@ -146,14 +163,14 @@ def not_for_python(name: str) -> bool:
 
 
 def add_packages(tree: Tree, names: list[str]) -> None:
-    """All files of packages, but those nobody reads in the guest."""
+    """Adds all files of packages, except those that are never used in the guest."""
     for line in output(["dpkg-query", "-L", *names]).splitlines():
         if line.startswith("/") and line != "/." and not SKIPPED.match(line) and not line.endswith(SKIPPED_ENDINGS):
             tree.add(Path(line))
 
 
 def add_python(tree: Tree, python: Interpreter) -> None:
-    """An interpreter, its standard library, and what is installed for it."""
+    """Adds an interpreter, its standard library, and the packages installed for it."""
     for folder in {python.executable.parent, python.base_prefix / "bin"}:
         if folder in (Path("/usr/bin"), Path("/bin"), Path("/usr/local/bin")):
             for path in folder.glob("python*"):
@@ -175,7 +192,9 @@ def add_python(tree: Tree, python: Interpreter) -> None:
 
 
 def add_libraries(tree: Tree) -> None:
-    """Shared libraries that what is in the tree is linked with, as this system's loader finds them."""
+    """Adds the shared libraries that objects in the tree are linked with, as this system's loader
+    finds them.
+    """
     objects = [
         place for place in tree.files if re.search(r"\.so(\.\d+)*$", place) and not place.startswith("/usr/lib/x86_64")
     ]
@@ -204,7 +223,7 @@ def collect(python: Interpreter, extra: Iterable[str]) -> Tree:
             tree.add(path)
     add_python(tree, python)
     add_libraries(tree)
-    for path in Path("/etc/alternatives").glob("*"):  # of what is there; else each would bring its program along
+    for path in Path("/etc/alternatives").glob("*"):  # only links to files in the tree; others would add programs
         if os.path.realpath(path) in tree.files:
             tree.add(path)
     return tree
@@ -214,11 +233,11 @@ def collect(python: Interpreter, extra: Iterable[str]) -> Tree:
 
 
 def members(tree: Tree, texts: dict[str, str]) -> Iterator[tuple[tarfile.TarInfo, Path | bytes | None]]:
-    """What goes into the archive: folders first, then everything under its own path, owned by root."""
+    """The archive's members: folders first, then everything under its own path, owned by root."""
     folders = {str(parent) for place in [*tree.files, *texts] for parent in Path(place).parents} | {
         f"/{name}" for name in FOLDERS
     }
-    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):  # links into /usr, on systems that have merged it
+    for name in ("bin", "sbin", "lib", "lib32", "lib64", "libx32"):  # links into /usr, on systems with a merged /usr
         if os.path.islink(f"/{name}"):
             yield link(name, os.readlink(f"/{name}")), None
     for place in sorted(folders - {"/"} | {place for place, path in tree.files.items() if is_folder(path)}):
@@ -232,7 +251,7 @@ def members(tree: Tree, texts: dict[str, str]) -> Iterator[tuple[tarfile.TarInfo
         elif stat.S_ISREG(state.st_mode) and os.access(path, os.R_OK):
             info = tarfile.TarInfo(place.lstrip("/"))
             info.size, info.mode = state.st_size, stat.S_IMODE(state.st_mode) & 0o777
-            info.mtime = int(state.st_mtime)  # a fraction would take a header of its own
+            info.mtime = int(state.st_mtime)  # a fraction would need an extra header
             yield info, path
     for place, text in texts.items():
         info = tarfile.TarInfo(place.lstrip("/"))
@@ -263,7 +282,7 @@ def build(python: Interpreter, extra: Iterable[str], folder: Path, say: Callable
     target = folder / "root.squashfs"
     program = packages.find("mksquashfs")
     if program is None:
-        raise VmError("pack the guest's root", "mksquashfs", "it is not here: apt-get install squashfs-tools")
+        raise VmError("pack the guest's root", "mksquashfs", "it is not installed: apt-get install squashfs-tools")
     command = [program, "-", str(target), "-tar", "-comp", "lz4", "-noappend", "-no-progress", "-quiet", "-mem", "512M"]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) as packer:
         assert packer.stdin is not None and packer.stderr is not None
@@ -273,7 +292,7 @@ def build(python: Interpreter, extra: Iterable[str], folder: Path, say: Callable
                     put(archive, info, content)
             packer.stdin.close()
         except BrokenPipeError:
-            pass  # it says why on its standard error
+            pass  # mksquashfs gives the reason on its standard error
         reason = packer.stderr.read().decode(errors="replace").strip()
     if packer.returncode != 0:
         raise VmError("pack the guest's root", str(target), (reason.splitlines() or ["mksquashfs gave no reason"])[-1])
@@ -281,7 +300,7 @@ def build(python: Interpreter, extra: Iterable[str], folder: Path, say: Callable
 
 
 def put(archive: tarfile.TarFile, info: tarfile.TarInfo, content: Path | bytes | None) -> None:
-    """One member; a file that was changed in between is cut or filled to the size that was announced."""
+    """Adds one member; a file that changed meanwhile is cut or padded to the announced size."""
     if isinstance(content, Path):
         data = content.read_bytes()[: info.size]
         content = data.ljust(info.size, b"\0")

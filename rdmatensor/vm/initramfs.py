@@ -1,4 +1,6 @@
-"""What the guest boots into: an uncompressed cpio of busybox, kernel modules and our scripts, written here."""
+"""The archive the guest boots into: an uncompressed cpio of busybox, kernel modules and our
+scripts, written here.
+"""
 
 from __future__ import annotations
 
@@ -16,11 +18,11 @@ GUEST = Path(__file__).parent / "guest"
 FOLDERS = ("bin", "dev", "guest", "image", "modules", "proc", "root", "sys", "writes")
 
 Entry = tuple[str, int, bytes]
-"""Path, mode with its type, content (the target of a symbolic link)."""
+"""Path, mode with file type, content (for a symbolic link: its target)."""
 
 
 def entries(kernel: Path, busybox: Path, python: bytes | None) -> Iterator[Entry]:
-    """Everything in the archive, folders before what is in them."""
+    """All entries of the archive, each folder before its content."""
     for name in FOLDERS:
         yield name, stat.S_IFDIR | 0o755, b""
     yield "bin/busybox", stat.S_IFREG | 0o755, busybox.read_bytes()
@@ -45,8 +47,8 @@ def cpio(content: Iterator[Entry]) -> Iterator[bytes]:
 
 
 def stand_in(folder: Path, say: Callable[[str], None]) -> bytes | None:
-    """The program that stands in for `python` in the guest, compiled; None where there is no C compiler, and then
-    every interpreter in the guest starts from nothing.
+    """The compiled program that stands in for `python` in the guest; None where there is no C
+    compiler, and then every interpreter in the guest starts from scratch.
     """
     target = folder / "python"
     for compiler in filter(None, map(packages.find, ("cc", "gcc", "clang"))):
@@ -70,6 +72,6 @@ def build(kernel: Path, folder: Path, say: Callable[[str], None]) -> None:
     """Writes `initramfs` into the folder."""
     busybox = packages.busybox()
     if busybox is None:
-        raise VmError("build what the guest boots", "busybox", "it is not here: apt-get install busybox-static")
+        raise VmError("build the guest's initramfs", "busybox", "it is not installed: apt-get install busybox-static")
     with (folder / "initramfs").open("wb") as archive:
         archive.writelines(cpio(entries(kernel, busybox, stand_in(folder, say))))

@@ -1,4 +1,6 @@
-"""What there is to know about the Python whose environment the guest gets: where its parts lie, when they change."""
+"""Facts about the Python whose environment the guest gets: the paths of its parts, and a digest of
+its packages.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ from rdmatensor.vm.errors import VmError
 __all__ = ["PRELOAD", "Interpreter", "probe"]
 
 PRELOAD = ("numpy", "torch", "torch.distributed", "cffi", "pytest")
-"""Imported once before the snapshot, those that are there."""
+"""Modules that are imported once before the snapshot, where they are installed."""
 
 PROBE = """
 import importlib.metadata, importlib.util, json, os, sys, sysconfig
@@ -39,7 +41,7 @@ json.dump({
 
 @dataclass(frozen=True, slots=True)
 class Interpreter:
-    """A Python and what is installed for it."""
+    """A Python and the packages installed for it."""
 
     executable: Path
     prefix: Path
@@ -50,7 +52,9 @@ class Interpreter:
     preload: tuple[str, ...]
     editable: tuple[Path, ...]
     identity: str
-    """Differs when anything is installed, removed or replaced; projects installed in place count by name only."""
+    """A text that differs when a package is installed, removed or replaced; projects installed in
+    place count by name only.
+    """
 
     @property
     def is_venv(self) -> bool:

@@ -1,8 +1,10 @@
-"""A distribution kernel with rdma_rxe, from the system's package archive, and the modules of it that the guest loads.
+"""A distribution kernel with rdma_rxe, from the system's package archive, and those of its modules
+that the guest loads.
 
-Debian's generic `linux-image-*-amd64` holds all; Ubuntu's `linux-image-*-generic` needs `linux-modules-*` (and
-`-extra-`) beside it. Cloud and real-time kernels are passed over: the former lack rdma_rxe. Packages are downloaded and
-unpacked, never installed. Modules are kept uncompressed: unpacking them under emulation takes longer than all else.
+Debian's generic `linux-image-*-amd64` contains everything; Ubuntu's `linux-image-*-generic` also
+needs `linux-modules-*` (and `-extra-`). Cloud and real-time kernels are skipped: the former lack
+rdma_rxe. Packages are downloaded and unpacked, never installed. Modules are stored uncompressed:
+decompressing them under emulation takes longer than everything else.
 """
 
 from __future__ import annotations
@@ -25,18 +27,19 @@ MODULES = (
     *("crc32_generic", "crc32c_generic", "ib_uverbs", "rdma_ucm", "rdma_rxe"),
     *("dummy", "veth", "sch_netem", "tcp_diag", "udp_diag", "unix_diag"),
 )
-"""In the order in which the guest loads them; it loads no other. crc32-pclmul is left out on purpose: emulated, it is
-slower."""
+"""The modules in the order in which the guest loads them; it loads no other. crc32-pclmul is left
+out on purpose: it is slower when emulated.
+"""
 
 OPTIONAL = {"crc32_generic", "crc32c_generic"}
-"""Merged into the kernel's library in newer versions."""
+"""Modules that newer kernels have merged into their library."""
 
 IMAGE = re.compile(r"linux-image-(\d+\.\d+[^\s]*)-(amd64|generic)")
 _passed_over = ("cloud", "rt", "unsigned", "dbg")
 
 
 def version_key(name: str) -> list[int]:
-    """Numbers of a version, for comparing."""
+    """The numbers of a version, for comparison."""
     return [int(number) for number in re.findall(r"\d+", name)]
 
 
@@ -63,8 +66,8 @@ def newest() -> list[str]:
 
 
 def fetch(package: str, folder: Path, say: Callable[[str], None]) -> None:
-    """Downloads a kernel package and leaves `vmlinuz`, `version` and `modules/*.ko` (numbered in the order of loading)
-    in the folder; VmError when it has no rdma_rxe.
+    """Downloads a kernel package and leaves `vmlinuz`, `version` and `modules/*.ko` (numbered in
+    load order) in the folder; VmError when it has no rdma_rxe.
     """
     say(f"fetching {package}")
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix="unpack-") as name:
@@ -90,7 +93,7 @@ def fetch(package: str, folder: Path, say: Callable[[str], None]) -> None:
 
 
 def depends(package: str) -> list[str]:
-    """Names a package depends on."""
+    """The names a package depends on."""
     return re.findall(r"(?:Pre)?Depends: (\S+)", output(["apt-cache", "depends", package]))
 
 
@@ -108,7 +111,7 @@ def modules_of(tree: Path, version: str) -> dict[str, Path]:
 
 
 def builtin_of(tree: Path, version: str) -> set[str]:
-    """Names of the modules that are part of the kernel image."""
+    """The names of the modules that are part of the kernel image."""
     names: set[str] = set()
     for lists in tree.glob(f"**/modules/{version}/modules.builtin"):
         names |= {module_name(Path(line)) for line in lists.read_text().split()}
@@ -116,7 +119,9 @@ def builtin_of(tree: Path, version: str) -> set[str]:
 
 
 def load_order(found: dict[str, Path], builtin: set[str]) -> list[Path]:
-    """The modules of MODULES with all they depend on, each after what it needs; VmError when one is not there."""
+    """The modules of MODULES with all their dependencies, each after those that it needs; VmError
+    when one is missing.
+    """
     order: dict[str, Path] = {}
 
     def add(name: str) -> None:
@@ -134,7 +139,7 @@ def load_order(found: dict[str, Path], builtin: set[str]) -> list[Path]:
 
 
 def needs(module: bytes) -> list[str]:
-    """Names of the modules a module depends on, as its own .modinfo says."""
+    """The names of the modules that a module depends on, from its own .modinfo."""
     match = re.search(rb"\0depends=([^\0]*)\0", module)
     return [name.decode().replace("-", "_") for name in match.group(1).split(b",") if name] if match else []
 
@@ -151,7 +156,7 @@ def uncompressed(path: Path) -> bytes:
 
 
 def output(command: list[str], cwd: Path | None = None) -> str:
-    """What a command prints; VmError with its last line when it fails."""
+    """The output of a command; VmError with its last line when the command fails."""
     try:
         done = subprocess.run(
             command, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace", timeout=600

@@ -1,7 +1,7 @@
 """A qemu process and the sockets to it: the monitor, the guest's console, and its three serial ports.
 
-All of them are socket pairs made before it starts, so nothing lies in the file system that could be left behind; and
-the kernel ends it when this process ends, however that happens.
+All of them are socket pairs made before qemu starts, so nothing in the file system can be left
+behind. The kernel ends qemu when this process ends, however that happens.
 """
 
 from __future__ import annotations
@@ -15,19 +15,30 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeVar
 
+from rdmatensor.backoff import Backoff
 from rdmatensor.vm import accel, packages
 from rdmatensor.vm.console import Console
 from rdmatensor.vm.errors import VmError
 
-__all__ = ["SHARES_MAX", "Machine", "MachineLost", "Spec", "command_line"]
+__all__ = ["BOOTS", "SHARES_MAX", "KernelDied", "Machine", "MachineLost", "Spec", "booted", "command_line"]
+
+Result = TypeVar("Result")
 
 SHARES_MAX = 4
-"""Folders of the host that a guest can mount. The devices are part of a snapshot, so there are always as many."""
+"""The number of host folders that a guest can mount. The devices are part of a snapshot, so their
+number is fixed.
+"""
 LINKS = ("monitor", "console", "control", "out", "err")
 BOOT_TIMEOUT = 480.0
-"""Seconds from power on to an agent that is ready, with everything imported: 30 to 80 s, minutes on a busy host."""
+"""The longest time from power-on to an agent with everything imported: 30 to 80 s, minutes on a
+busy host.
+"""
+BOOTS = 3
+"""The attempts to boot. Emulated processors may run an instruction that another one has just patched
+(seen: "Oops: int3" in sched_clock_cpu, one boot of some hundred), which kills the guest's kernel.
+"""
 RESTORE_TIMEOUT = 60.0
 END_TIMEOUT = 10.0
 
@@ -38,12 +49,35 @@ QUIET = (
 
 
 class MachineLost(Exception):
-    """The machine ended, or was silent for longer than it may be."""
+    """The machine ended, or was silent for longer than allowed. `report` is the end of its console."""
+
+    def __init__(self, why: str, console: Console) -> None:
+        super().__init__(why)
+        self.report = console.report()
+
+
+class KernelDied(MachineLost):
+    """The machine ended by itself, as it does when its kernel panics."""
+
+    def __init__(self, console: Console) -> None:
+        super().__init__(f"the guest's kernel ended the machine: {console.cause()}", console)
+
+
+def booted(boot: Callable[[], Result], say: Callable[[str], None]) -> Result:
+    """The result of `boot`, which is called again, and that said, when the guest's kernel died
+    meanwhile. For what comes before the user's command, since nothing of that may happen twice.
+    """
+    for attempt in range(1, BOOTS):
+        try:
+            return boot()
+        except KernelDied as error:
+            say(f"{error}; attempt {attempt} of {BOOTS}, the command had not begun")
+    return boot()
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """A machine to start."""
+    """The description of a machine to start."""
 
     kernel: Path
     initramfs: Path
@@ -54,13 +88,13 @@ class Spec:
     ram: Path | None = None
     """The file that holds the guest's memory, for snapshots."""
     restore: bool = False
-    """Leave that file as it is and wait for the rest of a snapshot."""
+    """Leaves that file unchanged and waits for the rest of a snapshot."""
     processors: int = 2
     accelerator: str = "tcg"
 
 
 def escaped(path: Path) -> str:
-    """A path as a value in qemu's options, where commas separate."""
+    """A path as a value in qemu's options, in which commas separate."""
     return str(path).replace(",", ",,")
 
 
@@ -90,7 +124,7 @@ def command_line(spec: Spec, descriptors: dict[str, int]) -> list[str]:
 
 
 class Machine:
-    """A machine that runs. A context manager; leaving it ends the machine."""
+    """A running machine. A context manager; leaving it ends the machine."""
 
     def __init__(self, spec: Spec) -> None:
         pairs = {name: socket.socketpair() for name in LINKS}
@@ -111,7 +145,7 @@ class Machine:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=list(theirs.values()),
-            start_new_session=True,  # Ctrl-C is for us; we end it
+            start_new_session=True,  # Ctrl-C goes to this process, which ends qemu
         )
         for _, end in pairs.values():
             end.close()
@@ -138,7 +172,7 @@ class Machine:
     # ---- the monitor ----
 
     def command(self, name: str, timeout: float = RESTORE_TIMEOUT, **arguments: Any) -> Any:
-        """A command to qemu's monitor, and what it returned; VmError when qemu refuses it."""
+        """Sends a command to qemu's monitor and gives its result; VmError when qemu refuses it."""
         link = self.links["monitor"]
         link.settimeout(timeout)
         try:
@@ -150,11 +184,13 @@ class Machine:
                 if "error" in answer:
                     raise VmError("tell qemu to", name, answer["error"].get("desc", "it refused"))
         except OSError as error:
-            raise MachineLost(f"qemu does not answer {name}: {error}; {self.last_words()}") from error
-        raise MachineLost(f"qemu ended during {name}: {self.last_words()}")
+            raise MachineLost(f"qemu does not answer {name}: {error}; {self.last_words()}", self.console) from error
+        raise MachineLost(f"qemu ended during {name}: {self.last_words()}", self.console)
 
     def save(self, state: Path) -> None:
-        """Writes what is not in the memory's file into `state`; the machine has stopped then."""
+        """Writes the machine's state, except for the memory file, into `state`; the machine then
+        ends.
+        """
         self.command("qmp_capabilities")
         self.command("stop")
         self._migrate("migrate", f"exec:cat > {quoted(state)}")
@@ -162,7 +198,7 @@ class Machine:
         self._process.wait(END_TIMEOUT)
 
     def load(self, state: Path) -> None:
-        """Puts a machine that was started with `restore` where the snapshot left off, and lets it run."""
+        """Restores a machine that was started with `restore` from a snapshot, and lets it run."""
         self.command("qmp_capabilities")
         self._migrate("migrate-incoming", f"exec:cat < {quoted(state)}")
         self.command("cont")
@@ -171,13 +207,14 @@ class Machine:
         self.command("migrate-set-capabilities", capabilities=[{"capability": "x-ignore-shared", "state": True}])
         self.command(verb, uri=uri)
         deadline = time.monotonic() + RESTORE_TIMEOUT
+        naps = Backoff(0.005, 0.05, 10)
         while (status := self.command("query-migrate").get("status")) != "completed":
             if status == "failed" or time.monotonic() > deadline:
-                raise MachineLost(f"the snapshot could not be moved: {status}; {self.last_words()}")
-            time.sleep(0.005)
+                raise MachineLost(f"the snapshot could not be moved: {status}; {self.last_words()}", self.console)
+            naps.nap()
 
     def last_words(self) -> str:
-        """What qemu said on its standard error."""
+        """The output of qemu on its standard error."""
         self._process.kill()
         self._process.wait(END_TIMEOUT)
         said = self._process.stderr.read().decode(errors="replace").strip() if self._process.stderr else ""
@@ -186,19 +223,21 @@ class Machine:
     # ---- the guest ----
 
     def receive(self, name: str, receiver: Callable[[bytes], None]) -> None:
-        """What to do with the bytes of a port."""
+        """Sets the function that takes the bytes of a port."""
         self._receivers[name] = receiver
 
     def send(self, message: dict[str, Any]) -> None:
-        """A line to the agent."""
+        """Sends a line to the agent."""
         self.links["control"].settimeout(RESTORE_TIMEOUT)
         try:
             self.links["control"].sendall(json.dumps(message).encode() + b"\n")
         except OSError as error:
-            raise MachineLost(f"the guest does not listen: {error}") from error
+            raise MachineLost(f"the guest does not listen: {error}", self.console) from error
 
     def message(self, timeout: float) -> dict[str, Any] | None:
-        """The next line of the agent, or None at the deadline; bytes of other ports go to their receivers meanwhile."""
+        """The next line of the agent, or None at the deadline. Bytes of other ports go to their
+        receivers meanwhile.
+        """
         deadline = time.monotonic() + timeout
         while b"\n" not in self._control:
             if not self.pump(deadline - time.monotonic()):
@@ -208,7 +247,9 @@ class Machine:
         return answer
 
     def pump(self, timeout: float) -> bool:
-        """Passes on what came within the time; False when nothing did. MachineLost when the machine has ended."""
+        """Passes on the bytes that come within the time; False when none came. MachineLost when the
+        machine has ended.
+        """
         if timeout <= 0:
             return False
         ready = self._selector.select(timeout)
@@ -224,8 +265,8 @@ class Machine:
                 if key.data == "control":
                     self._drain_console()
                     if not self.console.report():
-                        raise MachineLost(f"the machine did not start: {self.last_words()}")
-                    raise MachineLost("the machine ended by itself, as it does when its kernel panics")
+                        raise MachineLost(f"the machine did not start: {self.last_words()}", self.console)
+                    raise KernelDied(self.console)
         return bool(ready)
 
     def _hear(self, data: bytes) -> None:
@@ -241,5 +282,5 @@ class Machine:
 
 
 def quoted(path: Path) -> str:
-    """A path for the shell that qemu hands it to."""
+    """A path quoted for the shell to which qemu passes it."""
     return "'" + str(path).replace("'", "'\\''") + "'"

@@ -1,4 +1,4 @@
-"""What can be asked of a run, as values that are checked once, here."""
+"""The options of a run, as values that are checked once, here."""
 
 from __future__ import annotations
 
@@ -16,7 +16,9 @@ MEMORY_MAX = 64 << 30
 
 
 def percent(text: str) -> str:
-    """A share of packets ("1%", "0.1%") in the spelling of tc; InvalidArgument if it is none."""
+    """A share of packets ("1%", "0.1%") in the spelling of tc; InvalidArgument if the text is not
+    one.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)%?", text.strip())
     if not match or not 0 <= float(match.group(1)) <= 100:
         raise InvalidArgument("shape the link", repr(text), "a share of packets lies between 0% and 100%, as in 1%")
@@ -24,7 +26,9 @@ def percent(text: str) -> str:
 
 
 def duration(text: str) -> str:
-    """A delay ("1ms", "250us", "0.5s") in the spelling of tc; InvalidArgument if it is none."""
+    """A delay ("1ms", "250us", "0.5s") in the spelling of tc; InvalidArgument if the text is not
+    one.
+    """
     match = re.fullmatch(r"(\d+(?:\.\d+)?)(us|ms|s)", text.strip())
     if not match:
         raise InvalidArgument("shape the link", repr(text), "a delay has a unit: us, ms or s, as in 1ms")
@@ -32,7 +36,7 @@ def duration(text: str) -> str:
 
 
 def memory_size(text: str) -> int:
-    """Bytes of "2G", "1536M"; InvalidArgument outside of 512M to 64G."""
+    """The bytes of "2G" or "1536M"; InvalidArgument outside of 512M to 64G."""
     match = re.fullmatch(r"(\d+)([MG])", text.strip().upper().removesuffix("IB").removesuffix("B"))
     size = int(match.group(1)) << {"M": 20, "G": 30}[match.group(2)] if match else 0
     if not MEMORY_MIN <= size <= MEMORY_MAX:
@@ -41,7 +45,7 @@ def memory_size(text: str) -> int:
 
 
 def variables(pairs: list[str], inherited: dict[str, str]) -> dict[str, str]:
-    """Environment variables from "K=V", or from "K" with the value it has in `inherited`."""
+    """Environment variables from "K=V", or from "K" with its value in `inherited`."""
     found: dict[str, str] = {}
     for pair in pairs:
         name, equals, value = pair.partition("=")
@@ -58,7 +62,7 @@ def variables(pairs: list[str], inherited: dict[str, str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """What the link between two hosts does to packets, the same in both directions."""
+    """The impairments of packets on the link between two hosts, the same in both directions."""
 
     loss: str = ""
     delay: str = ""
@@ -68,7 +72,7 @@ class Shape:
 
     @property
     def netem(self) -> list[str]:
-        """Arguments for `tc qdisc ... netem`; none for a clean link."""
+        """The arguments for `tc qdisc ... netem`; empty for a clean link."""
         words: list[str] = []
         if delay := self.delay or ("1ms" if self.reorder else ""):  # without a delay there is nothing to overtake
             words += ["delay", delay]
@@ -85,7 +89,7 @@ class Shape:
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """A run."""
+    """The options of a run."""
 
     command: tuple[str, ...] = ()
     directory: Path = field(default_factory=Path.cwd)
@@ -115,5 +119,5 @@ class Options:
 
     @property
     def devices(self) -> tuple[str, ...]:
-        """Names of the RDMA devices the command finds in the guest."""
+        """The names of the RDMA devices that the command finds in the guest."""
         return ("rxe0",) if self.hosts == 1 else ("rxa", "rxb")

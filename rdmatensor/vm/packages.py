@@ -1,6 +1,7 @@
 """The system's tools that are needed, installed with apt-get where they are missing.
 
-Looks for what is needed, not for package names: on a machine that has everything it needs neither root nor a network.
+The checks look for programs, not for package names: a machine that has them all needs neither root
+nor a network.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ NEEDED = {
     "ibverbs-utils": "ibv_devinfo",
     "perftest": "ib_write_bw",
 }
-"""Package: the program it is needed for."""
+"""Each package with the program it is needed for."""
 LOCK_TIMEOUT = 300
-"""Seconds to wait for another apt-get: fresh systems upgrade themselves as soon as they have started."""
+"""The seconds to wait for another apt-get: fresh systems upgrade themselves right after they start."""
 
 
 def find(program: str) -> str | None:
-    """The path of a program, the system directories included that PATH often lacks for ordinary users."""
+    """The path of a program, searched also in system directories that are often missing from
+    ordinary users' PATH.
+    """
     return shutil.which(program, path=SYSTEM_PATH)
 
 
 def busybox() -> Path | None:
-    """A busybox that needs no library."""
+    """A statically linked busybox."""
     for path in map(Path, ("/bin/busybox", "/usr/bin/busybox")):
         if path.exists() and b"ld-linux" not in path.read_bytes()[:8192]:
             return path
@@ -43,7 +46,7 @@ def busybox() -> Path | None:
 
 
 def missing() -> list[str]:
-    """Packages whose programs are not here."""
+    """The packages whose programs are missing."""
     lacking = [package for package, program in NEEDED.items() if find(program) is None]
     if busybox() is None:
         lacking.append("busybox-static")
@@ -53,7 +56,7 @@ def missing() -> list[str]:
 
 
 def ensure(say: Callable[[str], None]) -> None:
-    """Installs what is missing; VmError with the command to type where that is impossible."""
+    """Installs the missing packages; VmError with the command to type where that is impossible."""
     lacking = missing()
     if not lacking:
         return
@@ -63,14 +66,16 @@ def ensure(say: Callable[[str], None]) -> None:
     try:
         as_root(["apt-get", "install", "-y", "-q", "--no-install-recommends", *lacking], lacking)
     except VmError:
-        apt_update(lacking)  # lists that are out of date name files that are gone
+        apt_update(lacking)  # outdated lists name files that no longer exist
         as_root(["apt-get", "install", "-y", "-q", "--no-install-recommends", *lacking], lacking)
     if still := missing():
-        raise VmError("install what the machine needs", " ".join(still), "apt-get succeeded, but they are not there")
+        raise VmError(
+            "install the machine's packages", " ".join(still), "apt-get succeeded, but the packages are still missing"
+        )
 
 
 def apt_lists_present() -> bool:
-    """Whether apt knows any package; fresh containers come without lists."""
+    """Whether apt knows any package; fresh containers have no lists."""
     return any(Path("/var/lib/apt/lists").glob("*_Packages*"))
 
 
@@ -80,15 +85,15 @@ def apt_update(wanted: list[str]) -> None:
 
 
 def as_root(command: list[str], wanted: list[str]) -> None:
-    """Runs apt-get as root; VmError names what to type when that cannot be done or fails."""
+    """Runs apt-get as root; VmError with the command to type when that is impossible or fails."""
     by_hand = f"run as root: apt-get update && apt-get install --no-install-recommends {' '.join(wanted)}"
     if find("apt-get") is None:
         why = "there is no apt-get here (the emulated machine is made from Debian's or Ubuntu's packages)"
-        raise VmError("install what the machine needs", " ".join(wanted), why)
+        raise VmError("install the machine's packages", " ".join(wanted), why)
     prefix: list[str] = []
     if os.geteuid() != 0:
         if find("sudo") is None:
-            raise VmError("install what the machine needs", " ".join(wanted), f"not root, and no sudo; {by_hand}")
+            raise VmError("install the machine's packages", " ".join(wanted), f"not root, and no sudo; {by_hand}")
         prefix = ["sudo", "-n"]
     environment = {**os.environ, "DEBIAN_FRONTEND": "noninteractive"}
     patient = [command[0], "-o", f"DPkg::Lock::Timeout={LOCK_TIMEOUT}", *command[1:]]
@@ -97,4 +102,4 @@ def as_root(command: list[str], wanted: list[str]) -> None:
     )
     if done.returncode != 0:
         last = (done.stderr.strip().splitlines() or ["it gave no reason"])[-1]
-        raise VmError("install what the machine needs", " ".join(wanted), f"{last}; {by_hand}")
+        raise VmError("install the machine's packages", " ".join(wanted), f"{last}; {by_hand}")

@@ -1,4 +1,4 @@
-"""One command in one machine: what it gets, what it prints, how it ends."""
+"""One command in one machine: its environment, its output, its end."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from rdmatensor.errors import InvalidArgument
+from rdmatensor.errors import InvalidArgument, RdmaError
 from rdmatensor.vm import here
 from rdmatensor.vm.errors import VmError
 from rdmatensor.vm.interpreter import Interpreter
-from rdmatensor.vm.machine import SHARES_MAX, Machine, MachineLost
+from rdmatensor.vm.machine import SHARES_MAX, Machine, MachineLost, booted
 from rdmatensor.vm.options import Options
 from rdmatensor.vm.store import Parts, Store
 
@@ -22,19 +22,20 @@ __all__ = ["FAILED", "TIMED_OUT", "run", "shared_folders"]
 TIMED_OUT = 124
 FAILED = 125
 LAST_OUTPUT_TIMEOUT = 10.0
-"""Seconds within which output that the guest has sent must be here."""
+"""The seconds within which output that the guest has sent must arrive."""
 PREPARE_TIMEOUT = 60.0
-"""Seconds for mounting folders and laying the network in the guest."""
+"""The seconds for mounting folders and setting up the network in the guest."""
 
 SYSTEM = {Path(name) for name in ("/", "/bin", "/etc", "/lib", "/run", "/sbin", "/usr", "/var")}
-"""Not to be shared as a whole: the guest has its own."""
+"""Folders that cannot be shared as a whole: the guest has its own."""
 VIRTUAL = tuple(Path(name) for name in ("/dev", "/proc", "/run/rdmatensor", "/sys"))
-"""Nor any part of these."""
+"""Folders of which no part can be shared."""
 
 
 def shared_folders(directory: Path, wanted: Iterable[Path], projects: Iterable[Path]) -> tuple[Path, ...]:
-    """The folders of the host that a run sees: its directory, those asked for, and projects that are installed in
-    place, as far as there is room for them. Each once, and none inside of another.
+    """The folders of the host that a run sees: its directory, those asked for, and projects
+    installed in place, as far as there is room for them. Each appears once, and none inside
+    another.
     """
     chosen: list[Path] = []
     for path, asked in [(directory, True), *((path, True) for path in wanted), *((path, False) for path in projects)]:
@@ -54,7 +55,7 @@ def shared_folders(directory: Path, wanted: Iterable[Path], projects: Iterable[P
 
 
 def guest_environment(options: Options, python: Interpreter) -> dict[str, str]:
-    """All variables that the command gets in a machine."""
+    """All variables of the command in a machine."""
     path = f"{python.executable.parent}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     environment = {
         "HOME": "/root",
@@ -70,25 +71,33 @@ def guest_environment(options: Options, python: Interpreter) -> dict[str, str]:
 
 
 def rxe_variables(devices: Iterable[str]) -> dict[str, str]:
-    """How a command knows that there is soft-RoCE, and which devices."""
+    """The variables that tell a command that soft-RoCE exists, and on which devices."""
     return {"RDMATENSOR_RXE": "1", "RDMATENSOR_RXE_DEVICES": ",".join(devices)}
 
 
 def run(options: Options, store: Callable[[], Store], say: Callable[[str], None]) -> int:
-    """Runs a command with soft-RoCE: its exit status, or 128 and the signal that ended it; 124 when it did not end in
-    time; 125 when the machine failed. Its output goes to our standard output and standard error as it comes.
+    """Runs a command with soft-RoCE. Gives its exit status, or 128 plus the signal that ended it;
+    124 when it did not end in time; 125 when the machine failed. Its output goes to our standard
+    output and standard error as it comes.
     """
     if not options.force_vm and options.hosts == 1:
         with here.device() as name:
             if name is not None:
                 say(f"soft-RoCE of this machine's own kernel, Linux {os.uname().release}: {name}")
                 return here.run(options, rxe_variables([name]))
-    shared_folders(options.directory, options.shares, ())  # before anything is made, what is wrong with them
+    shared_folders(options.directory, options.shares, ())  # reports wrong folders before anything is made
     began = time.monotonic()
     try:
         return run_in_machine(options, store(), say, began)
     except VmError as error:
         say(str(error))
+        return FAILED
+    except BrokenPipeError:
+        raise  # our own output
+    except OSError as error:
+        if isinstance(error, RdmaError):
+            raise
+        say(str(VmError("run a machine", error.filename or "the system", str(error.strerror))))
         return FAILED
 
 
@@ -96,19 +105,31 @@ def run_in_machine(options: Options, store: Store, say: Callable[[str], None], b
     with store.prepared(options) as parts:
         shares = shared_folders(options.directory, options.shares, parts.interpreter.editable)
         ram = None if parts.snapshot is None else parts.snapshot / "ram"
-        machine = Machine(store.spec(parts, options.memory, shares, ram=ram, restore=ram is not None))
+        spec = store.spec(parts, options.memory, shares, ram=ram, restore=ram is not None)
+
+        def started() -> Session:
+            session = Session(options, Machine(spec), say)
+            try:
+                session.start(store, parts, shares, began)
+            except BaseException:
+                session.machine.end()
+                raise
+            return session
+
         try:
-            return Session(options, machine, say).carry_out(store, parts, shares, began)
+            session = booted(started, say)
+            try:
+                return session.wait()
+            finally:
+                session.machine.end()
         except MachineLost as error:
             say(f"{error}; the guest's console ended with")
-            print(machine.console.report(), file=sys.stderr, flush=True)
+            print(error.report, file=sys.stderr, flush=True)
             return FAILED
-        finally:
-            machine.end()
 
 
 class Session:
-    """A command in a machine that is starting."""
+    """A command in a machine."""
 
     def __init__(self, options: Options, machine: Machine, say: Callable[[str], None]) -> None:
         self.options = options
@@ -123,8 +144,8 @@ class Session:
         stream.write(data)
         stream.flush()
 
-    def carry_out(self, store: Store, parts: Parts, shares: tuple[Path, ...], began: float) -> int:
-        """Starts the machine, runs the command, returns its status."""
+    def start(self, store: Store, parts: Parts, shares: tuple[Path, ...], began: float) -> None:
+        """Waits until the machine runs, and starts the command there."""
         if parts.snapshot is not None:
             self.machine.load(parts.snapshot / "state")
         else:
@@ -133,16 +154,15 @@ class Session:
         answer = self.machine.message(PREPARE_TIMEOUT)
         if answer is None or "started" not in answer:
             why = "no answer in time" if answer is None else str(answer.get("failed"))
-            raise MachineLost(f"the guest could not prepare for the command: {why}")
+            raise MachineLost(f"the guest could not prepare for the command: {why}", self.machine.console)
         how = "booted" if parts.snapshot is None else "restored"
         names = ", ".join(self.options.devices)
         took = time.monotonic() - began
         machine = "a virtual machine (KVM)" if parts.accelerator == "kvm" else "an emulated machine"
         self.say(f"soft-RoCE in {machine}, Linux {parts.version}: {names} ({how}, ready after {took:.1f} s)")
-        return self.wait()
 
     def job(self, python: Interpreter, shares: tuple[Path, ...]) -> dict[str, Any]:
-        """What the agent is told."""
+        """The message that tells the agent its job."""
         return {
             "time": time.time(),
             "seed": os.urandom(64).hex(),
@@ -156,7 +176,7 @@ class Session:
         }
 
     def wait(self) -> int:
-        """Waits for the end of the command and for all it has printed."""
+        """Waits until the command has ended and all its output has arrived."""
         answer = self.machine.message(self.options.timeout)
         if answer is None:
             self.say(f"the command did not end within {self.options.timeout:g} s (--timeout)")
@@ -164,10 +184,10 @@ class Session:
                 self.say(f"the guest's console ended with\n{tail}")
             return TIMED_OUT
         if "done" not in answer:
-            raise MachineLost("the guest's agent failed")
+            raise MachineLost("the guest's agent failed", self.machine.console)
         deadline = time.monotonic() + LAST_OUTPUT_TIMEOUT
         while self.printed != {"out": answer["out"], "err": answer["err"]}:
             if not self.machine.pump(deadline - time.monotonic()):
-                raise MachineLost("output of the command was lost on the way")
+                raise MachineLost("output of the command was lost on the way", self.machine.console)
         status = int(answer["done"])
         return status if status >= 0 else 128 - status

@@ -1,18 +1,20 @@
-"""The directory where everything that was made lies, each thing under the digest of what it was made from.
+"""The directory of all parts that were made, each under the digest of its inputs.
 
     kernel-PACKAGE_...  vmlinuz, its version, the modules the guest loads
     boot-DIGEST         initramfs
     image-DIGEST        root.squashfs
     snapshot-DIGEST     ram and state of a machine that has booted and imported everything
-    empty               a folder with nothing in it, for shares that are not used
+    empty               an empty folder, for shares that are not used
 
-A thing is made beside its place and renamed into it. Who uses things holds a shared lock, who makes or removes some an
-exclusive one. Things that were used last stay when newer ones of their kind are made; the others go.
+A part is made beside its place and renamed into it. A process that uses parts holds a shared lock,
+one that makes or removes parts an exclusive lock. Recently used parts stay when newer ones of their
+kind are made; the others are removed.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import hashlib
@@ -25,23 +27,51 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from rdmatensor.backoff import Backoff
+from rdmatensor.settings.trust import make_private, why_distrust
 from rdmatensor.vm import accel, image, initramfs, kernel, packages
 from rdmatensor.vm.errors import VmError
 from rdmatensor.vm.interpreter import Interpreter, probe
-from rdmatensor.vm.machine import BOOT_TIMEOUT, SHARES_MAX, Machine, MachineLost, Spec
+from rdmatensor.vm.machine import BOOT_TIMEOUT, SHARES_MAX, Machine, MachineLost, Spec, booted
 from rdmatensor.vm.options import Options
 
 __all__ = ["KEPT", "Parts", "Store", "digest"]
 
 ATTEMPTS = 3
-"""How often things are made when what they are made of changes meanwhile."""
+"""The number of attempts to make parts when their inputs change meanwhile."""
 KEPT = 2
-"""Things of one kind that stay: the one in use and the one before."""
+"""The number of parts of one kind that stay: the one in use and the one before."""
 OURS = re.compile(r"(kernel|boot|image|snapshot)-|new-|empty$|lock$")
 
 
+USE = "use the cache of rdmatensor vm"
+ELSEWHERE = "name another directory in the environment as RDMATENSOR_VM_CACHE"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+LOCK_TIMEOUT = 3600.0
+"""The seconds to wait for another run, which holds the cache as long as its machine runs."""
+LOCK_NAPS = (0.005, 0.05, 10)
+
+
+def is_full(error: VmError) -> bool:
+    """Whether the disk was full: the next attempt would fail, too."""
+    said = str(error)
+    return error.error_number in FULL or "No space left" in said or "enough free space" in said
+
+
+def holders(lock: int) -> str:
+    """The processes that hold a lock file, as far as the kernel shows them."""
+    found = os.fstat(lock)
+    with contextlib.suppress(OSError):
+        place = f"{os.major(found.st_dev):02x}:{os.minor(found.st_dev):02x}:{found.st_ino}"
+        lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
+        numbers = sorted({words[4] for words in lines if "->" not in words and len(words) > 5 and words[5] == place})
+        if numbers:
+            return f"process{'es' if len(numbers) > 1 else ''} {', '.join(numbers)}"
+    return "another process"
+
+
 def digest(*parts: str | bytes) -> str:
-    """A name for whatever is made from these parts; no two lists of parts share one."""
+    """A name for the result of these inputs; no two lists of inputs share one."""
     total = hashlib.sha256()
     for part in parts:
         data = part.encode() if isinstance(part, str) else part
@@ -51,7 +81,7 @@ def digest(*parts: str | bytes) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Where the parts of a machine lie."""
+    """The paths of a machine's parts."""
 
     kernel: Path
     boot: Path
@@ -67,29 +97,61 @@ class Parts:
 
 
 class Store:
-    """The parts that were made, and the making of missing ones."""
+    """The parts that were made, and the functions that make missing ones."""
 
     def __init__(self, root: Path, say: Callable[[str], None]) -> None:
         self.root = root
         self.say = say
-        root.mkdir(parents=True, exist_ok=True)
-        (root / "empty").mkdir(exist_ok=True)
+        try:
+            make_private(root)
+            if why := why_distrust(root):
+                why = f"{why}, and what lies there is booted and run"
+                raise VmError(USE, str(root), f"{why}: make it yours alone (chmod go-w), or {ELSEWHERE}")
+            (root / "empty").mkdir(exist_ok=True)
+        except OSError as error:
+            raise self.refused(USE, error) from error
+
+    def refused(self, what: str, error: OSError) -> VmError:
+        """The system's error about the cache, with the remedy."""
+        place = f"{error.filename}: " if error.filename and error.filename != str(self.root) else ""
+        advice = f"make room there, or {ELSEWHERE}" if error.errno in FULL else ELSEWHERE
+        why = f"{place}{error.strerror}: {advice}"
+        return VmError(what, str(self.root), why, error_number=error.errno or 0)
 
     @contextlib.contextmanager
     def locked(self, *, alone: bool) -> Iterator[None]:
-        """Keeps others from changing things, or (alone) from using them."""
-        with (self.root / "lock").open("a") as file:
-            try:
-                fcntl.flock(file, (fcntl.LOCK_EX if alone else fcntl.LOCK_SH) | fcntl.LOCK_NB)
-            except BlockingIOError:
-                self.say("waiting for another rdmatensor vm")
-                fcntl.flock(file, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        """Keeps other processes from changing parts or, with `alone`, from using them."""
+        try:
+            file = (self.root / "lock").open("a")
+        except OSError as error:
+            raise self.refused(USE, error) from error
+        with file:
+            self.take(file.fileno(), fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
             yield
+
+    def take(self, lock: int, how: int) -> None:
+        """Waits for the lock, and reports its holder; VmError after LOCK_TIMEOUT."""
+        deadline = time.monotonic() + LOCK_TIMEOUT
+        naps = Backoff(*LOCK_NAPS)
+        told = False
+        while True:
+            try:
+                return fcntl.flock(lock, how | fcntl.LOCK_NB)
+            except BlockingIOError:
+                pass
+            if not told:
+                self.say(f"waiting for another rdmatensor vm ({holders(lock)})")
+                told = True
+            if time.monotonic() > deadline:
+                why = f"another rdmatensor vm ({holders(lock)}) has used it for {LOCK_TIMEOUT:g} s: end that first"
+                raise VmError("wait for the cache", str(self.root), why)
+            naps.nap()
 
     @contextlib.contextmanager
     def prepared(self, options: Options, *, refresh: bool = False) -> Iterator[Parts]:
-        """The parts for a run, made where they are missing, and kept until the end of the block."""
+        """The parts of a run, made where they are missing, and kept until the end of the block."""
         packages.ensure(self.say)
+        image.check(options.packages)
         for _ in range(ATTEMPTS):
             with self.locked(alone=False):
                 parts = None if refresh else self.find(options)
@@ -104,10 +166,10 @@ class Store:
         )
         raise VmError("prepare the machine", str(self.root), why)
 
-    # ---- what is there ----
+    # ---- finding ----
 
     def find(self, options: Options) -> Parts | None:
-        """The parts for a run, or None when one is missing."""
+        """The parts of a run, or None when one is missing."""
         names = self.names(options, self.kernel_of(options))
         if names is None:
             return None
@@ -119,7 +181,7 @@ class Store:
         return parts
 
     def kernel_of(self, options: Options) -> Path | None:
-        """The kernel that a run uses: the one it names, or the newest that is here."""
+        """The kernel of a run: the one it names, or the newest one here."""
         if options.kernel:
             return self.kernel_place(options.kernel)
         suffix = self.kernel_place("").name.removeprefix("kernel-")
@@ -128,11 +190,13 @@ class Store:
         return self.kernel_place(here[0]) if here else None
 
     def kernel_place(self, package: str) -> Path:
-        """Where a kernel with the modules of today lies or will lie."""
+        """The path of a kernel with the current list of modules, whether or not it exists yet."""
         return self.root / f"kernel-{package}_{digest(*kernel.MODULES)}"
 
     def names(self, options: Options, kernel_path: Path | None) -> tuple[Parts, list[Path]] | None:
-        """Where the parts lie or will lie, and which of them a run needs; None without a kernel."""
+        """The paths of the parts, whether or not they exist yet, and those that a run needs; None
+        without a kernel.
+        """
         if kernel_path is None or not kernel_path.exists():
             return None
         interpreter = probe(options.python)
@@ -160,8 +224,8 @@ class Store:
     # ---- making ----
 
     def make(self, options: Options, refresh: bool) -> None:
-        """Makes what a run lacks; with `refresh`, with the newest kernel."""
-        self._remove("new-*")  # of a run that was killed
+        """Makes the missing parts of a run; with `refresh`, with the newest kernel."""
+        self._remove("new-*")  # left by a run that was killed
         if options.kernel or refresh or self.kernel_of(options) is None:
             self.make_kernel([options.kernel] if options.kernel else kernel.newest()[:3])
         names = self.names(options, self.kernel_of(options))
@@ -179,23 +243,34 @@ class Store:
                 self.add(self.kernel_place(name), functools.partial(kernel.fetch, name, say=self.say))
                 return
             except VmError as error:
-                if number == len(names):
+                if number == len(names) or is_full(error):
                     raise
                 self.say(f"{error}; trying the next kernel")
 
     def make_snapshot(self, folder: Path, parts: Parts, memory: int) -> None:
-        """Boots a machine, lets it import what there is, and writes it down."""
+        """Boots a machine, lets it import its modules, and saves it."""
         self.say("booting the machine once, to start later runs from there")
-        with Machine(self.spec(parts, memory, (), ram=folder / "ram")) as machine:
-            ready = self.await_agent(machine)
-            machine.save(folder / "state")
+        ram = folder / "ram"
+
+        def saved() -> dict[str, float]:
+            ram.unlink(missing_ok=True)  # of a machine whose kernel died
+            with Machine(self.spec(parts, memory, (), ram=ram)) as machine:
+                ready = self.await_agent(machine)
+                machine.save(folder / "state")
+            return ready
+
+        try:
+            ready = booted(saved, self.say)
+        except MachineLost as error:
+            why = f"{error}; its console ended with\n{error.report}"
+            raise VmError("boot the machine", "qemu", why) from error
         slowest = ", ".join(f"{name} {seconds:g} s" for name, seconds in ready.items())
         self.say(f"snapshot made; imported {slowest or 'nothing'}")
 
     def spec(
         self, parts: Parts, memory: int, shares: tuple[Path, ...], *, ram: Path | None, restore: bool = False
     ) -> Spec:
-        """The machine made of these parts."""
+        """The description of the machine that these parts make."""
         return Spec(
             kernel=parts.kernel / "vmlinuz",
             initramfs=parts.boot / "initramfs",
@@ -209,29 +284,30 @@ class Store:
         )
 
     def await_agent(self, machine: Machine) -> dict[str, float]:
-        """Waits until a machine has booted; what was imported there, in seconds."""
-        try:
-            message = machine.message(BOOT_TIMEOUT)
-        except MachineLost as error:
-            raise VmError(
-                "boot the machine", "qemu", f"{error}; its console ended with\n{machine.console.report()}"
-            ) from error
+        """Waits until a machine has booted; gives the seconds of each import there. MachineLost when
+        it does not.
+        """
+        message = machine.message(BOOT_TIMEOUT)
         if message is None or "ready" not in message:
-            why = f"not ready after {BOOT_TIMEOUT:g} s; its console ended with\n{machine.console.report()}"
-            raise VmError("boot the machine", "qemu", why)
+            raise MachineLost(f"it was not ready after {BOOT_TIMEOUT:g} s", machine.console)
         ready: dict[str, float] = message["ready"]
         return ready
 
     def add(self, place: Path, build: Callable[[Path], None]) -> None:
-        """Makes a thing, unless it is there; afterwards the oldest of its kind go."""
+        """Makes a part unless it exists, and then removes the oldest ones of its kind."""
         if place.exists():
             return
         began = time.monotonic()
-        work = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
+        try:
+            work = Path(tempfile.mkdtemp(prefix="new-", dir=self.root))
+        except OSError as error:
+            raise self.refused(f"make the {place.name.partition('-')[0]}", error) from error
         try:
             work.chmod(0o755)
             build(work)
             work.rename(place)
+        except OSError as error:
+            raise self.refused(f"make the {place.name.partition('-')[0]}", error) from error
         finally:
             shutil.rmtree(work, ignore_errors=True)
         kind = place.name.partition("-")[0]
@@ -240,10 +316,10 @@ class Store:
         for path in [path for path in others if path != place][KEPT - 1 :]:
             shutil.rmtree(path)
 
-    # ---- looking, removing ----
+    # ---- listing, removing ----
 
     def sizes(self) -> dict[str, int]:
-        """What is there, and the bytes it takes on the disk."""
+        """The parts that exist, and the bytes each takes on the disk."""
         return {
             path.name: sum(file.lstat().st_blocks * 512 for file in path.rglob("*"))
             for path in sorted(self.root.iterdir())

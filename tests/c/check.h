@@ -11,6 +11,7 @@
 
 #include <inttypes.h>
 #include <setjmp.h>
+#include <stdbool.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -74,11 +75,13 @@ __attribute__((unused, noreturn)) static void check_bytes_differ(const char *fil
         }                                                                                                                        \
     } while (0)
 
-/* The text contains the part: for error details. */
+/* The text contains the part: for error details. One that ends with an errno of 1, and is not asked for it, has a number where none
+ * belongs. */
 #define CHECK_HAS(text, part)                                                                                                    \
     do {                                                                                                                         \
         const char *check_text = (text), *check_part = (part);                                                                   \
-        if (strstr(check_text, check_part) == NULL) {                                                                            \
+        bool check_stray = strstr(check_text, ": EPERM (") != NULL && strstr(check_part, "EPERM") == NULL;                       \
+        if (strstr(check_text, check_part) == NULL || check_stray) {                                                             \
             printf("%s:%d: %s is \"%s\", which lacks \"%s\"\n", __FILE__, __LINE__, #text, check_text, check_part);              \
             check_leave();                                                                                                       \
         }                                                                                                                        \

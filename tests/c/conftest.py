@@ -1,4 +1,4 @@
-"""Shows the C tests in pytest's report: one item per CHECK_TEST of every tests/c/test_*.c and flavour.
+"""Shows the C tests in pytest's report: one item per CHECK_TEST of every tests/c/ROOM/test_*.c and flavour.
 
 The executables are built by the Makefile (build/FLAVOUR/tests/c/); RT_C_FLAVOURS names the flavours, `plain` by
 default. An executable runs once, when the first of its tests is asked for; its output is shown with every test that
@@ -16,7 +16,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
-TIMEOUT_S = 170
+TIMEOUT_S = 800
+OVERTAKERS = (7,)
+"""Seeds with which programs of teams over the fake libibverbs run once more, in the last flavour: its WRITEs then
+overtake each other."""
 SANITIZERS = {
     "ASAN_OPTIONS": "abort_on_error=0:detect_leaks=1:strict_string_checks=1",
     "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
@@ -29,16 +32,23 @@ def flavours() -> list[str]:
 
 
 def test_names(source: str) -> list[str]:
-    """The claims of a C test file, in order."""
-    return re.findall(r"\bCHECK_TEST\((\w+)\)", source)
+    """The claims of a C test file, in order: what stands in its tables of tests, and in no other table or macro."""
+    lines = [line for line in source.splitlines() if not line.startswith("#define")]
+    tables = re.findall(r"\bcheck_test \w+\[\]\s*=\s*\{(.*?)\};", "\n".join(lines), re.DOTALL)
+    return re.findall(r"\bCHECK_TEST\((\w+)\)", "\n".join(tables))
 
 
 class CProgram:
     """One executable, run at most once."""
 
-    def __init__(self, flavour: str, stem: str) -> None:
+    def __init__(self, flavour: str, stem: str, claims: int, overtake: int = 0) -> None:
+        self.claims = claims
+        self.overtake = overtake
         self.path = ROOT / "build" / flavour / "tests" / "c" / stem
-        self.fake = ROOT / "build" / flavour / "libfakeibverbs.so"
+        self.fakes = {
+            "RT_FAKE_IBVERBS": str(ROOT / "build" / flavour / "libfakeibverbs.so"),
+            "RT_FAKE_CUDA": str(ROOT / "build" / flavour / "libfakecuda.so"),
+        }
         self.output: str | None = None
         self.returncode = 0
 
@@ -48,7 +58,9 @@ class CProgram:
         if not self.path.exists():
             self.output, self.returncode = f"{self.path} is not built: run make", 127
             return self.output
-        environment = {**os.environ, **SANITIZERS, "RT_FAKE_IBVERBS": str(self.fake)}
+        environment = {**os.environ, **SANITIZERS, **self.fakes}
+        if self.overtake:
+            environment["FAKE_IBVERBS_OVERTAKE"] = str(self.overtake)
         try:
             done = subprocess.run(
                 [self.path],
@@ -87,9 +99,12 @@ class CTest(pytest.Item):
         if re.search(rf"^FAILED: {self.claim}$", output, re.MULTILINE):
             raise CTestFailure(output[-6000:])
         # The last line is the program's own verdict; without it, or with a bad exit, nothing in it is believed.
-        verdict = re.search(r"^\d+ passed, (\d+) failed$", output, re.MULTILINE)
-        if verdict is None or (self.program.returncode != 0 and verdict.group(1) == "0"):
+        verdict = re.search(r"^(\d+) passed, (\d+) failed$", output, re.MULTILINE)
+        if verdict is None or (self.program.returncode != 0 and verdict.group(2) == "0"):
             raise CTestFailure(f"{self.program.path.name} ended with {self.program.returncode}\n{output[-6000:]}")
+        ran = int(verdict.group(1)) + int(verdict.group(2)) + len(re.findall(r"^skipped: ", output, re.MULTILINE))
+        if ran != self.program.claims:
+            raise CTestFailure(f"{self.program.path.name} ran {ran} tests of the {self.program.claims} of its source")
 
     def repr_failure(self, excinfo: pytest.ExceptionInfo[BaseException], style: object = None) -> str:
         return str(excinfo.value)
@@ -100,13 +115,21 @@ class CTest(pytest.Item):
 
 class CFile(pytest.File):
     def collect(self) -> Iterator[pytest.Item]:
-        names = test_names(self.path.read_text(encoding="utf-8"))
+        source = self.path.read_text(encoding="utf-8")
+        names = test_names(source)
+        seeds = OVERTAKERS if self.path.parent.name == "team" and '"verbs"' in source else ()
         if not names:
             raise self.CollectError(f"{self.path.name} has no CHECK_TEST")
+        last = flavours()[-1]
         for flavour in flavours():
-            program = CProgram(flavour, self.path.stem)
+            program = CProgram(flavour, self.path.stem, len(names))
             for name in names:
                 yield CTest.from_parent(self, name=f"{name}[{flavour}]", program=program, claim=name)
+            for seed in seeds if flavour == last else ():
+                program = CProgram(flavour, self.path.stem, len(names), seed)
+                for name in names:
+                    label = f"{name}[{flavour}, overtaking {seed}]"
+                    yield CTest.from_parent(self, name=label, program=program, claim=name)
 
 
 def pytest_collect_file(parent: pytest.Collector, file_path: Path) -> CFile | None:

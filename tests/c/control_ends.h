@@ -9,7 +9,7 @@
 #include "check.h"
 #include "rdmatensor.h"
 
-#define END_PATIENCE_NS (20 * RT_NS_PER_S)
+#define END_PATIENCE_NS (300 * RT_NS_PER_S)
 
 /* The listening and the connecting end. */
 typedef struct two_ends {

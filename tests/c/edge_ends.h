@@ -2,8 +2,31 @@
 #ifndef RT_TESTS_EDGE_ENDS_H
 #define RT_TESTS_EDGE_ENDS_H
 
-#include "core/edge.h"
 #include "core_ends.h"
+#include "edge/admit.h"
+#include "edge/ask.h"
+#include "edge/attend.h"
+#include "edge/copies.h"
+#include "edge/credit.h"
+#include "edge/dynamic.h"
+#include "edge/edge.h"
+#include "edge/fetch.h"
+#include "edge/handler.h"
+#include "edge/immediate.h"
+#include "edge/post.h"
+#include "edge/quick.h"
+#include "edge/quiet.h"
+#include "edge/report.h"
+#include "edge/round.h"
+#include "edge/send.h"
+#include "edge/slot.h"
+#include "edge/source.h"
+#include "edge/stage.h"
+#include "proto/crc32c.h"
+#include "proto/dtype.h"
+#include "proto/edge_close.h"
+#include "proto/edge_mode.h"
+#include "proto/edge_plan.h"
 
 /* Where edges are tested: a provider, with its promises where they can be chosen, and the mode that they must lead to. */
 typedef struct edge_place {
@@ -47,6 +70,7 @@ static inline void edge_begin(edge_ends *ends, const edge_place *place, uint32_t
                                           .rights = CORE_BOTH});
     ends->place = place;
     ends->sender = ends->receiver = NULL;
+    ends->detail.text[0] = 0;
 }
 
 /* Says what a call on an edge ended with. */
@@ -54,6 +78,7 @@ static inline void edge_explain(edge_ends *ends, rt_edge *edge, int status)
 {
     rt_edge_explain(edge, status, &ends->detail);
     printf("%s: %s\n", ends->place->name, ends->detail.text);
+    core_check_words(&ends->detail);
 }
 
 static inline rt_edge_options edge_options(const char *name)
@@ -66,7 +91,7 @@ static inline int edge_wait_open(edge_ends *ends)
     int status, tries = 0;
     do
         status = rt_edge_wait_open(ends->sender, RT_SLICE_NS, &ends->detail);
-    while (status == RT_E_AGAIN && ++tries < 400);
+    while (status == RT_E_AGAIN && ++tries < 6000);
     return status;
 }
 
@@ -87,6 +112,7 @@ static inline void edge_join(edge_ends *ends, const edge_place *place, const rt_
 
 static inline void edge_end(edge_ends *ends)
 {
+    core_check_words(&ends->detail);
     if (ends->sender != NULL)
         rt_edge_drop(ends->sender);
     if (ends->receiver != NULL)
@@ -101,9 +127,9 @@ static inline int edge_send(edge_ends *ends, const rt_edge_tensor *tensor, bool 
     int tries = 0;
     do
         sequence = rt_edge_send_tensor(ends->sender, tensor, RT_SLICE_NS);
-    while (sequence == RT_E_AGAIN && ++tries < 400);
+    while (sequence == RT_E_AGAIN && ++tries < 6000);
     int status = sequence < 0 ? (int)sequence : sequence == 0 || !wait ? RT_OK : RT_E_AGAIN;
-    while (sequence > 0 && status == RT_E_AGAIN && ++tries < 400)
+    while (sequence > 0 && status == RT_E_AGAIN && ++tries < 6000)
         status = rt_edge_wait_sent(ends->sender, (uint64_t)sequence, RT_SLICE_NS);
     if (status != RT_OK)
         edge_explain(ends, ends->sender, status);
@@ -115,7 +141,7 @@ static inline int edge_receive(edge_ends *ends, rt_edge_arrival *arrival_out)
     int status, tries = 0;
     do
         status = rt_edge_receive(ends->receiver, RT_SLICE_NS, arrival_out);
-    while (status == RT_E_AGAIN && ++tries < 400);
+    while (status == RT_E_AGAIN && ++tries < 6000);
     if (status != RT_OK)
         edge_explain(ends, ends->receiver, status);
     return status;
@@ -126,7 +152,7 @@ static inline int edge_fetch(edge_ends *ends, uint64_t sequence, rt_region *regi
     int status, tries = 0;
     do
         status = rt_edge_fetch(ends->receiver, sequence, region, offset, RT_SLICE_NS);
-    while (status == RT_E_AGAIN && ++tries < 400);
+    while (status == RT_E_AGAIN && ++tries < 6000);
     return status;
 }
 
@@ -135,6 +161,24 @@ static inline rt_edge_tensor edge_bytes(const void *address, uint64_t size)
     rt_edge_tensor tensor = {.address = (uint64_t)(uintptr_t)address, .dtype = RT_DTYPE_UINT8, .rank = 1};
     tensor.dims[0] = size;
     return tensor;
+}
+
+/* Takes every operation of the link that is free, behind those that were taken before. */
+static inline uint32_t edge_take_operations(rt_link *link, rt_op **ops_out, uint32_t count)
+{
+    rt_turn_take(&link->turn);
+    for (rt_op *op; (op = rt_op_take(link)) != NULL;)
+        ops_out[count++] = op;
+    rt_turn_leave(&link->turn);
+    return count;
+}
+
+static inline void edge_give_operations(rt_link *link, rt_op *const *ops, uint32_t count)
+{
+    rt_turn_take(&link->turn);
+    while (count > 0)
+        rt_op_give(link, ops[--count]);
+    rt_turn_leave(&link->turn);
 }
 
 #endif

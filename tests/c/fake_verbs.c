@@ -1,13 +1,15 @@
 /* fake_verbs.c: the calls that libibverbs exports, over devices that are only memory. fake_verbs.h says what the fake is.
  *
- * They keep the library's conventions: NULL with errno, positive errno, -1 with errno. What a real library or driver would
- * punish (destroying what is in use, waiting for events that nobody acknowledged) is counted as a violation. */
+ * They keep the library's conventions: NULL with errno, positive errno, -1 with errno. An act that a real library or driver
+ * would punish (destroying an object in use, waiting for events that nobody acknowledged) is counted as a violation. */
 #if __has_include(<infiniband/verbs.h>)
 
 #include "fake_verbs.h"
 
+#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -119,7 +121,8 @@ FAKE_API int ibv_close_device(struct ibv_context *base)
         at = &(*at)->next;
     *at = context->next;
     close(base->async_fd);
-    close(context->event_write);
+    if (!context->severed)
+        close(context->event_write);
     free(context);
     fake_released();
     LEAVE(0);
@@ -140,6 +143,18 @@ FAKE_API int ibv_query_gid(struct ibv_context *context, uint8_t port, int index,
     int error = fake_fails("ibv_query_gid");
     if (error == 0)
         *gid_out = fake_context_of(context)->device->gids[port - 1][index].gid;
+    else
+        errno = error;
+    LEAVE(error != 0 ? -1 : 0);
+}
+
+FAKE_API int ibv_query_pkey(struct ibv_context *context, uint8_t port, int index, __be16 *pkey_out)
+{
+    ENTER();
+    int error = fake_fails("ibv_query_pkey");
+    (void)port;
+    if (error == 0)
+        *pkey_out = htons(fake_context_of(context)->device->pkeys[index]);
     else
         errno = error;
     LEAVE(error != 0 ? -1 : 0);
@@ -228,6 +243,22 @@ FAKE_API int ibv_dealloc_pd(struct ibv_pd *base)
     LEAVE(0);
 }
 
+/* Whether all pages may be accessed so, as pinning them checks. */
+static bool pages_allow(const void *address, size_t size, bool write)
+{
+    unsigned long start, stop, from = (unsigned long)address;
+    const unsigned long end = from + size;
+    char line[512], rights[5];
+    FILE *maps = fopen("/proc/self/maps", "re");
+    while (maps != NULL && from < end && fgets(line, sizeof line, maps) != NULL)
+        if (sscanf(line, "%lx-%lx %4s", &start, &stop, rights) == 3 && start <= from && from < stop && rights[0] == 'r' &&
+            (!write || rights[1] == 'w'))
+            from = stop;
+    if (maps != NULL)
+        fclose(maps);
+    return maps == NULL || from >= end;
+}
+
 static struct ibv_mr *register_memory(struct ibv_pd *pd, void *address, size_t size, uint64_t iova, unsigned access)
 {
     ENTER();
@@ -235,6 +266,8 @@ static struct ibv_mr *register_memory(struct ibv_pd *pd, void *address, size_t s
     if (error == 0 && (access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC)) != 0 &&
         (access & IBV_ACCESS_LOCAL_WRITE) == 0)
         error = EINVAL;
+    if (error == 0 && !pages_allow(address, size, (access & IBV_ACCESS_LOCAL_WRITE) != 0))
+        error = EFAULT;
     fake_mr *mr = error == 0 ? calloc(1, sizeof *mr) : NULL;
     if (mr == NULL)
         LEAVE_NULL(error != 0 ? error : ENOMEM);
@@ -308,7 +341,8 @@ FAKE_API int ibv_destroy_comp_channel(struct ibv_comp_channel *base)
     }
     fake_context_of(base->context)->children--;
     close(base->fd);
-    close(channel->write_fd);
+    if (!fake_context_of(base->context)->severed)
+        close(channel->write_fd);
     free(channel);
     fake_released();
     LEAVE(0);
@@ -330,6 +364,7 @@ FAKE_API struct ibv_cq *ibv_create_cq(struct ibv_context *context, int entries, 
     cq->base.cq_context = cq_context;
     cq->base.cqe = entries;
     cq->capacity = (uint32_t)entries;
+    cq->vector = vector;
     cq->entries = calloc(cq->capacity, sizeof *cq->entries);
     cq->next = fake.cqs;
     fake.cqs = cq;
@@ -344,6 +379,7 @@ FAKE_API int ibv_destroy_cq(struct ibv_cq *base)
 {
     ENTER();
     fake_cq *cq = (fake_cq *)(void *)base, **at = &fake.cqs;
+    int severed = fake_severed(base->context);
     if (cq->children != 0) {
         fake_violation("a completion queue is destroyed that has queue pairs");
         LEAVE(EBUSY);
@@ -360,7 +396,7 @@ FAKE_API int ibv_destroy_cq(struct ibv_cq *base)
     free(cq->entries);
     free(cq);
     fake_released();
-    LEAVE(0);
+    LEAVE(severed);
 }
 
 FAKE_API int ibv_get_cq_event(struct ibv_comp_channel *channel, struct ibv_cq **cq_out, void **context_out)

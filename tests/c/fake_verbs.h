@@ -7,11 +7,13 @@
  *   fake_verbs.c          the exported calls: devices, memory, completion queues
  *   fake_verbs_pairs.c    the exported calls: queue pairs
  *   fake_verbs_windows.c  memory windows of type 2
+ *   fake_verbs_post.c     posting and polling
  *   fake_verbs_engine.c   what the device does: work requests, completions, the moving of bytes
  *   fake_verbs_control.c  the fault plan, the configuration, events
  *
  * The environment: FAKE_IBVERBS_DEVICES (0 to 4, 2 unless set); FAKE_IBVERBS_ENGINE, one of poll (work moves when any queue is polled
- * or armed; the default), thread (a thread moves it, as a device would), manual (only fake_step does). */
+ * or armed; the default), thread (a thread moves it, as a device would), manual (only fake_step does); FAKE_IBVERBS_OVERTAKE, a
+ * seed: all devices are of InfiniBand, and fake_overtake says the rest. */
 #ifndef RT_TESTS_FAKE_VERBS_H
 #define RT_TESTS_FAKE_VERBS_H
 
@@ -28,7 +30,15 @@
 
 #define FAKE_API __attribute__((visibility("default")))
 
-enum { FAKE_DEVICES_MAX = 4, FAKE_PORTS_MAX = 2, FAKE_GIDS = 8, FAKE_INLINE_MAX = 1024, FAKE_SEGMENTS = 32, FAKE_EVENTS = 64 };
+enum {
+    FAKE_DEVICES_MAX = 4,
+    FAKE_PORTS_MAX = 2,
+    FAKE_GIDS = 8,
+    FAKE_PKEYS = 4,
+    FAKE_INLINE_MAX = 1024,
+    FAKE_SEGMENTS = 32,
+    FAKE_EVENTS = 64
+};
 
 typedef struct fake_gid {
     union ibv_gid gid;
@@ -40,11 +50,14 @@ typedef struct fake_device {
     struct ibv_device_attr attr;
     struct ibv_port_attr ports[FAKE_PORTS_MAX];
     fake_gid gids[FAKE_PORTS_MAX][FAKE_GIDS];
-    uint32_t inline_max;   /* create_qp refuses more */
-    uint32_t inline_given; /* what it gives at least, when it does not refuse */
-    bool in_order;         /* the answer of ibv_query_qp_data_in_order */
-    bool plain;            /* the context has no extended operations: the exported ibv_query_port is called */
+    uint16_t pkeys[FAKE_PKEYS]; /* of all ports; packets pass between queue pairs of one partition only */
+    bool windows_refused;       /* the attributes say that there are windows, and there are none */
+    uint32_t inline_max;        /* create_qp refuses more */
+    uint32_t inline_given;      /* what it gives at least, when it does not refuse */
+    bool in_order;              /* the answer of ibv_query_qp_data_in_order */
+    bool plain;                 /* the context has no extended operations: the exported ibv_query_port is called */
     uint32_t next_qpn, next_key;
+    uint32_t overtakes; /* 0: WRITEs are placed in order; else the state of the draw that says how late each is placed */
 } fake_device;
 
 typedef struct fake_context {
@@ -54,6 +67,7 @@ typedef struct fake_context {
     struct ibv_async_event events[FAKE_EVENTS];
     uint32_t event_count;
     uint32_t children; /* protection domains, queues and channels */
+    bool severed;      /* by fake_sever: destroying says EIO, unless the library was told not to */
     struct fake_context *next;
 } fake_context;
 
@@ -98,6 +112,7 @@ typedef struct fake_cq {
     fake_entry *entries;
     uint32_t capacity, head, tail; /* free-running */
     uint32_t children, unacknowledged;
+    int vector;
     bool armed, dead;
     struct fake_cq *next;
 } fake_cq;
@@ -108,6 +123,7 @@ typedef struct fake_wr {
     uint8_t inlined[FAKE_INLINE_MAX];
     uint64_t size, moved;
     uint32_t delay;
+    uint32_t late; /* steps until a WRITE of a device that overtakes is placed */
 } fake_wr;
 
 typedef struct fake_rr {
@@ -153,6 +169,7 @@ typedef struct fake_plan {
 typedef struct fake_world {
     pthread_mutex_t lock; /* guards everything */
     pthread_cond_t work;
+    pthread_cond_t pause; /* of the thread between two steps; never signalled */
     fake_device devices[FAKE_DEVICES_MAX];
     int device_count;
     int list_error; /* ibv_get_device_list fails with it */
@@ -192,7 +209,7 @@ extern fake_world fake __attribute__((visibility("hidden")));
         return NULL;                                                                                                             \
     } while (0)
 
-/* What follows is called with the lock held. */
+/* The functions below are called with the lock held. */
 
 /* Counts a call of this name; the errno with which it shall fail, or 0. */
 int fake_fails(const char *call) __attribute__((visibility("hidden")));
@@ -203,12 +220,14 @@ void fake_event_raise(fake_context *context, const struct ibv_async_event *event
 /* Takes back events of an object that is being destroyed. */
 void fake_event_purge(fake_context *context, const void *object) __attribute__((visibility("hidden")));
 fake_context *fake_context_of(struct ibv_context *context) __attribute__((visibility("hidden")));
+/* EIO for an object of a severed context, where the library says so, else 0. */
+int fake_severed(struct ibv_context *context) __attribute__((visibility("hidden")));
 void fake_qp_forget(const fake_qp *qp) __attribute__((visibility("hidden")));
 
 /* ---- memory windows: fake_verbs_windows.c ---- */
 struct ibv_mw *fake_alloc_mw(struct ibv_pd *pd, enum ibv_mw_type type) __attribute__((visibility("hidden")));
 int fake_dealloc_mw(struct ibv_mw *mw) __attribute__((visibility("hidden")));
-/* What the driver refuses of a bind request: an errno, or 0. */
+/* The errno with which the driver refuses a bind request, or 0. */
 int fake_bind_refused(const fake_qp *qp, const struct ibv_send_wr *wr) __attribute__((visibility("hidden")));
 /* Executes one: an ibv_wc_status. */
 int fake_bind(fake_qp *qp, const struct ibv_send_wr *wr) __attribute__((visibility("hidden")));
@@ -217,7 +236,20 @@ fake_mr *fake_window_reached(const fake_qp *qp, uint32_t key, uint64_t address, 
     __attribute__((visibility("hidden")));
 bool fake_windows_use(const fake_mr *mr, const fake_qp *qp) __attribute__((visibility("hidden")));
 
-/* ---- the device's operations: fake_verbs_engine.c ---- */
+/* Something was posted or polled: fake_verbs_engine.c. */
+void fake_give_turn(bool polled) __attribute__((visibility("hidden")));
+
+static inline fake_qp *qp_of(struct ibv_qp *qp)
+{
+    return (fake_qp *)(void *)qp;
+}
+
+static inline fake_cq *cq_of(struct ibv_cq *cq)
+{
+    return (fake_cq *)(void *)cq;
+}
+
+/* ---- the device's operations: fake_verbs_post.c ---- */
 int fake_post_send(struct ibv_qp *qp, struct ibv_send_wr *wr, struct ibv_send_wr **bad) __attribute__((visibility("hidden")));
 int fake_post_recv(struct ibv_qp *qp, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad) __attribute__((visibility("hidden")));
 int fake_poll_cq(struct ibv_cq *cq, int count, struct ibv_wc *wc) __attribute__((visibility("hidden")));
@@ -242,10 +274,16 @@ FAKE_API void fake_accept(uint32_t count, int error);
 FAKE_API void fake_slow(uint32_t delay, uint32_t chunk, int descending);
 FAKE_API void fake_fail_polls(int on);
 /* Raises an asynchronous event of a device: about a port, or about the queue pair or (for CQ_ERR) any queue of it. */
+/* The kernel lets go of a device: its descriptors end, polls find nothing, posts and destroying say EIO. */
+FAKE_API void fake_sever(int device);
+/* Later WRITEs of the device's queue pairs may be placed before earlier ones, as a seeded draw says; 0 ends that. */
+FAKE_API void fake_overtake(int device, uint32_t seed);
+/* Makes a device one of InfiniBand, with a LID and a GID of its own. */
+FAKE_API void fake_make_infiniband(int device);
 FAKE_API int fake_raise(int device, int event_type, int port, uint32_t qpn);
 /* Moves work; returns how many requests ended. */
 FAKE_API uint32_t fake_step(void);
-/* What modify_qp has set so far. */
+/* The attributes that modify_qp has set so far. */
 FAKE_API int fake_qp_attributes(uint32_t qpn, struct ibv_qp_attr *attr_out);
 FAKE_API void fake_set_gid(int device, int port, int index, uint32_t type, const uint8_t bytes[16]);
 

@@ -9,7 +9,7 @@
 #include <string.h>
 #include <unistd.h>
 
-fake_world fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER};
+fake_world fake = {.lock = PTHREAD_MUTEX_INITIALIZER, .work = PTHREAD_COND_INITIALIZER, .pause = PTHREAD_COND_INITIALIZER};
 
 int fake_fails(const char *call)
 {
@@ -106,6 +106,7 @@ static void default_device(fake_device *device, int number)
                                             .max_mr = 1000,
                                             .max_mw = 1000,
                                             .device_cap_flags = IBV_DEVICE_MEM_WINDOW | IBV_DEVICE_MEM_WINDOW_TYPE_2B,
+                                            .vendor_id = 0x2c9,
                                             .max_pd = 100,
                                             .max_qp_rd_atom = 16 >> number,
                                             .max_qp_init_rd_atom = 8,
@@ -116,7 +117,7 @@ static void default_device(fake_device *device, int number)
                                                      .active_mtu = number == 0 ? IBV_MTU_4096 : IBV_MTU_1024,
                                                      .gid_tbl_len = FAKE_GIDS,
                                                      .max_msg_sz = 8 << 20,
-                                                     .pkey_tbl_len = 1,
+                                                     .pkey_tbl_len = FAKE_PKEYS,
                                                      .lid = 0,
                                                      .active_width = 2,
                                                      .active_speed = 32,
@@ -124,9 +125,30 @@ static void default_device(fake_device *device, int number)
         default_gids(device, number, port);
     }
     device->inline_max = 512;
+    device->pkeys[0] = 0xffff;
     device->plain = number % 2 == 1;
     device->next_qpn = 0x11u + (uint32_t)number * 0x8000u;
     device->next_key = 0x1000u + (uint32_t)number * 0x700000u;
+}
+
+static void make_infiniband(int number)
+{
+    const union ibv_gid gid = {.raw = {0xfe, 0x80, [15] = (uint8_t)(number + 1)}};
+    fake_device *device = &fake.devices[number];
+    device->ports[0].link_layer = IBV_LINK_LAYER_INFINIBAND;
+    device->ports[0].lid = (uint16_t)(17 + number);
+    memset(device->gids[0], 0, sizeof device->gids[0]);
+    device->gids[0][0] = (fake_gid){gid, IBV_GID_TYPE_IB};
+    device->attr.max_cqe = 1 << 18; /* as such hardware has */
+}
+
+/* All devices are of InfiniBand, and later WRITEs may be placed before earlier ones. */
+static void overtake_all(uint32_t seed)
+{
+    for (int number = 0; number < FAKE_DEVICES_MAX; number++) {
+        make_infiniband(number);
+        fake.devices[number].overtakes = seed + (uint32_t)number;
+    }
 }
 
 static void reset(void)
@@ -140,6 +162,9 @@ static void reset(void)
     fake.engine = engine != NULL && strcmp(engine, "thread") == 0   ? FAKE_ENGINE_THREAD
                   : engine != NULL && strcmp(engine, "manual") == 0 ? FAKE_ENGINE_MANUAL
                                                                     : FAKE_ENGINE_POLL;
+    const char *overtake = getenv("FAKE_IBVERBS_OVERTAKE");
+    if (overtake != NULL && atoi(overtake) > 0)
+        overtake_all((uint32_t)atoi(overtake));
     memset(&fake.plan, 0, sizeof fake.plan);
     fake.list_error = fake.fork_error = 0;
     fake.fork_status = IBV_FORK_ENABLED;
@@ -259,6 +284,45 @@ FAKE_API void fake_fail_polls(int on)
 {
     pthread_mutex_lock(&fake.lock);
     fake.plan.poll_error = on;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+FAKE_API void fake_sever(int device)
+{
+    pthread_mutex_lock(&fake.lock);
+    for (fake_context *context = fake.contexts; context != NULL; context = context->next) {
+        if (context->device != &fake.devices[device] || context->severed)
+            continue;
+        context->severed = true;
+        close(context->event_write);
+        for (fake_cq *cq = fake.cqs; cq != NULL; cq = cq->next) {
+            if (cq->base.context != &context->extended.context)
+                continue;
+            cq->head = cq->tail;
+            if (cq->base.channel != NULL)
+                close(((fake_channel *)(void *)cq->base.channel)->write_fd);
+        }
+    }
+    pthread_mutex_unlock(&fake.lock);
+}
+
+int fake_severed(struct ibv_context *context)
+{
+    const char *frees = getenv("RDMAV_ALLOW_DISASSOC_DESTROY");
+    return fake_context_of(context)->severed && (frees == NULL || frees[0] == '0') ? EIO : 0;
+}
+
+FAKE_API void fake_overtake(int device, uint32_t seed)
+{
+    pthread_mutex_lock(&fake.lock);
+    fake.devices[device].overtakes = seed;
+    pthread_mutex_unlock(&fake.lock);
+}
+
+FAKE_API void fake_make_infiniband(int device)
+{
+    pthread_mutex_lock(&fake.lock);
+    make_infiniband(device);
     pthread_mutex_unlock(&fake.lock);
 }
 

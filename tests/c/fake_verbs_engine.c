@@ -1,5 +1,7 @@
 /* fake_verbs_engine.c: what the fake's devices do: they take work requests, move bytes between registered memory, and
- * complete. One global lock, one step at a time; a queue pair's requests are executed in order, as RC promises. */
+ * complete. One global lock, one step at a time; a queue pair's requests are executed in order, as RC promises. A device that
+ * overtakes places a WRITE later than WRITEs behind it, as a fabric with adaptive routing does; it completes in order even so,
+ * and executes any other request only once all before it are done. */
 #if __has_include(<infiniband/verbs.h>)
 
 #include "fake_verbs.h"
@@ -7,26 +9,17 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 /* A status of ibv_wc_status, or: the head of the queue has to wait. */
-enum { NOT_YET = -1, RNR_TRIES = 8 };
-
-static fake_qp *qp_of(struct ibv_qp *qp)
-{
-    return (fake_qp *)(void *)qp;
-}
-
-static fake_cq *cq_of(struct ibv_cq *cq)
-{
-    return (fake_cq *)(void *)cq;
-}
+enum { NOT_YET = -1, RNR_TRIES = 8, STEP_NS = 100000 };
 
 /* ---- completions ---- */
 
 static void push(fake_cq *cq, const fake_entry *entry)
 {
-    if (cq->dead)
+    if (cq->dead || fake_context_of(cq->base.context)->severed)
         return;
     if (cq->head - cq->tail == cq->capacity) {
         struct ibv_async_event event = {.element.cq = &cq->base, .event_type = IBV_EVENT_CQ_ERR};
@@ -179,7 +172,11 @@ static fake_qp *peer_of(const fake_qp *qp)
 /* Whether the two ends were joined with each other's numbers. */
 static bool is_joined(const fake_qp *qp, const fake_qp *peer)
 {
-    return peer != NULL && (peer->base.state == IBV_QPS_RTR || peer->base.state == IBV_QPS_RTS) &&
+    if (peer == NULL)
+        return false;
+    uint16_t own = qp->device->pkeys[qp->attr.pkey_index], other = peer->device->pkeys[peer->attr.pkey_index];
+    bool hears = ((own ^ other) & 0x7fff) == 0 && ((own | other) & 0x8000) != 0;
+    return hears && (peer->base.state == IBV_QPS_RTR || peer->base.state == IBV_QPS_RTS) &&
            peer->attr.dest_qp_num == qp->base.qp_num && peer->receive_psn == qp->send_psn &&
            qp->attr.path_mtu == peer->attr.path_mtu;
 }
@@ -207,7 +204,8 @@ static bool move_part(const fake_qp *qp, fake_wr *send, uint8_t *remote, bool re
 static int use_receive(fake_qp *qp, fake_qp *peer, fake_wr *send)
 {
     if (peer->receives_posted == peer->receives_used) {
-        if (qp->rnr_tries++ < RNR_TRIES * (uint32_t)qp->attr.rnr_retry)
+        uint32_t tries = RNR_TRIES * (uint32_t)qp->attr.rnr_retry * (qp->device->overtakes != 0 ? 1000 : 1);
+        if (qp->rnr_tries++ < tries)
             return NOT_YET;
         return IBV_WC_RNR_RETRY_EXC_ERR;
     }
@@ -241,6 +239,8 @@ static int execute(fake_qp *qp, fake_wr *send)
         send->delay--;
         return NOT_YET;
     }
+    if (send->late > 0)
+        return NOT_YET;
     if (send->moved == 0 && fake.plan.complete_nth != 0 && --fake.plan.complete_nth == 0)
         return (int)fake.plan.complete_status;
     if (send->wr.opcode == IBV_WR_BIND_MW)
@@ -262,9 +262,36 @@ static int execute(fake_qp *qp, fake_wr *send)
     }
     if (read && (qp->attr.max_rd_atomic == 0 || peer->attr.max_dest_rd_atomic < qp->attr.max_rd_atomic))
         return IBV_WC_REM_INV_REQ_ERR;
-    if (!move_part(qp, send, place_of(mr, send->wr.wr.rdma.remote_addr), read))
+    if (send->moved != send->size && !move_part(qp, send, place_of(mr, send->wr.wr.rdma.remote_addr), read))
         return NOT_YET;
     return send->wr.opcode == IBV_WR_RDMA_WRITE_WITH_IMM ? use_receive(qp, peer, send) : IBV_WC_SUCCESS;
+}
+
+/* ---- overtaking ---- */
+
+/* Places the WRITEs that are due among those that wait, up to the first request that waits for all before it. */
+static uint32_t overtake(fake_qp *qp)
+{
+    uint32_t count = 0;
+    for (uint32_t at = qp->executed; at != qp->posted; at++) {
+        fake_wr *send = &qp->sends[at % qp->cap.max_send_wr];
+        const fake_qp *peer = peer_of(qp);
+        if (send->wr.opcode != IBV_WR_RDMA_WRITE)
+            break;
+        if (send->late > 0) {
+            send->late--;
+            count++;
+            continue;
+        }
+        bool inlined = (send->wr.send_flags & IBV_SEND_INLINE) != 0;
+        if (at == qp->executed || send->moved != 0 || send->delay > 0 || !is_joined(qp, peer) ||
+            !(inlined || locals_allow(qp, send->sges, send->wr.num_sge, false)))
+            continue;
+        const fake_mr *mr = find_remote(peer, &send->wr, send->size, IBV_ACCESS_REMOTE_WRITE);
+        if (mr != NULL) /* else it fails when it is its turn */
+            move_part(qp, send, place_of(mr, send->wr.wr.rdma.remote_addr), false);
+    }
+    return count;
 }
 
 static uint32_t flush(fake_qp *qp)
@@ -279,7 +306,9 @@ static uint32_t flush(fake_qp *qp)
 
 static uint32_t step_qp(fake_qp *qp)
 {
-    uint32_t count = 0;
+    if (fake_context_of(qp->base.context)->severed)
+        return 0;
+    uint32_t count = qp->device->overtakes != 0 && qp->base.state == IBV_QPS_RTS ? overtake(qp) : 0;
     while (qp->base.state == IBV_QPS_RTS && qp->executed != qp->posted) {
         fake_wr *send = &qp->sends[qp->executed % qp->cap.max_send_wr];
         int status = execute(qp, send);
@@ -300,18 +329,28 @@ static uint32_t step_qp(fake_qp *qp)
     return qp->base.state == IBV_QPS_ERR ? count + flush(qp) : count;
 }
 
-static uint32_t step(void)
+/* The requests of devices that overtake are moved by the thread alone, so that they stay late for a time that threads which
+ * poll do not shorten. It moves no others unless it is the engine. */
+static uint32_t step(bool ordered, bool overtaking)
 {
     uint32_t count = 0;
     for (fake_qp *qp = fake.qps; qp != NULL; qp = qp->next)
-        count += step_qp(qp);
+        count += (qp->device->overtakes == 0 ? ordered : overtaking) ? step_qp(qp) : 0;
     return count;
+}
+
+static bool any_overtakes(void)
+{
+    bool any = false;
+    for (int number = 0; number < FAKE_DEVICES_MAX; number++)
+        any = any || fake.devices[number].overtakes != 0;
+    return any;
 }
 
 FAKE_API uint32_t fake_step(void)
 {
     pthread_mutex_lock(&fake.lock);
-    uint32_t count = step();
+    uint32_t count = step(true, true);
     pthread_mutex_unlock(&fake.lock);
     return count;
 }
@@ -320,9 +359,17 @@ static void *run(void *unused)
 {
     (void)unused;
     pthread_mutex_lock(&fake.lock);
-    while (!fake.thread_stops)
-        if (step() == 0)
+    while (!fake.thread_stops) {
+        if (step(fake.engine == FAKE_ENGINE_THREAD, true) == 0) {
             pthread_cond_wait(&fake.work, &fake.lock);
+        } else if (any_overtakes()) {
+            struct timespec soon;
+            clock_gettime(CLOCK_REALTIME, &soon);
+            soon.tv_nsec = (soon.tv_nsec + STEP_NS) % 1000000000;
+            soon.tv_sec += soon.tv_nsec < STEP_NS;
+            pthread_cond_timedwait(&fake.pause, &fake.lock, &soon); /* meanwhile the late ones are late */
+        }
+    }
     pthread_mutex_unlock(&fake.lock);
     return NULL;
 }
@@ -339,132 +386,18 @@ __attribute__((destructor)) static void stop_thread(void)
 }
 
 /* Something was posted or polled: gives the engine its turn. In poll mode sleepers are served at once. */
-static void give_turn(bool polled)
+void fake_give_turn(bool polled)
 {
     bool armed = false;
     for (const fake_cq *cq = fake.cqs; cq != NULL; cq = cq->next)
         armed = armed || cq->armed;
     if (fake.engine == FAKE_ENGINE_POLL && (polled || armed))
-        step();
-    if (fake.engine != FAKE_ENGINE_THREAD)
+        step(true, false);
+    if (fake.engine != FAKE_ENGINE_THREAD && !any_overtakes())
         return;
     if (!fake.thread_runs)
         fake.thread_runs = pthread_create(&fake.thread, NULL, run, NULL) == 0;
     pthread_cond_signal(&fake.work);
-}
-
-/* ---- the operations behind the header's inlines ---- */
-
-static int refuse(const fake_qp *qp, const struct ibv_send_wr *wr, uint64_t *size_out)
-{
-    uint64_t size = 0;
-    if (wr->num_sge > (int)qp->cap.max_send_sge || qp->base.state == IBV_QPS_RESET || qp->base.state == IBV_QPS_INIT ||
-        qp->base.state == IBV_QPS_RTR)
-        return EINVAL;
-    for (int index = 0; index < wr->num_sge; index++)
-        size += wr->sg_list[index].length;
-    if ((wr->send_flags & IBV_SEND_INLINE) != 0 && (size > qp->cap.max_inline_data || wr->opcode == IBV_WR_RDMA_READ))
-        return EINVAL;
-    *size_out = size;
-    if (wr->opcode == IBV_WR_BIND_MW && fake_bind_refused(qp, wr) != 0)
-        return fake_bind_refused(qp, wr);
-    return qp->posted - qp->released == qp->cap.max_send_wr ? ENOMEM : 0;
-}
-
-static int take_send(fake_qp *qp, const struct ibv_send_wr *wr)
-{
-    uint64_t size, used = 0;
-    if (fake.plan.accept_limited && fake.plan.accept-- == 0) {
-        fake.plan.accept_limited = false;
-        return fake.plan.accept_error;
-    }
-    int error = refuse(qp, wr, &size);
-    if (error != 0)
-        return error;
-    fake_wr *send = &qp->sends[qp->posted++ % qp->cap.max_send_wr];
-    send->wr = *wr;
-    send->wr.next = NULL;
-    send->wr.sg_list = send->sges;
-    send->size = size;
-    send->moved = 0;
-    send->delay = fake.plan.delay;
-    for (int index = 0; index < wr->num_sge; index++) {
-        send->sges[index] = wr->sg_list[index];
-        if ((wr->send_flags & IBV_SEND_INLINE) == 0)
-            continue;
-        memcpy(send->inlined + used, (const void *)(uintptr_t)wr->sg_list[index].addr, wr->sg_list[index].length);
-        used += wr->sg_list[index].length;
-    }
-    return 0;
-}
-
-int fake_post_send(struct ibv_qp *base, struct ibv_send_wr *wr, struct ibv_send_wr **bad)
-{
-    int error = 0;
-    pthread_mutex_lock(&fake.lock);
-    fake.doorbells++;
-    for (; wr != NULL && error == 0; wr = error == 0 ? wr->next : wr)
-        error = take_send(qp_of(base), wr);
-    if (error != 0)
-        *bad = wr;
-    fake.plan.accept_limited = false;
-    give_turn(false);
-    pthread_mutex_unlock(&fake.lock);
-    return error;
-}
-
-int fake_post_recv(struct ibv_qp *base, struct ibv_recv_wr *wr, struct ibv_recv_wr **bad)
-{
-    fake_qp *qp = qp_of(base);
-    int error = 0;
-    pthread_mutex_lock(&fake.lock);
-    for (; wr != NULL; wr = wr->next) {
-        if (qp->base.state == IBV_QPS_RESET || wr->num_sge > 1)
-            error = EINVAL;
-        else if (qp->receives_posted - qp->receives_used == qp->cap.max_recv_wr)
-            error = ENOMEM;
-        if (fake.plan.accept_limited && error == 0 && fake.plan.accept-- == 0)
-            error = fake.plan.accept_error;
-        if (error != 0)
-            break;
-        fake_rr *receive = &qp->receives[qp->receives_posted++ % qp->cap.max_recv_wr];
-        *receive = (fake_rr){.wr_id = wr->wr_id, .sge_count = wr->num_sge};
-        if (wr->num_sge == 1)
-            receive->sge = wr->sg_list[0];
-    }
-    if (error != 0)
-        *bad = wr;
-    fake.plan.accept_limited = false;
-    give_turn(false);
-    pthread_mutex_unlock(&fake.lock);
-    return error;
-}
-
-int fake_poll_cq(struct ibv_cq *base, int count, struct ibv_wc *wc)
-{
-    fake_cq *cq = cq_of(base);
-    int taken = 0;
-    pthread_mutex_lock(&fake.lock);
-    give_turn(true);
-    for (; taken < count && cq->tail != cq->head; taken++) {
-        fake_entry *entry = &cq->entries[cq->tail++ % cq->capacity];
-        wc[taken] = entry->wc;
-        if (entry->qp != NULL)
-            entry->qp->released = entry->position + 1;
-    }
-    if ((cq->dead && taken == 0) || fake.plan.poll_error != 0)
-        taken = -1;
-    pthread_mutex_unlock(&fake.lock);
-    return taken;
-}
-
-int fake_req_notify_cq(struct ibv_cq *base, int solicited_only)
-{
-    pthread_mutex_lock(&fake.lock);
-    give_turn(true);
-    cq_of(base)->armed = solicited_only == 0;
-    pthread_mutex_unlock(&fake.lock);
-    return 0;
 }
 
 #endif

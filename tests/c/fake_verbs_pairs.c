@@ -57,6 +57,7 @@ FAKE_API int ibv_destroy_qp(struct ibv_qp *base)
     ENTER();
     fake_qp *qp = (fake_qp *)(void *)base, **at = &fake.qps;
     int error = fake_fails("ibv_destroy_qp");
+    int severed = fake_severed(base->context);
     if (error != 0)
         LEAVE(error);
     if (fake_windows_use(NULL, qp))
@@ -75,7 +76,7 @@ FAKE_API int ibv_destroy_qp(struct ibv_qp *base)
     free(qp->receives);
     free(qp);
     fake_released();
-    LEAVE(0);
+    LEAVE(severed);
 }
 
 /* The attributes that each transition of an RC queue pair must name; the driver refuses others. */
@@ -89,6 +90,7 @@ static int transition(fake_qp *qp, const struct ibv_qp_attr *attr, int mask)
     struct ibv_qp_attr *now = &qp->attr;
     if (attr->qp_state == IBV_QPS_INIT && from == IBV_QPS_RESET && mask == init) {
         now->port_num = attr->port_num;
+        now->pkey_index = attr->pkey_index;
         now->qp_access_flags = attr->qp_access_flags;
     } else if (attr->qp_state == IBV_QPS_RTR && from == IBV_QPS_INIT && mask == rtr) {
         bool ethernet = qp->device->ports[now->port_num - 1].link_layer == IBV_LINK_LAYER_ETHERNET;
@@ -117,6 +119,8 @@ FAKE_API int ibv_modify_qp(struct ibv_qp *base, struct ibv_qp_attr *attr, int ma
 {
     ENTER();
     int error = fake_fails(attr->qp_state == IBV_QPS_ERR ? "modify_to_err" : "ibv_modify_qp");
+    if (error == 0 && fake_context_of(base->context)->severed)
+        error = EIO;
     LEAVE(error != 0 ? error : transition((fake_qp *)(void *)base, attr, mask));
 }
 

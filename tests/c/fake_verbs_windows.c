@@ -19,6 +19,8 @@ struct ibv_mw *fake_alloc_mw(struct ibv_pd *pd, enum ibv_mw_type type)
     int error = fake_fails("ibv_alloc_mw");
     if (error == 0 && type != IBV_MW_TYPE_2)
         error = EINVAL;
+    if (error == 0 && fake_context_of(pd->context)->device->windows_refused)
+        error = EOPNOTSUPP;
     fake_mw *mw = error == 0 ? calloc(1, sizeof *mw) : NULL;
     if (mw == NULL)
         LEAVE_NULL(error != 0 ? error : ENOMEM);

@@ -95,7 +95,7 @@ static inline void ends_pump(ends *pair)
     }
 }
 
-/* What core does at one end: gives its offer and says that its links are joined. True when it did something. */
+/* Acts as core does at one end: gives its offer and says that its links are joined. True when it did something. */
 static inline bool ends_act(rt_handshake *end, const rt_offer *offer)
 {
     if (rt_handshake_wants_offer(end))

@@ -11,8 +11,10 @@
 
 #include <dlfcn.h>
 #include <libgen.h>
+#include <linux/capability.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define FAKE_CALLS(X)                                                                                                            \
@@ -31,6 +33,9 @@
     X(fake_accept)                                                                                                               \
     X(fake_slow)                                                                                                                 \
     X(fake_fail_polls)                                                                                                           \
+    X(fake_sever)                                                                                                                \
+    X(fake_overtake)                                                                                                             \
+    X(fake_make_infiniband)                                                                                                      \
     X(fake_raise)                                                                                                                \
     X(fake_step)                                                                                                                 \
     X(fake_qp_attributes)                                                                                                        \
@@ -114,7 +119,7 @@ static inline int memory_open(rt_pdevice *device, uint8_t *bytes, uint32_t acces
     return verbs->memory_register(device, &memory, out, detail);
 }
 
-/* What was opened is closed in reverse; members that are NULL were not. */
+/* Closes the objects of the pair in reverse order; members that are NULL were never opened. */
 static inline void pair_close(void)
 {
     if (both.remote != NULL)
@@ -194,6 +199,17 @@ static inline void pair_open_with(const char *arguments, uint32_t access_b)
 static inline void pair_open(void)
 {
     pair_open_with("", ALL_RIGHTS);
+}
+
+/* Gives up or takes back the right to lock any amount of memory. False: this process may not have it. */
+static inline bool lock_right_set(bool on)
+{
+    struct __user_cap_header_struct header = {.version = _LINUX_CAPABILITY_VERSION_3};
+    struct __user_cap_data_struct data[2];
+    if (syscall(SYS_capget, &header, data) != 0 || (data[0].permitted & 1u << CAP_IPC_LOCK) == 0)
+        return false;
+    data[0].effective = on ? data[0].effective | 1u << CAP_IPC_LOCK : data[0].effective & ~(1u << CAP_IPC_LOCK);
+    return syscall(SYS_capset, &header, data) == 0;
 }
 
 static inline rt_segment segment_of(uint64_t offset, uint64_t size)

@@ -32,6 +32,7 @@ MAKERS: dict[str, Callable[..., Fabric]] = {
     "sim-unordered": lambda **options: SimFabric(arguments=UNORDERED, **options),
     "shm": ShmFabric,
     "verbs-fake": lambda **options: FakeVerbsFabric(FAKE, **options),
+    "verbs-overtaking": lambda **options: FakeVerbsFabric(FAKE, overtaking=7, **options),
     "verbs": _verbs,
 }
 
@@ -42,7 +43,7 @@ def _why_not(kind: str) -> str:
         return "this machine has a real RDMA device, and one process loads one libibverbs"
     if kind == "verbs" and not HARDWARE:
         return "this machine has no RDMA device"
-    if kind == "verbs-fake":
+    if kind in ("verbs-fake", "verbs-overtaking"):
         if not FAKE.exists():
             return f"{FAKE} is not built; `make` does it"
         try:

@@ -1,4 +1,4 @@
-"""What tests of edges say and do: functions that run where a party lives, and `Wire`, an edge from there to here."""
+"""The vocabulary of tests of edges: functions that run where a party lives, and `Wire`, an edge from there to here."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 from ends import Ends
 
 import rdmatensor as rt
-from rdmatensor.layout import as_dtype, as_shape, nbytes_of
+from rdmatensor.memory.layout import as_dtype, as_shape, nbytes_of
 from rdmatensor.testing import Party
 
 READ = rt.Access.REMOTE_READ
@@ -24,15 +24,21 @@ def bits(dtype: str, shape: tuple[int, ...], seed: int = 0) -> bytes:
 # ---- functions for party.call ----
 
 
+def grouped(words: dict[str, Any]) -> dict[str, Any]:
+    """The options of an edge, as the calls take them."""
+    beside = {key: words[key] for key in ("shape", "dtype", "timeout") if key in words}
+    return {**beside, "options": rt.EdgeOptions(**{key: words[key] for key in words.keys() - beside.keys()})}
+
+
 def make_recv(party: Party, name: str, words: dict[str, Any]) -> None:
-    party.kept[name] = party.device.recv_edge(name, **words)
+    party.kept[name] = party.device.recv_edge(name, **grouped(words))
 
 
 def open_send(party: Party, name: str, words: dict[str, Any]) -> str:
     """Opens the sending end; how its flags are carried."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", RuntimeWarning)
-        edge = party.kept["channel"].send_edge(name, **words)
+        edge = party.kept["channel"].send_edge(name, **grouped(words))
     party.kept[name] = edge
     return str(edge.ordering)
 
@@ -61,7 +67,7 @@ def send_array(party: Party, name: str, dtype: str, shape: tuple[int, ...], data
 
 def bind_bytes(party: Party, name: str, dtype: str, shape: tuple[int, ...], data: bytes) -> None:
     tensor = tensor_of(party, dtype, shape, data)
-    party.kept["bound tensor"], party.kept["bound"] = tensor, party.kept[name].bind(tensor)
+    party.kept["bound tensor"], party.kept["bound"] = tensor, party.kept[name].prepare(tensor)
 
 
 def send_bound(party: Party, data: bytes) -> None:
@@ -109,7 +115,7 @@ class Wire:
         }
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", RuntimeWarning)
-            self.edge: rt.RecvEdge = ends.device.recv_edge(self.name, **words)
+            self.edge: rt.RecvEdge = ends.device.recv_edge(self.name, **grouped(words))
         ends.edges.append(self.edge)
         self.carried = ends.call(open_send, self.name, {**shared, **(sender or {})})
 
@@ -140,7 +146,7 @@ class Back:
             if key in words
         }
         ends.call(make_recv, self.name, words)
-        self.edge: rt.SendEdge = ends.channel.send_edge(self.name, timeout=10.0, **shared)
+        self.edge: rt.SendEdge = ends.channel.send_edge(self.name, **grouped({"timeout": 300, **shared}))
         ends.edges.append(self.edge)
 
     def recv(self, timeout: float = 10.0) -> tuple[str, tuple[int, ...], bytes]:

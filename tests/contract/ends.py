@@ -1,4 +1,4 @@
-"""What contract tests say and do: functions that run where a party lives, and `Ends`, a channel with both its sides."""
+"""The words of contract tests: functions that run where a party lives, and `Ends`, a channel with both its sides."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every wait has a deadline; what it leaves behind stays safe."""
+"""Every wait has a deadline; memory that it leaves behind stays safe."""
 
 from __future__ import annotations
 

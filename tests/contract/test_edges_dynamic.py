@@ -12,7 +12,7 @@ from edge_ends import Back, Wire, bits, call_edge, send_array, send_bytes, tenso
 from ends import Ends
 
 import rdmatensor as rt
-from rdmatensor.layout import DTYPES
+from rdmatensor.memory.layout import DTYPES
 from rdmatensor.testing import Party
 
 Need = Callable[[rt.Limits, str], None]
@@ -141,7 +141,7 @@ def test_a_borrowed_tensor_is_the_senders_memory(ends: Ends, need: Need) -> None
     assert tensor.readonly
     assert array.tobytes() == data
     assert not array.flags.writeable
-    with pytest.raises(rt.Unsupported, match="memory of the peer"):
+    with pytest.raises(rt.Unsupported, match="not in a region of this process"):
         _ = tensor.span
     changed = bits("float64", LARGE, 1)
     ends.call(change_kept, changed)
@@ -163,6 +163,38 @@ def test_a_look_at_a_borrowed_tensor_outlives_edge_and_channel(ends: Ends, need:
     gc.collect()
     assert array.shape == LARGE
     assert np.isfinite(array[0, 0]) or not np.isfinite(array[0, 0])  # readable, whatever it holds now
+
+
+def send_from_a_new_region(party: Party, name: str, data: bytes) -> None:
+    """Sends a tensor from a region that is closed once the tensor is released."""
+    before = party.kept.pop("passing", None)
+    if before is not None:
+        before.close()
+    party.kept["passing"] = party.device.region(1 << 20, access=rt.Access.REMOTE_READ)
+    tensor = party.kept["passing"].empty((len(data),), "uint8")
+    tensor.view()[:] = data
+    party.kept[name].send(tensor, 10.0)
+
+
+def test_tensors_borrowed_from_regions_that_come_and_go_are_the_right_ones(ends: Ends, need: Need) -> None:
+    need(ends.limits, "maps_remote")
+    wire = Wire(ends, slots=2)
+    for number in range(12):
+        data = bits("uint8", (20_000,), number)
+        ends.call(send_from_a_new_region, wire.name, data)
+        tensor = wire.edge.recv(borrow=True)
+        array = tensor.numpy()
+        assert array.tobytes() == data
+        assert array.base is tensor
+        del tensor
+        gc.collect()
+        assert array.tobytes() == data  # the array keeps the tensor, and so the slot
+        assert wire.edge.stats.released == number
+        del array
+        gc.collect()
+        ends.call(call_edge, wire.name, "flush", 10.0)
+        assert wire.edge.stats.released == number + 1
+    assert wire.edge.stats.borrowed == 12
 
 
 def test_the_edge_keeps_a_tensor_until_the_receiver_has_it(ends: Ends) -> None:
@@ -234,7 +266,7 @@ def test_records_are_carried_in_every_way_that_is_promised(ends: Ends, ordering:
 def test_a_bound_tensor_is_sent_again_and_again(ends: Ends) -> None:
     back = Back(ends)
     array = np.zeros(5, np.int64)
-    send = back.edge.bind(array)
+    send = back.edge.prepare(array)
     for number in range(4):
         array[:] = number
         send()

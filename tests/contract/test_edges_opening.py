@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edge_ends import Back, Wire, bits, make_recv, open_send, receive, send_bytes
+from edge_ends import Back, Wire, bits, grouped, make_recv, open_send, receive, send_bytes
 from ends import Ends
 
 import rdmatensor as rt
@@ -18,7 +18,7 @@ def test_a_sender_waits_until_the_edge_is_made(ends: Ends) -> None:
     import threading
 
     opened: list[rt.SendEdge] = []
-    thread = threading.Thread(target=lambda: opened.append(ends.channel.send_edge("late", shape=(4,), timeout=30.0)))
+    thread = threading.Thread(target=lambda: opened.append(ends.channel.send_edge("late", shape=(4,), timeout=300)))
     thread.start()
     ends.call(make_recv, "late", {"shape": (4,)})
     thread.join(30)
@@ -37,7 +37,7 @@ def test_an_edge_has_one_name_and_one_sender(ends: Ends) -> None:
     with pytest.raises(rt.NameTaken):
         ends.call(make_recv, back.name, {"shape": (4,)})
     with pytest.raises(rt.NameTaken):
-        ends.channel.send_edge(back.name, shape=(4,), timeout=5.0)
+        ends.channel.send_edge(back.name, shape=(4,), timeout=300)
     back.edge.send(np.ones(4, np.float32))
     assert back.recv()[2] == np.ones(4, np.float32).tobytes()
 
@@ -55,10 +55,10 @@ def test_an_edge_has_one_name_and_one_sender(ends: Ends) -> None:
         ({"shape": (4,), "flow": "loop"}, {"shape": (4,)}),
     ],
 )
-def test_what_the_ends_say_must_agree_and_the_edge_stays_free(
+def test_options_of_the_ends_must_agree_and_else_the_edge_stays_free(
     ends: Ends, receiver: dict[str, Any], sender: dict[str, Any]
 ) -> None:
-    edge = ends.device.recv_edge("disputed", **receiver)
+    edge = ends.device.recv_edge("disputed", **grouped(receiver))
     ends.edges.append(edge)
     with pytest.raises(rt.InvalidArgument, match="disputed"):
         ends.call(open_send, "disputed", {**sender, "timeout": 10.0})
@@ -92,7 +92,7 @@ def test_what_the_ends_say_must_agree_and_the_edge_stays_free(
 )
 def test_words_that_cannot_be_are_refused(ends: Ends, words: dict[str, Any], why: str) -> None:
     with pytest.raises(rt.InvalidArgument, match=why):
-        ends.device.recv_edge("refused", **words)
+        ends.device.recv_edge("refused", **grouped(words))
     for name in ("", "x" * 200):
         with pytest.raises(rt.InvalidArgument):
             ends.device.recv_edge(name, shape=(4,))
@@ -101,7 +101,7 @@ def test_words_that_cannot_be_are_refused(ends: Ends, words: dict[str, Any], why
 
 def test_a_name_is_free_again_after_its_edge_was_closed(ends: Ends) -> None:
     for number in range(3):
-        edge = ends.device.recv_edge("again", shape=(4,), slots=1 + number)
+        edge = ends.device.recv_edge("again", shape=(4,), options=rt.EdgeOptions(slots=1 + number))
         ends.call(open_send, "again", {"shape": (4,), "timeout": 10.0})
         ends.call(send_bytes, "again", "float32", (4,), bits("float32", (4,), number))
         with edge.recv(10.0) as tensor:
@@ -121,10 +121,10 @@ def test_a_new_sender_may_open_the_edge_after_the_first_has_closed(ends: Ends) -
 def test_a_region_for_slots_needs_the_right(ends: Ends) -> None:
     region = ends.device.region(1 << 16)
     with pytest.raises(rt.AccessDenied, match="REMOTE_WRITE"):
-        ends.device.recv_edge("unwritable", shape=(4,), region=region)
+        ends.device.recv_edge("unwritable", shape=(4,), options=rt.EdgeOptions(region=region))
     small = ends.device.region(4096, access=rt.Access.REMOTE_WRITE)
     with pytest.raises(rt.OutOfMemory):
-        ends.device.recv_edge("too large", shape=(4096,), region=small)
+        ends.device.recv_edge("too large", shape=(4096,), options=rt.EdgeOptions(region=small))
 
 
 def test_closing_the_channel_ends_its_edges(ends: Ends) -> None:

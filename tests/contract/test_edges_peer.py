@@ -17,7 +17,7 @@ GONE = 5.0  # seconds in which a killed peer is surely noticed
 
 def test_a_receiver_gets_what_arrived_and_then_hears_of_the_death(mortal: Fabric) -> None:
     channel = mortal.connect()  # lives as long as somebody holds it
-    edge = mortal.here.device.recv_edge("dying", shape=(100,), slots=3)
+    edge = mortal.here.device.recv_edge("dying", shape=(100,), options=rt.EdgeOptions(slots=3))
     mortal.there.call(open_send, "dying", {"shape": (100,)})
     payloads = [bits("float32", (100,), number) for number in range(2)]
     for data in payloads:

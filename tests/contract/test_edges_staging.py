@@ -13,7 +13,7 @@ import rdmatensor as rt
 def staging_sender(wide: Ends, name: str, count: int) -> rt.SendEdge:
     """A sender that copies every tensor into registered memory, stripe by stripe."""
     wide.call(make_recv, name, {"shape": (count,), "stripes": 4, "slots": 1})
-    edge = wide.channel.send_edge(name, shape=(count,), stripes=4, staging=True, timeout=10.0)
+    edge = wide.channel.send_edge(name, shape=(count,), timeout=300, options=rt.EdgeOptions(stripes=4, staging=True))
     wide.edges.append(edge)
     return edge
 
@@ -22,7 +22,7 @@ def test_a_tensor_that_is_being_staged_arrives_while_its_sender_does_something_e
     edge, array = staging_sender(wide, "going on", 1 << 19), np.random.default_rng(3).random(1 << 19, np.float32)
     sending = edge.send_async(array, 20.0)
     wide.call(make_recv, "full", {"shape": (1,), "slots": 1})
-    full = wide.channel.send_edge("full", shape=(1,), timeout=10.0)
+    full = wide.channel.send_edge("full", shape=(1,), timeout=300)
     full.send(np.zeros(1, np.float32))
     with pytest.raises(rt.DeadlineExceeded, match="no credit"):
         full.send(np.zeros(1, np.float32), 0.06)

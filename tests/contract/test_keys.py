@@ -23,7 +23,7 @@ def expose_keyed(party: Party, name: str, nbytes: int, access: int) -> None:
 
 def looked_up(channel: rt.Channel, name: str) -> bytes:
     """The handle that the peer sent, as one keeps it who means no good."""
-    return _core.lookup(channel.device._live(), channel._live(), name.encode(), 10**9, 10**9, repr(channel))
+    return _core.lookup(channel, channel.device.live(), channel.live(), name.encode(), 10**9, 10**9, repr(channel))
 
 
 @pytest.fixture

@@ -59,8 +59,10 @@ def test_pairs_of_unequal_size_are_refused_by_their_number(ends: Ends) -> None:
 def test_a_pair_that_is_none_is_refused_by_its_number(ends: Ends) -> None:
     _, remote = ends.expose(64)
     source = ends.local(64)
-    with pytest.raises(TypeError, match="pair 1"):
+    with pytest.raises(rt.InvalidArgument, match="pair 1: src"):
         ends.channel.memcpy_many([(remote, source), (remote, b"bytes")])
+    with pytest.raises(TypeError, match="pair 1: src"):
+        ends.channel.memcpy_many([(remote, source), (remote, "text")])
     with pytest.raises(rt.InvalidArgument, match="pair 0: exactly one"):
         ends.channel.memcpy_many([(remote, remote)])
 

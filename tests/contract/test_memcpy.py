@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
+import numpy as np
 import pytest
 from ends import Ends, pattern, peek
+
+import rdmatensor as rt
 
 SIZES = (1, 2, 7, 8, 63, 64, 65, 255, 256, 257, 4095, 4096, 4097, 65537, 1 << 20)
 
@@ -70,7 +75,7 @@ def test_more_work_items_than_the_queue_holds_arrive_whole(ends: Ends) -> None:
 
 def _settled(ends: Ends, name: str, data: bytes) -> bool:
     """Whether the data is there, once every transfer has ended."""
-    for transfer in tuple(ends.channel._pending.values()):
+    for transfer in tuple(ends.channel._operations._pending.values()):
         transfer.wait()
     return bytes(ends.call(peek, name, 0, len(data))) == data
 
@@ -104,9 +109,50 @@ def test_a_read_lands_in_memory_of_the_caller(ends: Ends) -> None:
     assert memory == pattern(5000)
 
 
-def test_the_other_side_of_the_channel_copies_as_well(ends: Ends) -> None:
-    import rdmatensor as rt
+def test_tensors_and_arrays_in_a_region_are_ends_as_they_are(ends: Ends) -> None:
+    name, remote = ends.expose(4000)
+    with ends.device.region(1 << 16) as region:
+        tensor = region.empty((10, 100), "float32")
+        tensor.numpy()[:] = np.arange(1000).reshape(10, 100)
+        ends.channel.memcpy(remote, tensor)
+        assert ends.peek(name, 0, 4000) == bytes(tensor.view())
+        back = region.empty((1000,), "float32").numpy()
+        ends.channel.memcpy(back, remote)
+        assert (back == np.arange(1000)).all()
+        ends.channel.memcpy_async(remote[:400], back[100:200]).wait()
+        ends.channel.memcpy_many([(remote[400:800], tensor.numpy()[5]), (remote[800:1200], tensor.span[:400])])
+        ends.channel.prepare(remote[1200:1600], back[900:])()
+        assert ends.peek(name, 0, 1600) == b"".join(bytes(back[at : at + 100]) for at in (100, 500, 0, 900))
+        del tensor, back
 
+
+def test_an_array_over_registered_memory_of_the_caller_is_an_end(ends: Ends) -> None:
+    array = np.frombuffer(bytearray(pattern(5000)), np.uint8)
+    name, remote = ends.expose(5000)
+    with ends.device.register(array):
+        ends.channel.memcpy(remote[:100], array[1000:1100])
+        assert ends.peek(name, 0, 100) == bytes(array[1000:1100])
+
+
+def test_an_array_in_no_region_is_refused_with_what_to_do(ends: Ends) -> None:
+    _, remote = ends.expose(64)
+    for array, why in ((np.zeros(64, np.uint8), "device.register"), (np.zeros((64, 2), np.uint8)[:, 0], "contiguous")):
+        with pytest.raises(rt.InvalidArgument, match=why):
+            ends.channel.memcpy(remote, array)
+
+
+def test_an_array_that_is_read_only_is_no_target(ends: Ends) -> None:
+    _, remote = ends.expose(64)
+    with ends.device.region(4096) as region:
+        array = region.empty((64,), "uint8").numpy()
+        array.flags.writeable = False
+        with pytest.raises(rt.AccessDenied, match="read-only"):
+            ends.channel.memcpy(array, remote)
+        ends.channel.memcpy(remote, array)
+        del array
+
+
+def test_the_other_side_of_the_channel_copies_as_well(ends: Ends) -> None:
     inbox = ends.device.region(4096, access=rt.Access.REMOTE_WRITE | rt.Access.REMOTE_READ)
     handle = inbox.handle()
     ends.call(_write_back, handle, pattern(4096))
@@ -120,3 +166,16 @@ def _write_back(party, handle: bytes, data: bytes) -> None:  # type: ignore[no-u
     with party.kept["channel"].attach(handle) as remote:
         party.kept["channel"].memcpy(remote, region)
     region.close()
+
+
+def test_a_file_that_is_mapped_to_be_read_is_a_source(ends: Ends, tmp_path: Path) -> None:
+    file = tmp_path / "weights"
+    file.write_bytes(pattern(8192, 3))
+    name, remote = ends.expose(8192)
+    with ends.device.register(np.memmap(file, dtype=np.uint8, mode="r")) as region:
+        assert region.readonly
+        ends.channel.memcpy(remote, region)
+        with pytest.raises(rt.RdmaError):
+            ends.channel.memcpy(region, remote)
+    assert ends.peek(name, 0, 8192) == pattern(8192, 3)
+    assert ends.channel.state == "ready"

@@ -8,6 +8,7 @@ import pytest
 from ends import BOTH, Ends, expose, make, publish, unpublish
 
 import rdmatensor as rt
+from rdmatensor.testing import Party
 
 
 def test_a_published_name_is_found_with_size_and_rights(ends: Ends) -> None:
@@ -23,6 +24,25 @@ def test_a_name_that_is_not_published_is_not_found(ends: Ends, timeout: float) -
     with pytest.raises(rt.NameNotFound, match="'nobody'"):
         ends.channel.lookup("nobody", timeout=timeout)
     assert ends.channel.state == "ready"
+
+
+def test_a_tensor_and_an_array_in_a_region_are_published_as_they_are(ends: Ends) -> None:
+    ends.call(publish_tensors)
+    for name, first in (("tensor", 0), ("array", 50)):
+        remote, target = ends.channel.lookup(name), ends.local(100)
+        assert remote.nbytes == 100
+        ends.channel.memcpy(target, remote)
+        assert list(target.view()) == list(range(first, first + 100))
+    ends.call(unpublish, "tensor")
+    ends.call(unpublish, "array")
+
+
+def publish_tensors(party: Party) -> None:
+    region = party.device.region(4096, access=BOTH)
+    tensor = region.empty((200,), "uint8")
+    tensor.numpy()[:] = range(200)
+    party.device.publish("tensor", tensor.numpy()[:100])
+    party.device.publish("array", tensor.numpy()[50:150])  # keeps the memory: nothing else does
 
 
 def test_a_name_taken_back_is_not_found_but_who_has_it_keeps_it(ends: Ends) -> None:
@@ -110,7 +130,7 @@ def test_more_lookups_at_once_than_a_channel_has_wait_for_a_free_one(ends: Ends)
     if ends.limits.virtual_time:
         pytest.skip("limits.virtual_time: one thread only")
     with ThreadPoolExecutor(24) as threads:  # a channel has 8
-        found = [threads.submit(ends.channel.lookup, f"late {number}", timeout=20) for number in range(24)]
+        found = [threads.submit(ends.channel.lookup, f"late {number}", timeout=300) for number in range(24)]
         for number in range(24):
             ends.call(expose, f"late {number}", 64 * (number + 1), int(BOTH))
         assert [lookup.result(30).nbytes for lookup in found] == [64 * (number + 1) for number in range(24)]

@@ -50,7 +50,7 @@ def test_a_bad_copy_is_refused_when_it_is_prepared(ends: Ends) -> None:
     source = ends.local(64)
     with pytest.raises(rt.AccessDenied, match="REMOTE_WRITE"):
         ends.channel.prepare(sealed, source)
-    with pytest.raises(rt.InvalidArgument, match="there are none"):
+    with pytest.raises(rt.InvalidArgument, match="the list is empty"):
         ends.channel.prepare_many([])
 
 

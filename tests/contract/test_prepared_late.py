@@ -13,7 +13,7 @@ from ends import Ends, pattern
 import rdmatensor as rt
 
 POLL, MANUAL = 0, 2  # fake_engine in tests/c/fake_verbs.h
-PATIENCE = 20.0
+PATIENCE = 300.0
 
 
 @pytest.fixture

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+from typing import Any
 
 import numpy as np
 import pytest
@@ -75,14 +77,20 @@ def test_exactly_one_end_must_be_remote(ends: Ends) -> None:
 
 
 @pytest.mark.parametrize(
-    "thing", [b"x" * 64, bytearray(64), np.zeros(64, np.uint8), memoryview(bytes(64)), None, 64, "x"]
+    ("thing", "error"),
+    [
+        *((memory, rt.InvalidArgument) for memory in (b"x" * 64, bytearray(64), np.zeros(64), memoryview(bytes(64)))),
+        *((thing, TypeError) for thing in (None, 64, "x")),
+    ],
 )
-def test_what_is_not_registered_is_refused_with_the_way_to_register_it(ends: Ends, thing: object) -> None:
+def test_memory_that_is_not_registered_is_refused_with_the_way_to_register_it(
+    ends: Ends, thing: Any, error: type[Exception]
+) -> None:
     _, remote = ends.expose(64)
-    with pytest.raises(TypeError, match=r"src is a .*register"):
-        ends.channel.memcpy(remote, thing)  # type: ignore[arg-type]
-    with pytest.raises(TypeError, match=r"dst is a .*register"):
-        ends.channel.memcpy(thing, remote)  # type: ignore[arg-type]
+    with pytest.raises(error, match=r"src is a .*register"):
+        ends.channel.memcpy(remote, thing)
+    with pytest.raises(error, match=r"dst is a .*register"):
+        ends.channel.memcpy(thing, remote)
 
 
 def test_a_freed_buffer_is_refused(ends: Ends) -> None:
@@ -139,7 +147,23 @@ def test_read_only_memory_is_a_source_and_no_target(ends: Ends) -> None:
                 ends.channel.memcpy(attempt, remote)
         with pytest.raises(rt.AccessDenied, match="read-only"):
             ends.channel.memcpy_many([(region[:64], remote)])
-        assert region.span.view().readonly
+
+
+def test_every_range_is_a_span_that_says_whether_it_may_be_written_to(ends: Ends) -> None:
+    with ends.device.register(b"\x07" * 64) as constant, ends.device.region(4096) as region:
+        for span in (constant.span, constant[8:16], constant.span[8:16]):
+            assert isinstance(span, rt.Span)
+            assert span.readonly and span.view().readonly
+            assert repr(span).startswith("<Span of ") and repr(span).endswith(", read-only>")
+        for span in (region.span, region[8:16], region.allocate(64), region.allocate(64)[8:16], region.empty(4).span):
+            assert isinstance(span, rt.Span)
+            assert not span.readonly and not span.view().readonly
+        assert (constant.readonly, region.readonly) == (True, False)
+
+
+def test_a_remote_and_its_slices_are_remote_spans(ends: Ends) -> None:
+    _, remote = ends.expose(64)
+    assert isinstance(remote, rt.RemoteSpan) and isinstance(remote[8:16], rt.RemoteSpan)
 
 
 def test_a_region_of_another_device_is_refused(ends: Ends) -> None:
@@ -258,8 +282,9 @@ def test_publishing_what_has_no_right_is_denied(ends: Ends) -> None:
 
 def test_a_second_listener_on_a_port_is_refused(ends: Ends) -> None:
     with ends.device.listen("127.0.0.1:0") as listener:
-        with pytest.raises(rt.NameTaken, match=listener.address):
+        with pytest.raises(rt.AddressError, match=listener.address) as caught:
             ends.device.listen(listener.address)
+        assert isinstance(caught.value, OSError) and caught.value.errno == errno.EADDRINUSE
         port = listener.address
     with ends.device.listen(port) as again:  # closed, it is free again
         assert again.address == port

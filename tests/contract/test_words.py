@@ -1,4 +1,4 @@
-"""A word of a span that was waited for before is waited for in C; what comes of it is the same."""
+"""A word of a span that was waited for before is waited for in C; its outcome is the same."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is sent: edges of every kind for an epoch, and in which order their tensors go. Both processes derive the same.
+"""The plan of a run: edges of every kind for an epoch, and the order of their tensors. Both processes derive the same.
 
 An epoch has edges of its own. Its tensors go in blocks. The receiver takes the tensors of a block in batches, in which
 no edge occurs more often than it has slots, and returns a token after each block; a sender that promised the order of a
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 import rdmatensor as rt
 from edge_soak.pool import Entry, make_entry
-from rdmatensor.layout import DTYPES, DType, Shape, contiguous_strides
+from rdmatensor.memory.layout import DTYPES, DType, Shape, contiguous_strides
 
 __all__ = ["ENTRIES", "Block", "EdgePlan", "Epoch", "Promises"]
 
@@ -29,7 +29,7 @@ SHARES = (0.6, 0.2, 0.2)  # of the blocks
 
 @dataclass(frozen=True, slots=True)
 class Promises:
-    """What decides which kinds of edges there can be: promises of the device, and a limit of this run."""
+    """The facts that decide which kinds of edges there can be: promises of the device, and a limit of this run."""
 
     orderings: tuple[str, ...]
     maps_remote: bool
@@ -70,7 +70,7 @@ class EdgePlan:
     sender: dict[str, object]
     receiver: dict[str, object]
     own_region: bool
-    """What is fetched goes to a region of the caller's."""
+    """Fetched tensors go to a region of the caller's."""
     entries: tuple[Entry, ...]
 
     @property

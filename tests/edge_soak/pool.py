@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import rdmatensor as rt
-from rdmatensor.layout import DType, Shape, contiguous_strides, is_contiguous, nbytes_of
+from rdmatensor.memory.layout import DType, Shape, contiguous_strides, is_contiguous, nbytes_of
 
 __all__ = ["Entry", "Piece", "Pool", "make_entry", "memcmp"]
 
@@ -23,7 +23,7 @@ memcmp.argtypes = (ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What a tensor is, wherever it lies."""
+    """The description of a tensor, wherever it lies."""
 
     dtype: DType
     name: str

@@ -12,7 +12,7 @@ import numpy as np
 import rdmatensor as rt
 from edge_soak.plan import Block, EdgePlan, Epoch, Promises
 from edge_soak.pool import Entry, Piece, Pool, make_entry, memcmp
-from edge_soak.send import TOKEN_WORDS
+from edge_soak.send import TOKEN_WORDS, grouped
 
 __all__ = ["Mismatch", "Receiver"]
 
@@ -49,7 +49,7 @@ class Receiver:
         self.seen: Counter[str] = Counter()  # kinds of tensors that arrived
 
     def join(self) -> None:
-        self.channel = self.listener.accept(timeout=60)
+        self.channel = self.listener.accept(timeout=300)
         self.tokens = self.channel.send_edge("tokens", **TOKEN_WORDS)  # type: ignore[arg-type]
 
     # ---- an epoch ----
@@ -78,7 +78,7 @@ class Receiver:
 
     def make(self, edge: EdgePlan) -> rt.RecvEdge:
         region = self.payloads if edge.own_region and not edge.static else None
-        return self.device.recv_edge(edge.name, region=region, **edge.both, **edge.receiver)  # type: ignore[arg-type]
+        return self.device.recv_edge(edge.name, **grouped(edge.both, edge.receiver, region=region))
 
     def dump(self) -> str:
         """Who hangs?"""
@@ -138,7 +138,7 @@ class Receiver:
         # the others are released when they are forgotten
 
     def take_any(self, block: Block) -> None:
-        """Whatever is ready."""
+        """Takes any tensor that is ready."""
         pending: dict[int, deque[Item]] = {}
         for item in block.items():
             pending.setdefault(item[0], deque()).append(item)
@@ -181,7 +181,7 @@ class Receiver:
     # ---- a sender that is lost ----
 
     def take_rest(self) -> int:
-        """What has arrived of a sender that died: whole tensors in order, then PeerLost, on every edge. How many."""
+        """Takes a dead sender's tensors: whole ones in order, then PeerLost, on every edge. Returns their number."""
         due = {
             (edge, sequence): item for block in self.coming for item in block.items() for edge, sequence in (item[:2],)
         }

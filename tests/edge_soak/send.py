@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,15 @@ __all__ = ["Sender", "resident"]
 TENSORS_SIZE = 64 << 20  # of the region for tensors of the library
 TOKEN_WORDS = {"shape": (2,), "dtype": "uint64"}
 CALL_MAX = 1024  # tensors of one send_many
+
+
+def grouped(*parts: Mapping[str, object], **more: object) -> dict[str, Any]:
+    """The options that a plan gives an edge, as the calls take them."""
+    words: dict[str, Any] = dict(more)
+    for part in parts:
+        words |= part
+    beside = {key: words.pop(key) for key in ("shape", "dtype") if key in words}
+    return {**beside, "options": rt.EdgeOptions(**words)}
 
 
 def resident() -> int:
@@ -42,7 +51,7 @@ class Sender:
         self.edges: list[rt.SendEdge] = []
 
     def join(self, address: str) -> None:
-        self.tokens = self.device.recv_edge("tokens", slots=16, **TOKEN_WORDS)  # type: ignore[arg-type]
+        self.tokens = self.device.recv_edge("tokens", **grouped(TOKEN_WORDS, slots=16))
         self.channel = self.device.connect(address)
 
     def leave(self) -> None:
@@ -57,7 +66,9 @@ class Sender:
         """Sends the tensors of an epoch. Transfers and bytes of each edge."""
         plan = Epoch(self.seed, number, self.promises, self.pools["heap"].size)
         self.block = -1
-        self.edges = edges = [self.channel.send_edge(edge.name, **edge.both, **edge.sender) for edge in plan.edges]  # type: ignore[arg-type]
+        self.edges = edges = [
+            self.channel.send_edge(edge.name, **grouped(edge.both, edge.sender)) for edge in plan.edges
+        ]
         makers = [
             self.maker(edge, opened, plan.prepared[edge.index]) for edge, opened in zip(plan.edges, edges, strict=True)
         ]
@@ -84,7 +95,7 @@ class Sender:
         return "\n  ".join(edge.dump() for edge in self.edges if not edge.closed)
 
     def maker(self, edge: EdgePlan, opened: rt.SendEdge, prepared: list[int]) -> Callable[[int, int], Any]:
-        """What gives the tensor of an entry and offset, as it is sent."""
+        """The function that gives the tensor of an entry and offset, as it is sent."""
         if edge.fresh:
             give, entries = self.pools[edge.source].give, edge.entries
             return lambda index, offset: give(entries[index], offset)
@@ -95,7 +106,7 @@ class Sender:
             ]
         else:
             tensors = list(map(self.pools[edge.source].give, edge.entries, prepared))
-        bound = [opened.bind(tensor) for tensor in tensors]
+        bound = [opened.prepare(tensor) for tensor in tensors]
         return lambda index, _offset: bound[index]
 
     def take_token(self, epoch: int) -> None:
@@ -114,7 +125,7 @@ class Sender:
         sends: list[Any] = []
         for edge, _sequence, index, offset in block.items():
             made = makers[edge](index, offset)
-            sends.append(made if type(made) is rt.BoundSend else (edges[edge], made))
+            sends.append(made if type(made) is rt.PreparedSend else (edges[edge], made))
         at = 0
         while at < len(sends):
             count = self.rng.randint(1, CALL_MAX)

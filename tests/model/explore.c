@@ -3,84 +3,12 @@
  *     explore            all explorations of the table, one line each; exit status 1 when one is not as expected
  *     explore NAME       those whose name contains NAME
  *
- * Breadth first, so a schedule that breaks something is a shortest one; it is printed. Equal states are explored once: they are
- * told apart by 64 bits of a hash, so among a million states two different ones are taken for one with a chance of 1 in 30 million. */
+ * Breadth first, over the states themselves: search.h has the set of those that were seen. */
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "model.h"
-
-/* ---- the set of states seen, and how each was reached ---- */
-
-typedef struct mc_arrival {
-    uint32_t from; /* the state before; its own number at the start */
-    mc_action by;
-} mc_arrival;
-
-typedef struct mc_seen {
-    uint64_t *hashes; /* open addressing; 0 is free */
-    uint64_t capacity, count;
-    mc_arrival *arrivals;
-    uint64_t arrival_capacity;
-} mc_seen;
-
-static void *must(void *memory)
-{
-    if (memory == NULL) {
-        fprintf(stderr, "explore: no memory\n");
-        exit(2);
-    }
-    return memory;
-}
-
-static uint64_t hash_of(const mc_world *world)
-{
-    const unsigned char *bytes = (const unsigned char *)world;
-    uint64_t hash = 0x9e3779b97f4a7c15ull;
-    for (size_t at = 0; at < sizeof *world; at += 8) {
-        uint64_t word = 0;
-        memcpy(&word, bytes + at, sizeof *world - at < 8 ? sizeof *world - at : 8);
-        hash = (hash ^ word) * 0xff51afd7ed558ccdull;
-        hash ^= hash >> 32;
-    }
-    return hash == 0 ? 1 : hash;
-}
-
-static uint64_t *find(uint64_t *hashes, uint64_t capacity, uint64_t hash)
-{
-    uint64_t at = hash & (capacity - 1);
-    while (hashes[at] != 0 && hashes[at] != hash)
-        at = (at + 1) & (capacity - 1);
-    return &hashes[at];
-}
-
-static void grow(mc_seen *seen)
-{
-    uint64_t capacity = seen->capacity == 0 ? 1u << 16 : 2 * seen->capacity;
-    uint64_t *hashes = must(calloc(capacity, sizeof *hashes));
-    for (uint64_t at = 0; at < seen->capacity; at++) {
-        if (seen->hashes[at] != 0)
-            *find(hashes, capacity, seen->hashes[at]) = seen->hashes[at];
-    }
-    free(seen->hashes);
-    seen->hashes = hashes;
-    seen->capacity = capacity;
-    seen->arrivals = must(realloc(seen->arrivals, capacity * sizeof *seen->arrivals));
-}
-
-/* True when the state is new; it then has the number seen->count - 1. */
-static bool enter(mc_seen *seen, const mc_world *world, uint32_t from, mc_action by)
-{
-    if (2 * seen->count >= seen->capacity)
-        grow(seen);
-    uint64_t hash = hash_of(world), *place = find(seen->hashes, seen->capacity, hash);
-    if (*place != 0)
-        return false;
-    *place = hash;
-    seen->arrivals[seen->count++] = (mc_arrival){from, by};
-    return true;
-}
 
 /* ---- breadth first ---- */
 
@@ -94,40 +22,39 @@ static void push(mc_level *level, const mc_world *pushed, uint32_t number)
 {
     if (level->count == level->capacity) {
         level->capacity = level->capacity == 0 ? 256 : 2 * level->capacity;
-        level->worlds = must(realloc(level->worlds, level->capacity * sizeof *level->worlds));
-        level->numbers = must(realloc(level->numbers, level->capacity * sizeof *level->numbers));
+        level->worlds = search_must(realloc(level->worlds, level->capacity * sizeof *level->worlds));
+        level->numbers = search_must(realloc(level->numbers, level->capacity * sizeof *level->numbers));
     }
     level->worlds[level->count] = *pushed;
     level->numbers[level->count++] = number;
 }
 
-typedef struct mc_outcome {
-    mc_violation found;
-    uint64_t states, steps, ends;
-    uint32_t depth;
-    uint32_t last; /* the state that broke something */
-} mc_outcome;
-
-/* Nothing may happen but a death, which nobody may count on. */
-static bool is_stuck(const mc_action *actions, uint32_t count)
+static uint64_t hash_of(const mc_world *world)
 {
-    uint32_t deaths = 0;
-    for (uint32_t index = 0; index < count; index++)
-        deaths +=
-            actions[index].kind == ACT_KILL_SENDER || actions[index].kind == ACT_KILL_RECEIVER || actions[index].kind == ACT_CUT;
-    return deaths == count;
+    return search_mix(1, world, sizeof *world);
+}
+
+/* Nothing may happen but a death or a close, which nobody may count on. */
+static bool is_stuck(const search_step *actions, uint32_t count)
+{
+    uint32_t choices = 0;
+    for (uint32_t index = 0; index < count; index++) {
+        mc_action_kind kind = (mc_action_kind)actions[index].kind;
+        choices += kind == ACT_KILL_SENDER || kind == ACT_KILL_RECEIVER || kind == ACT_CUT || kind == ACT_WANT;
+    }
+    return choices == count;
 }
 
 /* All steps from one state. True when one of them, or that there is none, breaks something. */
-static bool expand(const mc_model *model, mc_seen *seen, const mc_world *now, uint32_t number, mc_level *next,
-                   mc_outcome *outcome)
+static bool expand(const mc_model *model, search_seen *seen, const mc_world *now, uint32_t number, mc_level *next,
+                   search_outcome *outcome)
 {
-    mc_action actions[MODEL_ACTIONS];
+    search_step actions[MODEL_ACTIONS];
     uint32_t count = world_actions(model, now, actions);
     outcome->last = number;
     if (is_stuck(actions, count)) {
         outcome->ends++;
-        outcome->found = world_ended(model, now);
+        outcome->found = (int)world_ended(model, now);
         if (outcome->found != NO_VIOLATION)
             return true;
     }
@@ -135,11 +62,11 @@ static bool expand(const mc_model *model, mc_seen *seen, const mc_world *now, ui
         mc_world after = *now;
         world_do(model, &after, actions[index]);
         outcome->steps++;
-        if (!enter(seen, &after, number, actions[index]))
+        if (!search_enter(seen, hash_of(&after), number, actions[index]))
             continue;
         outcome->last = (uint32_t)(seen->count - 1);
         if (after.violation != NO_VIOLATION) {
-            outcome->found = (mc_violation)after.violation;
+            outcome->found = after.violation;
             return true;
         }
         push(next, &after, outcome->last);
@@ -147,13 +74,13 @@ static bool expand(const mc_model *model, mc_seen *seen, const mc_world *now, ui
     return false;
 }
 
-static mc_outcome explore(const mc_model *model, mc_seen *seen)
+static search_outcome explore(const mc_model *model, search_seen *seen)
 {
-    mc_outcome outcome = {.found = NO_VIOLATION};
+    search_outcome outcome = {.found = NO_VIOLATION};
     mc_level now = {.count = 0}, next = {.count = 0};
     mc_world start;
     world_begin(model, &start);
-    enter(seen, &start, 0, (mc_action){.kind = 0});
+    search_enter(seen, hash_of(&start), 0, (search_step){.kind = 0});
     push(&now, &start, 0);
     bool broken = false;
     for (; now.count > 0 && !broken; outcome.depth++) {
@@ -173,20 +100,17 @@ static mc_outcome explore(const mc_model *model, mc_seen *seen)
 }
 
 /* Walks the way to a state again, in words. */
-static void print_schedule(const mc_model *model, const mc_seen *seen, uint32_t last)
+static void print_schedule(const mc_model *model, const search_seen *seen, uint32_t last)
 {
-    static uint32_t way[4096];
-    uint32_t size = 0;
-    for (uint32_t at = last; at != 0 && size < 4096; at = seen->arrivals[at].from)
-        way[size++] = at;
+    static search_step way[SEARCH_DEPTH_MAX];
+    uint32_t size = search_way(seen, last, way);
     mc_world world;
     world_begin(model, &world);
-    for (uint32_t step = 1; size > 0; step++) {
-        char text[160];
-        mc_action by = seen->arrivals[way[--size]].by;
-        world_describe(model, &world, by, text, sizeof text);
-        printf("    %2u. %s\n", step, text);
-        world_do(model, &world, by);
+    for (uint32_t step = 0; step < size; step++) {
+        char text[SEARCH_TEXT];
+        world_describe(model, &world, way[step], text, sizeof text);
+        printf("    %2u. %s\n", step + 1, text);
+        world_do(model, &world, way[step]);
     }
 }
 
@@ -200,6 +124,8 @@ static void print_schedule(const mc_model *model, const mc_seen *seen, uint32_t 
 #define CREDIT .flow = RT_EDGE_FLOW_CREDIT
 #define LOOP .flow = RT_EDGE_FLOW_LOOP
 #define ORDERED .orders_writes = true
+#define COVERS .covers = true
+#define APART .covers = true, .apart = true
 #define ASCENDING .orders_bytes = true
 #define WHOLE .words_whole = true
 #define CRASH .crash = true
@@ -209,6 +135,13 @@ static void print_schedule(const mc_model *model, const mc_seen *seen, uint32_t 
 #define BROKEN .breaks_loop = true
 #define SIZES(slot_count, stripe_count, message_count)                                                                           \
     .slots = (slot_count), .stripes = (stripe_count), .messages = (message_count)
+#define CLOSES .closes = true
+#define BORROWS .borrows = true
+#define KEYS(region_count, number_count) .regions = (region_count), .key_numbers = (number_count)
+#define REGIONS_END .regions_end = true
+#define RING(places) .ring = (places)
+#define LENDS .lends = true
+#define MUTANT(what) .mutant = MUTANT_##what
 #define FINDS(what) .expected = VIOLATION_##what
 
 /* clang-format off */
@@ -231,6 +164,9 @@ static const mc_model models[] = {
     {"static immediate credit, unordered",        STATIC, IMMEDIATE, CREDIT, SIZES(3, 1, 5), CRASH},
     {"static immediate credit, unordered, 2 QPs", STATIC, IMMEDIATE, CREDIT, SIZES(2, 2, 4), CRASH},
     {"static immediate credit, unordered pieces", STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), CRASH, VERIFY, .in_pieces = true},
+    {"static immediate credit, covering",         STATIC, IMMEDIATE, CREDIT, SIZES(3, 1, 5), WHOLE, CRASH, COVERS},
+    {"static immediate credit, apart",            STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, CRASH, VERIFY, APART, .in_pieces = true},
+    {"static immediate credit, apart, 2 QPs",     STATIC, IMMEDIATE, CREDIT, SIZES(2, 2, 3), WHOLE, CRASH, APART},
     {"static chained loop, kept",                 STATIC, CHAINED, LOOP, SIZES(3, 1, 6), ORDERED, WHOLE, CRASH},
     {"static chained loop, kept, checked",        STATIC, CHAINED, LOOP, SIZES(3, 1, 6), ORDERED, WHOLE, CRASH, CHECKED},
     {"static tail loop, kept, checked",           STATIC, TAIL, LOOP, SIZES(2, 1, 5), ORDERED, ASCENDING, WHOLE, CRASH, CHECKED},
@@ -246,55 +182,127 @@ static const mc_model models[] = {
     {"dynamic tail, 2 slots, verify",             DYNAMIC, TAIL, CREDIT, SIZES(2, 1, 5), ORDERED, ASCENDING, CRASH, VERIFY},
     {"dynamic tail, no promise, verify",          DYNAMIC, TAIL, CREDIT, SIZES(1, 1, 4), ORDERED, WHOLE, VERIFY},
     {"dynamic immediate, 2 slots, unordered",     DYNAMIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), CRASH},
+    {"dynamic immediate, 2 slots, covering",      DYNAMIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, CRASH, COVERS},
     {"links fail, static chained, 2 slots",       STATIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, CUT},
     {"links fail, static chained, 2 QPs",         STATIC, CHAINED, CREDIT, SIZES(2, 2, 4), ORDERED, WHOLE, CUT},
     {"links fail, static loop, checked",          STATIC, CHAINED, LOOP, SIZES(2, 1, 5), ORDERED, WHOLE, CUT, CHECKED},
     {"links fail, static immediate, unordered",   STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), CUT},
     {"links fail, dynamic chained, 2 slots",      DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, CUT},
     {"links fail, dynamic chained, 3 slots",      DYNAMIC, CHAINED, CREDIT, SIZES(3, 1, 4), ORDERED, WHOLE, CUT},
+    /* either end closes at any moment, with anything outstanding */
+    {"close, static chained, 1 slot",             STATIC, CHAINED, CREDIT, SIZES(1, 1, 4), ORDERED, WHOLE, CRASH, CLOSES},
+    {"close, static chained, 3 slots",            STATIC, CHAINED, CREDIT, SIZES(3, 1, 4), ORDERED, WHOLE, CRASH, CLOSES},
+    {"close, static chained, 2 QPs",              STATIC, CHAINED, CREDIT, SIZES(2, 2, 3), ORDERED, WHOLE, CRASH, CLOSES},
+    {"close, static chained, verify",             STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CRASH, VERIFY, CLOSES},
+    {"close, static tail, 2 slots",               STATIC, TAIL, CREDIT, SIZES(2, 1, 4), ORDERED, ASCENDING, WHOLE, CRASH, CLOSES},
+    {"close, static immediate, unordered",        STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, CRASH, CLOSES},
+    {"close, static immediate, apart",            STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 3), WHOLE, CRASH, CLOSES, APART},
+    {"close, static loop, checked",               STATIC, CHAINED, LOOP, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, CHECKED, CLOSES},
+    {"close, dynamic chained, 2 slots",           DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, CLOSES},
+    {"close, dynamic chained, 3 slots",           DYNAMIC, CHAINED, CREDIT, SIZES(3, 1, 3), ORDERED, WHOLE, CRASH, CLOSES},
+    {"close, dynamic borrowed, 2 slots",          DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, CLOSES, BORROWS},
+    {"close, links fail, static chained",         STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CUT, CLOSES},
+    {"close, links fail, static immediate",       STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 3), WHOLE, CUT, CLOSES},
+    {"close, links fail, dynamic chained",        DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CUT, CLOSES},
+    /* tensors from more regions than there are keys */
+    {"keys, 3 regions, 2 numbers",                DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, KEYS(3, 2)},
+    {"keys, 4 regions, 3 numbers",                DYNAMIC, CHAINED, CREDIT, SIZES(3, 1, 6), ORDERED, WHOLE, CRASH, KEYS(4, 3)},
+    {"keys, 4 regions, 3 numbers, unordered",     DYNAMIC, IMMEDIATE, CREDIT, SIZES(3, 1, 5), WHOLE, CRASH, KEYS(4, 3)},
+    {"keys, regions end",                         DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, KEYS(3, 3), REGIONS_END},
+    {"keys, regions end, borrowed",               DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, KEYS(3, 2), REGIONS_END, BORROWS},
+    {"keys, regions end, close",                  DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, KEYS(3, 2), REGIONS_END,
+                                                  CLOSES},
+    {"keys, links fail",                          DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, KEYS(3, 2), CUT},
+    /* static tensors are copied through a ring of chunks */
+    {"staged, chained, ring of 1",                STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, RING(1)},
+    {"staged, chained, ring of 2, verify",        STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, VERIFY, RING(2)},
+    {"staged, chained, ring of 3, 2 QPs",         STATIC, CHAINED, CREDIT, SIZES(2, 2, 4), ORDERED, WHOLE, CRASH, RING(3)},
+    {"staged, tail, ring of 2",                   STATIC, TAIL, CREDIT, SIZES(2, 1, 4), ORDERED, ASCENDING, WHOLE, CRASH, RING(2)},
+    {"staged, immediate, ring of 2",              STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, RING(2)},
+    {"staged, immediate, unordered pieces",       STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, CRASH, VERIFY, RING(2), .in_pieces = true},
+    {"staged, loop, checked",                     STATIC, CHAINED, LOOP, SIZES(2, 1, 4), ORDERED, WHOLE, CRASH, CHECKED, RING(2)},
+    {"staged, close, ring of 1",                  STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CRASH, RING(1), CLOSES},
+    {"staged, close, ring of 2, 2 QPs",           STATIC, CHAINED, CREDIT, SIZES(2, 2, 2), ORDERED, WHOLE, CRASH, RING(2), CLOSES},
+    {"staged, close, unordered pieces",           STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 2), WHOLE, CRASH, VERIFY, RING(2), CLOSES,
+                                                  .in_pieces = true},
+    {"staged, close, links fail",                 STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CUT, RING(2), CLOSES},
+    /* static tensors are written in the receiver's slots, or given up half way */
+    {"lent, chained, 1 slot",                     STATIC, CHAINED, CREDIT, SIZES(1, 1, 5), ORDERED, WHOLE, CRASH, LENDS},
+    {"lent, chained, 3 slots",                    STATIC, CHAINED, CREDIT, SIZES(3, 1, 5), ORDERED, WHOLE, CRASH, LENDS},
+    {"lent, chained, 2 QPs, verify",              STATIC, CHAINED, CREDIT, SIZES(2, 2, 4), ORDERED, WHOLE, CRASH, VERIFY, LENDS},
+    {"lent, tail, 2 slots",                       STATIC, TAIL, CREDIT, SIZES(2, 1, 5), ORDERED, ASCENDING, WHOLE, CRASH, LENDS},
+    {"lent, links fail",                          STATIC, CHAINED, CREDIT, SIZES(2, 1, 5), ORDERED, WHOLE, CUT, LENDS},
+    {"lent, close, 1 slot",                       STATIC, CHAINED, CREDIT, SIZES(1, 1, 3), ORDERED, WHOLE, CRASH, LENDS, CLOSES},
+    {"lent, close, 2 slots",                      STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CRASH, LENDS, CLOSES},
+    {"lent, close, links fail",                   STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CUT, LENDS, CLOSES},
     /* what a broken premise breaks: found, and kept found */
     {"tail without ascending bytes",              STATIC, TAIL, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, FINDS(TORN)},
     {"tail of a record without ascending bytes",  DYNAMIC, TAIL, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, FINDS(TORN)},
     {"tail without ordered writes",               STATIC, TAIL, CREDIT, SIZES(1, 1, 4), ASCENDING, WHOLE, FINDS(DEADLOCK)},
+    {"immediate that covers nothing",             STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, COVERS, .in_pieces = true, MUTANT(UNCOVERED), FINDS(TORN)},
     {"chained without ordered writes",            STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), WHOLE, FINDS(TORN)},
     {"loop, broken, not checked",                 STATIC, CHAINED, LOOP, SIZES(1, 1, 4), ORDERED, WHOLE, BROKEN, FINDS(TORN)},
-    {"tensors freed before the links are shut",   DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CUT, .late_shut = true,
+    {"tensors freed before the links are shut",   DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, CUT, MUTANT(LATE_SHUT),
                                                   FINDS(TORN)},
-    {"several credits without ordered writes",    STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, .hasty_credits = true,
+    {"several credits without ordered writes",    STATIC, IMMEDIATE, CREDIT, SIZES(2, 1, 4), WHOLE, MUTANT(HASTY_CREDITS),
                                                   FINDS(DEADLOCK)},
+    {"close told while WRITEs are under way",     STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES, MUTANT(HASTY_TELL),
+                                                  FINDS(GIVEN)},
+    {"close answered while WRITEs are under way", STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES, MUTANT(HASTY_ANSWER),
+                                                  FINDS(GIVEN)},
+    {"close while a credit is under way",         STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES,
+                                                  MUTANT(CREDITS_FORGOTTEN), FINDS(GIVEN)},
+    {"credit after the close was told",           STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES,
+                                                  MUTANT(CREDIT_AFTER_CLOSE), FINDS(GIVEN)},
+    {"close while a READ is under way",           DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES,
+                                                  MUTANT(READS_FORGOTTEN), FINDS(TORN)},
+    {"sender leaves before the release",          STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES, MUTANT(HASTY_LEAVE),
+                                                  FINDS(GIVEN)},
+    {"receiver closes second and says nothing",   STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CLOSES,
+                                                  MUTANT(SILENT_RECEIVER), FINDS(DEADLOCK)},
+    {"close, credit words torn",                  STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, CLOSES, FINDS(GIVEN)},
+    {"key used before it was answered",           DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, KEYS(3, 3), MUTANT(HASTY_KEY),
+                                                  FINDS(REFUSED)},
+    {"key used again before the release",         DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, KEYS(3, 2), MUTANT(KEY_IN_USE),
+                                                  FINDS(REFUSED)},
+    {"key of a region that was made anew",        DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, KEYS(2, 2), REGIONS_END,
+                                                  MUTANT(KEY_BY_NUMBER), FINDS(TORN)},
+    {"chunk filled again before its WRITE ended", STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, RING(1), MUTANT(HASTY_CHUNK),
+                                                  FINDS(TORN)},
+    {"flag with the first chunk",                 STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, RING(2), MUTANT(FLAG_FIRST),
+                                                  FINDS(TORN)},
+    {"staging goes on after the close",           STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, RING(1), CLOSES,
+                                                  MUTANT(STAGING_GOES_ON), FINDS(TORN)},
+    {"slot lent before its release",              STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, LENDS, MUTANT(LENT_EARLY),
+                                                  FINDS(OVERWRITE)},
+    {"sent beside a loan",                        STATIC, CHAINED, CREDIT, SIZES(2, 1, 4), ORDERED, WHOLE, LENDS, MUTANT(SENT_BESIDE),
+                                                  FINDS(OVERWRITE)},
+    {"close answered while a slot is lent",       STATIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, LENDS, CLOSES,
+                                                  MUTANT(LOANS_FORGOTTEN), FINDS(GIVEN)},
+    {"borrowed, links fail",                      DYNAMIC, CHAINED, CREDIT, SIZES(2, 1, 3), ORDERED, WHOLE, CUT, BORROWS, FINDS(TORN)},
 };
 /* clang-format on */
 
-static bool run(const mc_model *model)
+static const char *found_name(int violation)
 {
-    mc_seen seen = {.count = 0};
-    mc_outcome outcome = explore(model, &seen);
-    bool right = outcome.found == model->expected;
-    printf("%s %-42s %8llu states %9llu steps %6llu ends, depth %u", right ? "ok  " : "BAD ", model->name,
-           (unsigned long long)outcome.states, (unsigned long long)outcome.steps, (unsigned long long)outcome.ends,
-           outcome.depth);
-    if (outcome.found == NO_VIOLATION && right) {
-        printf(": holds\n");
-    } else {
-        printf(": %s, %s\n", outcome.found == NO_VIOLATION ? "nothing found" : violation_name(outcome.found),
-               right ? "as it must be found" : violation_name(model->expected));
+    return violation_name((mc_violation)violation);
+}
+
+static bool run(const void *given)
+{
+    const mc_model *model = given;
+    search_seen seen = {.count = 0};
+    search_outcome outcome = explore(model, &seen);
+    char bounds[80];
+    snprintf(bounds, sizeof bounds, "%u slots %u QPs %u tensors", model->slots, model->stripes, model->messages);
+    bool right = search_tell(model->name, bounds, &outcome, (int)model->expected, found_name);
+    if (outcome.found != NO_VIOLATION || !right)
         print_schedule(model, &seen, outcome.last);
-    }
-    free(seen.hashes);
-    free(seen.arrivals);
+    search_free(&seen);
     return right;
 }
 
 int main(int argument_count, char **arguments)
 {
-    size_t ran = 0, wrong = 0;
-    for (size_t index = 0; index < sizeof models / sizeof models[0]; index++) {
-        if (argument_count > 1 && strstr(models[index].name, arguments[1]) == NULL)
-            continue;
-        ran++;
-        wrong += !run(&models[index]);
-        fflush(stdout);
-    }
-    printf("%zu explorations, %zu not as expected\n", ran, wrong);
-    return wrong != 0 || ran == 0;
+    return search_main(argument_count, arguments, models, sizeof models[0], sizeof models / sizeof models[0], run);
 }

@@ -21,7 +21,7 @@ static void add_flight(mc_world *world, mc_flight added)
 }
 
 /* The plan's offsets are taken apart here, so a wrong one shows. */
-void network_post(const mc_model *model, mc_world *world, uint8_t tag, uint32_t stripe, const rt_edge_plan *plan)
+void network_post(const mc_model *model, mc_world *world, uint8_t tag, uint32_t stripe, const rt_edge_plan *plan, uint8_t place)
 {
     rt_edge_wiring wiring = model_wiring(model);
     uint32_t slot = rt_edge_slot(&wiring.layout, model_sequence(tag));
@@ -29,6 +29,7 @@ void network_post(const mc_model *model, mc_world *world, uint8_t tag, uint32_t 
         const rt_edge_write *write = &plan->writes[index];
         mc_flight base = {.part = write->part, .tag = tag, .slot = (uint8_t)slot, .stripe = (uint8_t)stripe};
         base.immediate = write->immediate;
+        base.place = place;
         if (write->part != RT_EDGE_PART_PAYLOAD) {
             static const uint64_t places[] = {[RT_EDGE_PART_BEGUN] = RT_EDGE_LINE_BEGUN,
                                               [RT_EDGE_PART_NOTE] = RT_EDGE_LINE_NOTE,
@@ -54,10 +55,14 @@ void network_post(const mc_model *model, mc_world *world, uint8_t tag, uint32_t 
                 item.units = (uint8_t)(UNIT_DIMS + 1 - item.unit);
             }
             item.pieces = (uint8_t)(item.units + (last && write->trailer_size > 0 ? TRAILER_PIECES : 0));
-            item.immediate = write->immediate && (last || write->every_piece);
+            item.immediate = write->immediate && !write->apart && (last || write->every_piece);
             add_flight(world, item);
             from += size;
         } while (from < end);
+        if (write->apart) {
+            base.pieces = 1;
+            add_flight(world, base);
+        }
     }
 }
 
@@ -69,6 +74,12 @@ bool network_may_place(const mc_model *model, const mc_world *world, uint32_t in
     for (uint32_t before = 0; model->orders_writes && before < index; before++) {
         if (world->flights[before].stripe == flight->stripe)
             return false; /* it is not placed, or it would be gone */
+    }
+    bool covers = model->covers && flight->immediate && model->mutant != MUTANT_UNCOVERED;
+    bool completes = (flight->placed | 1u << piece) == (1u << flight->pieces) - 1;
+    for (uint32_t before = 0; covers && completes && before < index; before++) {
+        if (world->flights[before].stripe == flight->stripe)
+            return false; /* its bytes may be there, and it completes later */
     }
     bool ascending = model->orders_bytes && !is_word(flight);
     return !ascending || piece == 0 || (flight->placed & 1u << (piece - 1)) != 0;
@@ -94,19 +105,32 @@ static void place_word(uint8_t word[2], uint8_t tag, bool low, bool high)
         word[1] = (uint8_t)(sequence >> 8);
 }
 
+/* The bytes of a unit of payload when it is placed: the tensor's own bytes, or what lies in the ring now. */
+static uint8_t bytes_of(const mc_world *world, const mc_flight *flight, uint32_t unit)
+{
+    if (flight->place == 0)
+        return flight->tag;
+    const uint8_t *chunk = world->ring[flight->place - 1];
+    return chunk[1] == unit ? chunk[0] : TAG_GARBAGE;
+}
+
 void network_place(const mc_model *model, mc_world *world, uint32_t index, uint32_t piece)
 {
     mc_flight *flight = &world->flights[index];
     mc_line *line = &world->lines[flight->slot][flight->stripe];
     bool low = piece == 0 || flight->pieces == 1, high = piece == 1 || flight->pieces == 1;
     note_damage(model, world, flight);
+    if (world->ends[RECEIVER_END].left)
+        model_complain(world, VIOLATION_GIVEN);
     switch ((rt_edge_part)flight->part) {
     case RT_EDGE_PART_BEGUN: place_word(line->begun, flight->tag, low, high); break;
     case RT_EDGE_PART_FLAG: place_word(line->flag, flight->tag, low, high); break;
     case RT_EDGE_PART_NOTE: line->note = flight->tag; break;
     case RT_EDGE_PART_PAYLOAD:
-        if (piece < flight->units) {
-            world->unit[flight->slot][flight->unit + piece] = flight->tag;
+        if (flight->units == 0 && flight->pieces == 1) {
+            assert(flight->immediate); /* no byte, and no trailer */
+        } else if (piece < flight->units) {
+            world->unit[flight->slot][flight->unit + piece] = bytes_of(world, flight, flight->unit + piece);
         } else if (piece == flight->units) {
             line->note = model->verify ? flight->tag : 0;
             place_word(line->begun, model->loop_check ? flight->tag : 0, true, true);
@@ -131,6 +155,8 @@ void network_drop(mc_world *world)
 {
     memset(world->flights, 0, sizeof world->flights);
     world->close_under_way = false;
+    memset(world->ends[RECEIVER_END].inbox, 0, sizeof world->ends[RECEIVER_END].inbox);
+    world->ends[RECEIVER_END].inbox_count = 0;
 }
 
 /* ---- credits ---- */
@@ -138,6 +164,8 @@ void network_drop(mc_world *world)
 void network_post_credit(const mc_model *model, mc_world *world)
 {
     uint64_t word;
+    if (world->ends[RECEIVER_END].left || world->ends[RECEIVER_END].lost)
+        return; /* it has let go of the sender's memory */
     while (rt_edge_receiver_credit_due(&world->receiver, &word)) {
         rt_edge_receiver_credit_posted(&world->receiver, word);
         if (world->dropped)
@@ -158,6 +186,8 @@ bool network_may_place_credit(const mc_model *model, const mc_world *world, uint
 
 void network_place_credit(const mc_model *model, mc_world *world, uint32_t index, uint32_t piece)
 {
+    if (world->ends[SENDER_END].left)
+        model_complain(world, VIOLATION_GIVEN);
     if (piece == 0 || model->words_whole)
         world->credit[0] = world->credits[index][0];
     if (piece == 1 || model->words_whole)

@@ -12,7 +12,7 @@ EXAMPLES = Path(__file__).resolve().parents[2] / "examples"
 
 def run(name: str, *arguments: str) -> str:
     command = [sys.executable, str(EXAMPLES / name), *arguments]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
 
@@ -39,3 +39,10 @@ def test_two_processes_exchange_arrays_and_check_them() -> None:
     assert "provider shm" in said
     assert "400 of 400" in said
     assert "straight into the other, as one copy by the sender" in said
+
+
+def test_processes_of_a_team_fit_the_same_line() -> None:
+    command = [sys.executable, "-m", "rdmatensor", "run", "-n", "2", str(EXAMPLES / "team.py")]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900, check=True)
+    assert "2 processes, 200,000 points: y = 3.00" in done.stdout
+    assert "the same line everywhere: True" in done.stdout

@@ -18,7 +18,7 @@ if not os.environ.get("RDMATENSOR_RXE"):
 
 @pytest.fixture(scope="session")
 def machine() -> None:
-    """What an emulated machine is made of is on this system, or the test is skipped with what is missing."""
+    """Skips the test, naming the missing part, unless this system has all parts of an emulated machine."""
     if os.environ.get("RDMATENSOR_VM"):
         pytest.skip("this is the emulated machine already")
     try:

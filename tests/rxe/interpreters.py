@@ -17,7 +17,7 @@ def start(code: str, **options: Any) -> subprocess.Popen[str]:
 
 
 def text(code: str, **options: Any) -> tuple[str, int]:
-    """What an interpreter prints, and its status."""
+    """The output of an interpreter, and its status."""
     process = start(code, **options)
     return process.communicate()[0].strip(), process.returncode
 

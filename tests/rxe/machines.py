@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-RUN_TIMEOUT = 200
+RUN_TIMEOUT = 900
 
 Vm = Callable[..., "subprocess.CompletedProcess[bytes]"]
 

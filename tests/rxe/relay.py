@@ -1,5 +1,5 @@
 """A run of pytest whose every report is also a line of JSON on standard output, for a pytest elsewhere to show as its
-own: `python tests/rxe/relay.py ARGUMENTS`. What pytest itself prints goes to standard error.
+own: `python tests/rxe/relay.py ARGUMENTS`. The output of pytest itself goes to standard error.
 
 The first line says how many tests there are, the last one how pytest ended.
 """

@@ -16,6 +16,8 @@ from machines import ROOT, environment
 
 TIMEOUT = 1200
 SAID = b"rdmatensor vm ["
+SUFFIX = "@soft-roce"
+"""Of the names of tests that ran there. tests/conftest.py counts these, where workers share the tests."""
 
 
 class Run:
@@ -84,8 +86,7 @@ class Shown:
 
     def follow(self, run: Run) -> int:
         """Until its end; its status."""
-        manager = self.session.config.pluginmanager
-        terminal, capture = manager.getplugin("terminalreporter"), manager.getplugin("capturemanager")
+        capture = self.session.config.pluginmanager.getplugin("capturemanager")
         streams = 2
         while streams:
             line = run.lines.get()
@@ -94,11 +95,30 @@ class Shown:
                 continue
             with capture.global_and_fixture_disabled():
                 if line.startswith(SAID):
-                    terminal.ensure_newline()
-                    terminal.write_line(line.decode(errors="replace").rstrip())
+                    self._say(line.decode(errors="replace").rstrip())
                 else:
                     self._take(json.loads(line))
         return run.process.wait()
+
+    def _say(self, line: str) -> None:
+        if hasattr(
+            self.session.config, "workerinput"
+        ):  # a worker's standard error is that of the pytest that started it
+            print(f"\n{line}", file=sys.stderr, flush=True)
+        else:
+            terminal = self.session.config.pluginmanager.getplugin("terminalreporter")
+            terminal.ensure_newline()
+            terminal.write_line(line)
+
+    def _report(self, report: Any) -> None:
+        """To this pytest, or to the one that started this worker, whose own hook takes only reports of its items."""
+        config = self.session.config
+        workers = [plugin for plugin in config.pluginmanager.get_plugins() if hasattr(plugin, "sendevent")]
+        if workers:
+            data = config.hook.pytest_report_to_serializable(config=config, report=report)
+            workers[0].sendevent("testreport", data={**data, "worker_id": config.workerinput["workerid"]})
+        else:
+            config.hook.pytest_runtest_logreport(report=report)
 
     def _take(self, message: dict[str, Any]) -> None:
         config = self.session.config
@@ -109,10 +129,10 @@ class Shown:
             self.status = message["status"]
         else:
             report = config.hook.pytest_report_from_serializable(config=config, data=message["report"])
-            report.nodeid += "@soft-roce"
+            report.nodeid += SUFFIX
             if isinstance(report.longrepr, list):
                 report.longrepr = tuple(report.longrepr)  # where and why of a skip, which JSON made a list
             self.failed |= report.failed
             if report.when == "teardown":
                 self.ended.add(report.nodeid)
-            config.hook.pytest_runtest_logreport(report=report)
+            self._report(report)

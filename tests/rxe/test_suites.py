@@ -34,7 +34,7 @@ SUITES = {
 
 def _compile() -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(CACHE)}
-    subprocess.run([sys.executable, "-m", "rdmatensor.torch"], env=environment, check=True, timeout=300)
+    subprocess.run([sys.executable, "-m", "rdmatensor.torch"], env=environment, check=True, timeout=TIMEOUT)
 
 
 @pytest.fixture(scope="module")
@@ -56,7 +56,7 @@ def start(request: pytest.FixtureRequest) -> Iterator[Callable[[str], Run]]:
 
 @pytest.mark.parametrize("suite", SUITES)
 def test_on_soft_roce(start: Callable[[str], Run], suite: str, request: pytest.FixtureRequest) -> None:
-    """Fails when the run does not end as a run of pytest does; what fails in it is reported by its own name."""
+    """Fails when the run does not end as a run of pytest does; a failed test in it is reported by its own name."""
     shown, run = Shown(request.session), start(suite)
     status = shown.follow(run)
     print(b"".join(run.printed).decode(errors="replace"))

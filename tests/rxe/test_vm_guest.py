@@ -1,4 +1,4 @@
-"""What the guest offers: Python that starts fast and behaves as Python does, one host or two, a plain boot."""
+"""The guest: Python that starts fast and behaves as Python does, one host or two, a plain boot."""
 
 from __future__ import annotations
 

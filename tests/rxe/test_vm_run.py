@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import subprocess
@@ -11,6 +12,8 @@ from pathlib import Path
 
 import pytest
 from machines import RUN_TIMEOUT, Vm, command, environment, machines_of
+
+from rdmatensor.vm import packages
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
 
@@ -44,7 +47,7 @@ def test_the_status_of_the_command_is_ours(vm: Vm, script: str, status: int) -> 
     assert done.returncode == status, done.stderr.decode()
 
 
-def test_what_goes_to_each_stream_arrives_there_byte_by_byte(vm: Vm) -> None:
+def test_each_stream_carries_its_output_byte_by_byte(vm: Vm) -> None:
     done = vm("--", "bash", "-c", r"head -c 1000000 /dev/zero; printf '\x00\xff\r\n' >&2")
     assert done.stdout == bytes(1000000)
     assert done.stderr.endswith(b"\x00\xff\r\n")
@@ -127,3 +130,31 @@ def test_two_runs_at_once_do_not_meet(prepared: None, tmp_path: Path) -> None:
             assert process.stdout is not None
             assert b"mark" not in process.stdout.read()
             assert process.wait(RUN_TIMEOUT) == 0
+
+
+QEMU_WITH_A_KERNEL_THAT_PANICS_ONCE = """#!/bin/sh
+case "$*" in
+*-kernel*) mkdir {mark} 2>/dev/null && exec {qemu} "$@" -append "console=ttyS0 panic=-1 rdinit=/gone root=/dev/gone" ;;
+esac
+exec {qemu} "$@"
+"""
+
+
+def test_a_machine_whose_kernel_dies_before_the_command_begins_boots_again(prepared: None, tmp_path: Path) -> None:
+    programs, mark = tmp_path / "bin", tmp_path / "booted"
+    programs.mkdir()
+    script = programs / "qemu-system-x86_64"
+    qemu = packages.find(script.name)
+    script.write_text(QEMU_WITH_A_KERNEL_THAT_PANICS_ONCE.format(mark=mark, qemu=qemu))
+    script.chmod(0o755)
+    done = subprocess.run(
+        command("--plain", "--", "sh", "-c", "echo begun"),
+        cwd=tmp_path,
+        env={**environment(), "PATH": f"{programs}:{os.environ['PATH']}"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        timeout=RUN_TIMEOUT,
+    )
+    assert (done.returncode, done.stdout) == (0, b"begun\n"), done.stderr.decode()
+    assert mark.is_dir()
+    assert b"Kernel panic" in done.stderr and b"; attempt 1 of 3, the command had not begun\n" in done.stderr

@@ -1,10 +1,13 @@
-/* link.c: link ends: creating one with its ring, joining it to the peer's, shutting, destroying, describing. Posting and
- * polling are in post.c and poll.c; the talk with the peer's device in peer.c.
+/* link.c: link ends: creating one with its ring, joining it to the peer's, shutting, destroying,
+ * describing. Posting and polling are in post.c and poll.c; the messages to the peer's device in
+ * peer.c.
  *
- * A link end is CREATED, then JOINED when the peer's ring is mapped, then in ERROR for ever: by link_shut, by an item that
- * failed, or by a peer that wrote nonsense into the ring. Either end writes "shut" into its ring when it enters
- * ERROR, which the other end's next post finds. A copy that the peer had begun by then is still finished by it: one
- * item at most, because every item looks before it starts. */
+ * A link end is CREATED, then JOINED when the peer's ring is mapped, then in ERROR for ever: by
+ * link_shut, by an item that failed, or by a peer that wrote invalid numbers into the ring. Either
+ * end writes "shut" into its ring when it enters ERROR, which the other end's next post finds. If
+ * the peer had begun a copy before that, it still finishes it: one item at most, because every item
+ * checks before it starts. */
+#include "base/order.h"
 #include "provider/shm/shm.h"
 
 #include <assert.h>
@@ -17,7 +20,7 @@
 #include "base/random.h"
 
 /* A free place in the device's table, or SHM_LINKS_MAX. */
-static uint32_t free_index(const shm_device *device)
+static uint32_t index_find_free(const shm_device *device)
 {
     uint32_t index = 0;
     while (index < SHM_LINKS_MAX && atomic_load_explicit(&device->links[index], memory_order_relaxed) != NULL)
@@ -47,7 +50,7 @@ int shm_link_create(rt_pdevice *pdevice, uint32_t send_queue, uint32_t receive_q
 {
     shm_device *device = shm_device_of(pdevice);
     assert(send_queue < device->queue_count && receive_queue < device->queue_count);
-    uint32_t index = free_index(device);
+    uint32_t index = index_find_free(device);
     if (index == SHM_LINKS_MAX)
         return rt_fail(detail, RT_E_BUSY, 0, "cannot create a link: all %d of this shm device are in use; close channels",
                        SHM_LINKS_MAX);
@@ -86,7 +89,7 @@ int shm_link_connect(rt_plink *plink, const uint8_t *peer_address, size_t size, 
     if (link->asked && memcmp(link->peer_address, peer_address, SHM_ADDRESS_SIZE) != 0)
         return rt_fail(detail, RT_E_INVALID, 0, "cannot join a link to another peer: it is being joined already");
     if (!link->asked) {
-        int status = shm_peer_find(shm_device_of(plink->device), peer_address + 1, &link->peer, detail);
+        int status = shm_peer_find(shm_device_of(plink->device), peer_address + 1, plink->any_user, &link->peer, detail);
         if (status != RT_OK)
             return status;
         memcpy(link->peer_address, peer_address, SHM_ADDRESS_SIZE);
@@ -109,13 +112,13 @@ int shm_link_connect(rt_plink *plink, const uint8_t *peer_address, size_t size, 
     return link->failure.status;
 }
 
-/* Maps what the peer's end of the link consists of. */
+/* Maps the parts of the peer's link end. */
 static int link_join(shm_link *link, const shm_reply *reply, int *descriptors, rt_detail *detail)
 {
     void *ring;
     uint64_t mapped_size;
-    if (reply->value >= SHM_QUEUES_MAX)
-        return rt_fail(detail, RT_E_PROTOCOL, 0, "it names queue %u", reply->value);
+    if (reply->value >= SHM_QUEUES_MAX || reply->index >= SHM_LINKS_MAX)
+        return rt_fail(detail, RT_E_PROTOCOL, 0, "it names queue %u and link %u", reply->value, reply->index);
     int status = shm_peer_adopt(link->peer, &descriptors[1], &descriptors[2], &descriptors[3], detail);
     if (status != RT_OK)
         return status;
@@ -124,12 +127,14 @@ static int link_join(shm_link *link, const shm_reply *reply, int *descriptors, r
         return status;
     link->out = ring;
     link->out_queue = reply->value;
+    link->out_index = reply->index;
     link->board = link->peer->board;
     link->doorbell = link->peer->doorbell;
     link->memory_bell = link->peer->memory_bell;
     link->queue_bell = descriptors[4];
     descriptors[4] = -1;
-    /* Who announced a sleep or armed before may still wait: one count earlier makes the first post wake and ring. */
+    /* A peer that announced a sleep or armed before may still wait: one count less makes the first
+     * post wake it and ring. */
     uint32_t armed = atomic_load_explicit(&link->board->armed, memory_order_relaxed);
     uint32_t queue_armed = atomic_load_explicit(&link->board->queue_armed[link->out_queue], memory_order_relaxed);
     link->woken = (uint32_t)(atomic_load_explicit(&link->board->sleepers, memory_order_relaxed) >> 32) - 1;
@@ -154,28 +159,18 @@ void shm_link_granted(shm_link *link, const shm_reply *reply, int *descriptors)
     atomic_compare_exchange_strong_explicit(&link->state, &created, SHM_LINK_JOINED, memory_order_release, memory_order_relaxed);
 }
 
-void shm_link_fail(shm_link *link, enum shm_outcome cause)
-{
-    shm_device *device = shm_device_of(link->base.device);
-    uint32_t none = SHM_DONE;
-    if (!atomic_compare_exchange_strong_explicit(&link->cause, &none, cause, memory_order_relaxed, memory_order_relaxed))
-        return;
-    atomic_store_explicit(&link->state, SHM_LINK_ERROR, memory_order_release);
-    atomic_store_explicit(&link->in->shut, 1, memory_order_release);
-    shm_bell_ring(device->queues[link->base.receive_queue].bell.ring_end); /* posted RECVs are to be flushed */
-}
-
 void shm_link_shut(rt_plink *plink)
 {
     shm_link *link = shm_link_of(plink);
     shm_device *device = shm_device_of(plink->device);
     shm_link_fail(link, SHM_FLUSHED);
-    if (link->ring_descriptor >= 0) { /* nobody joins it any more */
+    if (link->ring_descriptor >= 0) { /* no peer joins it any more */
         close(link->ring_descriptor);
         link->ring_descriptor = -1;
     }
-    rt_fence_full(); /* pairs with the entry of shm_poll: it sees ERROR, or we see it inside */
+    rt_fence_full(); /* pairs with the entries of shm_poll and shm_memory_help: they see ERROR, or we see them inside */
     shm_queue_wait_out(&device->queues[plink->receive_queue]);
+    shm_helper_wait_out(device);
 }
 
 void shm_link_destroy(rt_plink *plink)
@@ -184,40 +179,44 @@ void shm_link_destroy(rt_plink *plink)
     shm_device *device = shm_device_of(plink->device);
     atomic_store_explicit(&device->links[link->index], NULL, memory_order_release);
     atomic_fetch_sub_explicit(&device->queues[plink->receive_queue].receivers, 1, memory_order_release);
-    rt_fence_full(); /* pairs with the entry of shm_poll: it does not find the link, or we see it inside */
+    /* Pairs with the entries of shm_poll and shm_memory_help: they do not find the link, or we see
+     * them inside. */
+    rt_fence_full();
     shm_queue_wait_out(&device->queues[plink->receive_queue]);
     shm_queue_wait_out(&device->queues[plink->send_queue]);
+    shm_helper_wait_out(device);
     if (link->request != NULL)
-        link->request->link = NULL; /* the answer, if it comes, is thrown away */
+        link->request->link = NULL; /* the answer, if it comes, is dropped */
+    if (link->queue_bell >= 0)
+        shm_peer_close(link->peer, link->queue_bell);
     if (link->peer != NULL)
         shm_peer_unreference(link->peer);
     if (link->out != NULL)
         munmap(link->out, sizeof(shm_ring));
-    if (link->queue_bell >= 0)
-        close(link->queue_bell);
     if (link->ring_descriptor >= 0)
         close(link->ring_descriptor);
     munmap(link->in, sizeof(shm_ring));
     free(link);
 }
 
-static unsigned long long counted(const _Atomic uint64_t *counter)
+static unsigned long long counter_load(const _Atomic uint64_t *counter)
 {
     return (unsigned long long)atomic_load_explicit(counter, memory_order_relaxed);
 }
 
 int shm_link_describe(rt_plink *plink, char *text_out, size_t capacity)
 {
-    static const char *const states[] = {"created", "joined", "error"};
+    static const char *const states[] = {"created", "joined", "error", "waiting for a helper"};
     shm_link *link = shm_link_of(plink);
     uint32_t posted = atomic_load_explicit(&link->receive_head, memory_order_relaxed) -
                       atomic_load_explicit(&link->receive_tail, memory_order_relaxed);
     return snprintf(
         text_out, capacity,
-        "shm link %u %s, writes %llu (%llu bytes), reads %llu (%llu bytes), sends %llu, received %llu, wake-ups %llu, "
+        "shm link %u %s, writes %llu (%llu bytes, %llu of them copied by the peer), reads %llu (%llu bytes), sends %llu, received %llu, wake-ups %llu, "
         "receives posted %u%s",
-        link->index, states[atomic_load_explicit(&link->state, memory_order_relaxed)], counted(&link->writes),
-        counted(&link->bytes_written), counted(&link->reads), counted(&link->bytes_read), counted(&link->sends),
-        counted(&link->receives_done), counted(&link->wakes), posted,
+        link->index, states[atomic_load_explicit(&link->state, memory_order_relaxed)], counter_load(&link->writes),
+        counter_load(&link->bytes_written), counter_load(&link->bytes_helped), counter_load(&link->reads),
+        counter_load(&link->bytes_read), counter_load(&link->sends), counter_load(&link->receives_done),
+        counter_load(&link->wakes), posted,
         link->out != NULL && atomic_load_explicit(&link->out->shut, memory_order_relaxed) != 0 ? ", shut by the peer" : "");
 }

@@ -1,10 +1,12 @@
-/* memory.c: registrations and the memfds behind them. Making the memory is not done here: the caller brings a sealed
- * memfd that backs it. How its descriptor reaches a peer is in exchange.c, and what the peer does with it in remote.c.
+/* memory.c: registrations and the memfds behind them. The memory itself is made elsewhere: the
+ * caller brings a sealed memfd that backs it. exchange.c passes its descriptor to a peer, and
+ * remote.c is the peer's use of it.
  *
- * A registration without the right of remote write hands out a descriptor opened for reading, so the kernel refuses a
- * writable mapping of it. Write without read cannot be held that way: a writable mapping is readable on every machine.
- * Ending a registration is seen by peers at their next item, in the board; it cannot take back a mapping, so a copy that
- * a peer has begun is finished into the file. */
+ * A registration without the right of remote write hands out a descriptor opened for reading, so
+ * the kernel refuses a writable mapping of it. Write without read cannot be enforced that way: a
+ * writable mapping is readable on every machine. Peers see the end of a registration in the board
+ * at their next item; it cannot take back a mapping, so a copy that a peer has begun is finished
+ * into the file. */
 #include "provider/shm/shm.h"
 
 #include <errno.h>
@@ -18,6 +20,8 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/lock_order.h"
+#include "base/order.h"
 #include "base/random.h"
 
 #ifndef MFD_NOEXEC_SEAL
@@ -101,11 +105,11 @@ int shm_map(int descriptor, uint64_t size, bool writable, void **address_out, ui
     return RT_OK;
 }
 
-/* Checks what the caller registered before anything is made of it. */
-static int check_memory(const rt_memory *memory, uint32_t remote_rights, rt_detail *detail)
+/* Checks the memory that the caller passes before anything is made of it. */
+static int memory_check(const rt_memory *memory, uint32_t remote_rights, rt_detail *detail)
 {
     if (memory->address == NULL || memory->size == 0 || memory->size > UINTPTR_MAX - (uintptr_t)memory->address)
-        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %llu bytes at %p: no such range",
+        return rt_fail(detail, RT_E_INVALID, 0, "cannot register %llu bytes at %p: the range is empty or wraps around",
                        (unsigned long long)memory->size, memory->address);
     if ((memory->access & RT_ACCESS_REMOTE_WRITE) != 0 && (memory->access & RT_ACCESS_LOCAL_WRITE) == 0)
         return rt_fail(detail, RT_E_INVALID, 0, "cannot register memory with remote write and without local write");
@@ -120,7 +124,8 @@ static int check_memory(const rt_memory *memory, uint32_t remote_rights, rt_deta
     return shm_check_sealed(memory->descriptor, memory->size, detail);
 }
 
-/* Takes a place in the board for the registration. Its number differs from all before, so an old one never fits again. */
+/* Takes a place in the board for the registration. Its number differs from all earlier ones, so an
+ * old number never matches again. */
 static int export_publish(shm_device *device, shm_memory *memory, rt_detail *detail)
 {
     pthread_mutex_lock(&device->exports_lock);
@@ -132,6 +137,19 @@ static int export_publish(shm_device *device, shm_memory *memory, rt_detail *det
             device->generation = 1;
         memory->index = index;
         memory->generation = device->generation;
+        shm_exported *exported = &device->exported[index];
+        uint64_t tokens[4];
+        memcpy(tokens, memory->token, SHM_TOKEN_SIZE);
+        memcpy(tokens + 2, memory->source_token, SHM_TOKEN_SIZE);
+        atomic_store_explicit(&exported->address, (uint64_t)(uintptr_t)memory->base.address, memory_order_relaxed);
+        atomic_store_explicit(&exported->size, memory->base.size, memory_order_relaxed);
+        atomic_store_explicit(&exported->access, memory->base.access, memory_order_relaxed);
+        for (int word = 0; word < 2; word++) {
+            atomic_store_explicit(&exported->token[word], tokens[word], memory_order_relaxed);
+            atomic_store_explicit(&exported->source_token[word], tokens[2 + word], memory_order_relaxed);
+        }
+        if (index >= atomic_load_explicit(&device->export_high, memory_order_relaxed))
+            atomic_store_explicit(&device->export_high, index + 1, memory_order_relaxed);
         atomic_store_explicit(&device->board->exports[index], memory->generation, memory_order_release);
         rt_list_append(&device->exports, &memory->node);
     }
@@ -146,7 +164,7 @@ static int export_publish(shm_device *device, shm_memory *memory, rt_detail *det
 int shm_memory_register(rt_pdevice *pdevice, const rt_memory *given, rt_pmemory **out, rt_detail *detail)
 {
     uint32_t remote_rights = given->access & (RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ);
-    int status = check_memory(given, remote_rights, detail);
+    int status = memory_check(given, remote_rights, detail);
     if (status != RT_OK)
         return status;
     shm_memory *memory = calloc(1, sizeof *memory);
@@ -160,6 +178,8 @@ int shm_memory_register(rt_pdevice *pdevice, const rt_memory *given, rt_pmemory 
         return RT_OK;
     }
     status = rt_random(memory->token, sizeof memory->token, detail);
+    if (status == RT_OK)
+        status = rt_random(memory->source_token, sizeof memory->source_token, detail);
     if (status != RT_OK)
         goto free_memory;
     if ((remote_rights & RT_ACCESS_REMOTE_WRITE) == 0) {
@@ -191,9 +211,12 @@ void shm_memory_release(rt_pdevice *pdevice, rt_pmemory *pmemory)
     if (memory->descriptor >= 0) {
         pthread_mutex_lock(&device->exports_lock);
         rt_list_remove(&memory->node);
-        /* Pairs with the look of every item in post.c: from here on the peer's items are refused there. */
+        /* Pairs with the check before every item in post.c: from here on the peer's items are
+         * refused there. */
         atomic_store_explicit(&device->board->exports[memory->index], 0, memory_order_release);
         pthread_mutex_unlock(&device->exports_lock);
+        rt_fence_full(); /* pairs with the entry of shm_memory_help: it finds no target here, or we see it inside */
+        shm_helper_wait_out(device);
         close(memory->descriptor);
     }
     free(memory);
@@ -214,17 +237,23 @@ int shm_memory_key(rt_pdevice *device, rt_pmemory *pmemory, rt_plink *const *lin
     return RT_OK;
 }
 
-int shm_export_find(shm_device *device, const uint8_t *token, shm_reply *reply, int *descriptor_out)
+int shm_export_find(shm_device *device, const uint8_t *token, bool as_source, shm_reply *reply, int *descriptor_out)
 {
     int status = RT_E_REMOTE_ACCESS;
     pthread_mutex_lock(&device->exports_lock);
     RT_LIST_EACH(node, &device->exports) {
         const shm_memory *memory = RT_LIST_ENTRY(node, shm_memory, node);
-        if (memcmp(memory->token, token, SHM_TOKEN_SIZE) != 0)
+        const uint8_t *known = as_source ? memory->source_token : memory->token;
+        uint32_t rights = memory->base.access & (RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ);
+        if (memcmp(known, token, SHM_TOKEN_SIZE) != 0 || (as_source && (rights & RT_ACCESS_REMOTE_READ) == 0))
             continue;
-        *descriptor_out = fcntl(memory->descriptor, F_DUPFD_CLOEXEC, 0);
+        rt_detail ignored;
+        if (!as_source || (rights & RT_ACCESS_REMOTE_WRITE) == 0) /* then the descriptor is read-only already */
+            *descriptor_out = fcntl(memory->descriptor, F_DUPFD_CLOEXEC, 0);
+        else if (shm_reopen_readonly(memory->descriptor, descriptor_out, &ignored) != RT_OK)
+            *descriptor_out = -1;
         status = *descriptor_out < 0 ? RT_E_SYSTEM : RT_OK;
-        reply->value = memory->base.access & (RT_ACCESS_REMOTE_WRITE | RT_ACCESS_REMOTE_READ);
+        reply->value = as_source ? RT_ACCESS_REMOTE_READ : rights;
         reply->index = memory->index;
         reply->generation = memory->generation;
         reply->size = memory->base.size;

@@ -8,6 +8,8 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/lock_order.h"
+
 #define SHM_DEVICE_NAME "shm0"
 
 static const rt_limits shm_limits = {
@@ -24,19 +26,20 @@ static const rt_limits shm_limits = {
     .inline_size_max = SHM_INLINE_SIZE_MAX,
     .send_size_max = SHM_SEND_SIZE_MAX,
     .links_per_peer_default = 1, /* a copy runs on its caller's core; more links only help threads that post at once */
-    .queues_default = 1,         /* what succeeds makes no completion */
+    .queues_default = 1,         /* an item that succeeds makes no completion */
     .completes_in_post = true,
     .orders_writes = true,
     .orders_bytes_within_a_write = false, /* memcpy copies the tail of a short buffer first */
     .places_words_whole = true,
     .can_wake_receiver = true,
     .carries_immediate = true,
+    .immediate_covers_earlier = true,
     .reaches_gpu_memory = false,
     .exposes_caller_memory = false,
     .wants_shared_memory = true,
     .pins_memory = false,
     .maps_remote = true,
-    .local_anywhere = true, /* this process copies: what it can read and write will do */
+    .local_anywhere = true, /* this process copies, so any memory that it can read and write will do */
     .virtual_time = false,
 };
 
@@ -65,12 +68,13 @@ static int shm_list(rt_device_info *infos_out, int capacity, rt_detail *detail)
         memset(&infos_out[0], 0, sizeof infos_out[0]);
         infos_out[0].limits = shm_limits;
         snprintf(infos_out[0].name, sizeof infos_out[0].name, SHM_DEVICE_NAME);
-        snprintf(infos_out[0].state, sizeof infos_out[0].state, "ready: processes of user %u on this host", (unsigned)geteuid());
+        snprintf(infos_out[0].state, sizeof infos_out[0].state,
+                 "ready: processes of user %u on this host, of others with a secret", (unsigned)geteuid());
     }
     return 1;
 }
 
-static int check_options(const rt_open_options *options, rt_detail *detail)
+static int shm_options_check(const rt_open_options *options, rt_detail *detail)
 {
     if (options->name != NULL && options->name[0] != '\0' && strcmp(options->name, SHM_DEVICE_NAME) != 0)
         return rt_fail(detail, RT_E_NOT_FOUND, 0,
@@ -79,14 +83,14 @@ static int check_options(const rt_open_options *options, rt_detail *detail)
     if (options->arguments != NULL && options->arguments[0] != '\0')
         return rt_fail(detail, RT_E_INVALID, 0, "unknown option \"%.*s\" of shm://: it has none of its own",
                        (int)strnlen(options->arguments, strcspn(options->arguments, "=&")), options->arguments);
-    if (options->data_queues == 0 || options->data_queues >= SHM_QUEUES_MAX)
+    if (options->data_queues >= SHM_QUEUES_MAX)
         return rt_fail(detail, RT_E_INVALID, 0, "cannot open shm with %u queues: it takes 1 to %d", options->data_queues,
                        SHM_QUEUES_MAX - 1);
     return RT_OK;
 }
 
 /* Creates shared memory of this device and maps it. */
-static int share(const char *name, uint64_t size, void **address_out, int *descriptor_out, rt_detail *detail)
+static int shared_make(const char *name, uint64_t size, void **address_out, int *descriptor_out, rt_detail *detail)
 {
     int status = shm_memfd_create(name, size, descriptor_out, detail);
     if (status != RT_OK)
@@ -103,14 +107,14 @@ static int shared_open(shm_device *device, rt_detail *detail)
 {
     void *board, *doorbell;
     int writable;
-    int status = share("rdmatensor board", sizeof(shm_board), &board, &writable, detail);
+    int status = shared_make("rdmatensor board", sizeof(shm_board), &board, &writable, detail);
     if (status != RT_OK)
         return status;
     status = shm_reopen_readonly(writable, &device->board_descriptor, detail);
     close(writable);
     if (status != RT_OK)
         goto unmap_board;
-    status = share("rdmatensor doorbell", sizeof(shm_doorbell), &doorbell, &device->doorbell_descriptor, detail);
+    status = shared_make("rdmatensor doorbell", sizeof(shm_doorbell), &doorbell, &device->doorbell_descriptor, detail);
     if (status != RT_OK)
         goto close_board;
     device->board = board;
@@ -159,7 +163,7 @@ static void bells_close(shm_device *device)
 
 static int shm_open_device(const rt_open_options *options, rt_pdevice **device_out, rt_detail *detail)
 {
-    int status = check_options(options, detail);
+    int status = shm_options_check(options, detail);
     if (status != RT_OK)
         return status;
     shm_device *device = aligned_alloc(64, (sizeof *device + 63) / 64 * 64);
@@ -168,12 +172,17 @@ static int shm_open_device(const rt_open_options *options, rt_pdevice **device_o
     memset(device, 0, sizeof *device);
     device->base.limits = shm_limits;
     snprintf(device->base.name, sizeof device->base.name, SHM_DEVICE_NAME);
-    device->queue_count = options->data_queues + 1;
+    device->queue_count = (options->data_queues != 0 ? options->data_queues : shm_limits.queues_default) + 1;
     device->user = geteuid();
     rt_list_init(&device->guests);
     rt_list_init(&device->peers);
     rt_list_init(&device->exports);
-    pthread_mutex_init(&device->exports_lock, NULL);
+    device->exported = calloc(SHM_EXPORTS_MAX, sizeof *device->exported); /* pages that are not used stay untouched */
+    if (device->exported == NULL) {
+        free(device);
+        return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory to open shm");
+    }
+    rt_mutex_begin(&device->exports_lock, NULL, RT_RANK_PROVIDER);
     status = shared_open(device, detail);
     if (status != RT_OK)
         goto free_device;
@@ -191,7 +200,8 @@ close_bells:
 close_shared:
     shared_close(device);
 free_device:
-    pthread_mutex_destroy(&device->exports_lock);
+    rt_mutex_end(&device->exports_lock);
+    free(device->exported);
     free(device);
     return status;
 }
@@ -204,7 +214,8 @@ static void shm_close_device(rt_pdevice *pdevice)
     shm_exchange_close(device);
     bells_close(device);
     shared_close(device);
-    pthread_mutex_destroy(&device->exports_lock);
+    rt_mutex_end(&device->exports_lock);
+    free(device->exported);
     free(device);
 }
 
@@ -236,6 +247,7 @@ const rt_provider rt_provider_shm = {
     shm_memory_wake,
     shm_memory_event_fd,
     shm_memory_arm,
+    shm_memory_help,
     shm_completion_name,
     shm_link_describe,
     rt_absent_command,

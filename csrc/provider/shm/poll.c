@@ -1,26 +1,45 @@
-/* poll.c: completions. Successful send-side items make none; what is found here are RECVs, filled from the ring by who polls,
- * and failures. HOT: no allocation, no lock, no log, no system call except after a peer's nonsense.
+/* poll.c: completions. Successful send-side items make none; polling finds RECVs, which the polling
+ * thread fills from the ring, and failures. HOT: no allocation, no lock, no log, no system call
+ * except after a peer wrote invalid numbers.
  *
- * Everything in the ring is written by the peer at any time: each number is read once, checked, and only the checked value
- * is used. */
+ * The peer may write to the ring at any time: each number is read once, checked, and only the
+ * checked value is used. */
+#include "base/order.h"
 #include "provider/shm/shm.h"
 
 #include <assert.h>
-#include <sched.h>
 #include <string.h>
+
+#include "base/waiter.h"
+
+/* A poll takes microseconds; one whose thread was preempted may take longer. */
+enum { SHM_POLLER_YIELDS = 64 };
+
+/* Waits until the thread that made a sequence odd makes it even. */
+static void sequence_wait_out(const _Atomic uint32_t *word)
+{
+    uint32_t sequence = atomic_load_explicit(word, memory_order_acquire);
+    rt_waiter waiter;
+    rt_waiter_begin(&waiter, &(rt_wait_mode){.yields = SHM_POLLER_YIELDS}, INT64_MAX);
+    while ((sequence & 1) != 0 && atomic_load_explicit(word, memory_order_acquire) == sequence)
+        rt_waiter_idle(&waiter); /* a signal ends only the nap */
+}
 
 void shm_queue_wait_out(shm_queue *queue)
 {
-    uint32_t sequence = atomic_load_explicit(&queue->sequence, memory_order_acquire);
-    while ((sequence & 1) != 0 && atomic_load_explicit(&queue->sequence, memory_order_acquire) == sequence)
-        sched_yield();
+    sequence_wait_out(&queue->sequence);
+}
+
+void shm_helper_wait_out(shm_device *device)
+{
+    sequence_wait_out(&device->helping);
 }
 
 /* Takes failures of send items, in posting order. */
-static uint32_t take_failures(shm_link *link, shm_queue *queue, rt_completion *completions_out, uint32_t capacity)
+static uint32_t failures_take(shm_link *link, shm_queue *queue, rt_completion *completions_out, uint32_t capacity)
 {
     uint32_t tail = atomic_load_explicit(&link->failure_tail, memory_order_relaxed), taken = 0;
-    uint32_t head = atomic_load_explicit(&link->failure_head, memory_order_acquire); /* pairs with post_failed */
+    uint32_t head = atomic_load_explicit(&link->failure_head, memory_order_acquire); /* pairs with items_fail */
     for (; taken < capacity && tail != head; taken++, tail++) {
         const shm_failure *failure = &link->failures[tail % SHM_WORK_DEPTH];
         completions_out[taken] = (rt_completion){.token = failure->token,
@@ -28,22 +47,22 @@ static uint32_t take_failures(shm_link *link, shm_queue *queue, rt_completion *c
                                                  .foreign_status = failure->outcome};
     }
     if (taken != 0) {
-        atomic_store_explicit(&link->failure_tail, tail, memory_order_release); /* pairs with post_failed */
+        atomic_store_explicit(&link->failure_tail, tail, memory_order_release); /* pairs with items_fail */
         atomic_fetch_sub_explicit(&queue->failures, taken, memory_order_relaxed);
     }
     return taken;
 }
 
-/* The poster may use the RECV's place again. */
+/* Lets the poster use the RECV's place again. */
 static void receive_retire(shm_link *link, uint32_t tail, const shm_receive *receive)
 {
     atomic_store_explicit(&link->segment_tail, receive->first + receive->count,
-                          memory_order_release); /* pairs with post_receives */
+                          memory_order_release); /* pairs with shm_receives_post */
     atomic_store_explicit(&link->receive_tail, tail + 1, memory_order_release);
 }
 
 /* Copies a message into the buffers of the RECV; false when they have no room for it. */
-static bool scatter(const shm_link *link, const shm_receive *receive, const uint8_t *bytes, uint32_t size)
+static bool receive_scatter(const shm_link *link, const shm_receive *receive, const uint8_t *bytes, uint32_t size)
 {
     uint64_t room = 0;
     for (uint32_t index = 0; index < receive->count && room < size; index++)
@@ -62,7 +81,7 @@ static bool scatter(const shm_link *link, const shm_receive *receive, const uint
 }
 
 /* Moves the next filled slot into the RECV. SHM_FULL: there is none. */
-static enum shm_outcome take_slot(shm_link *link, const shm_receive *receive, rt_completion *completion_out)
+static enum shm_outcome ring_slot_take(shm_link *link, const shm_receive *receive, rt_completion *completion_out)
 {
     uint32_t filled = atomic_load_explicit(&link->in->head, memory_order_acquire) - link->in_tail; /* pairs with ring_publish */
     if (filled == 0)
@@ -76,13 +95,13 @@ static enum shm_outcome take_slot(shm_link *link, const shm_receive *receive, rt
     if (kind == SHM_SLOT_SEND) {
         if (size > SHM_SEND_SIZE_MAX)
             return SHM_RING_BROKEN;
-        if (!scatter(link, receive, slot->bytes, size))
+        if (!receive_scatter(link, receive, slot->bytes, size))
             return SHM_RECV_TOO_SHORT;
     } else if (kind != SHM_SLOT_IMMEDIATE || size > SHM_MESSAGE_SIZE_MAX) {
         return SHM_RING_BROKEN;
     }
     link->in_tail++;
-    atomic_store_explicit(&link->in->tail, link->in_tail, memory_order_release); /* pairs with check_ring in post.c */
+    atomic_store_explicit(&link->in->tail, link->in_tail, memory_order_release); /* pairs with ring_check in post.c */
     *completion_out = (rt_completion){.token = receive->token,
                                       .size = size,
                                       .immediate = kind == SHM_SLOT_IMMEDIATE ? immediate : 0,
@@ -92,18 +111,18 @@ static enum shm_outcome take_slot(shm_link *link, const shm_receive *receive, rt
     return SHM_DONE;
 }
 
-/* Completes RECVs: with what arrived, or as failed once the link is in error. */
-static uint32_t take_receives(shm_link *link, rt_completion *completions_out, uint32_t capacity)
+/* Completes RECVs: with the bytes that arrived, or as failed once the link is in error. */
+static uint32_t ring_receives_take(shm_link *link, rt_completion *completions_out, uint32_t capacity)
 {
     uint32_t tail = atomic_load_explicit(&link->receive_tail, memory_order_relaxed), taken = 0;
-    uint32_t head = atomic_load_explicit(&link->receive_head, memory_order_acquire); /* pairs with post_receives */
+    uint32_t head = atomic_load_explicit(&link->receive_head, memory_order_acquire); /* pairs with shm_receives_post */
     for (; taken < capacity && tail != head; taken++, tail++) {
         const shm_receive receive = link->receives[tail % SHM_RECEIVE_DEPTH];
         enum shm_outcome outcome;
         if (atomic_load_explicit(&link->state, memory_order_acquire) == SHM_LINK_ERROR) {
             outcome = atomic_exchange_explicit(&link->cause, SHM_FLUSHED, memory_order_relaxed);
         } else {
-            outcome = take_slot(link, &receive, &completions_out[taken]);
+            outcome = ring_slot_take(link, &receive, &completions_out[taken]);
             if (outcome == SHM_FULL)
                 break;
             if (outcome != SHM_DONE)
@@ -117,8 +136,8 @@ static uint32_t take_receives(shm_link *link, rt_completion *completions_out, ui
     return taken;
 }
 
-/* Looks at all links of the queue, beginning where the last look with a full answer ended. */
-static uint32_t look(shm_device *device, uint32_t index, rt_completion *completions_out, uint32_t capacity)
+/* Looks at all links of the queue, beginning where the last look that filled its answer ended. */
+static uint32_t queue_look(shm_device *device, uint32_t index, rt_completion *completions_out, uint32_t capacity)
 {
     shm_queue *queue = &device->queues[index];
     uint32_t high = atomic_load_explicit(&device->link_high, memory_order_acquire), taken = 0;
@@ -129,9 +148,9 @@ static uint32_t look(shm_device *device, uint32_t index, rt_completion *completi
         if (link == NULL)
             continue;
         if (link->base.send_queue == index)
-            taken += take_failures(link, queue, completions_out + taken, capacity - taken);
+            taken += failures_take(link, queue, completions_out + taken, capacity - taken);
         if (link->base.receive_queue == index && taken < capacity)
-            taken += take_receives(link, completions_out + taken, capacity - taken);
+            taken += ring_receives_take(link, completions_out + taken, capacity - taken);
         queue->next = at + 1;
     }
     return taken;
@@ -148,7 +167,7 @@ int shm_poll(rt_pdevice *pdevice, uint32_t index, rt_completion *completions_out
     uint32_t sequence = atomic_load_explicit(&queue->sequence, memory_order_relaxed);
     atomic_store_explicit(&queue->sequence, sequence + 1, memory_order_relaxed);
     rt_fence_full(); /* pairs with shm_link_destroy and shm_link_shut: we do not find the link, or they see us inside */
-    uint32_t taken = look(device, index, completions_out, capacity);
+    uint32_t taken = queue_look(device, index, completions_out, capacity);
     atomic_store_explicit(&queue->sequence, sequence + 2, memory_order_release); /* pairs with shm_queue_wait_out */
     return (int)taken;
 }

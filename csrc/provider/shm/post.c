@@ -1,8 +1,10 @@
-/* post.c: work items, executed by who posts them. HOT: no allocation, no lock, no log, and no system call but the one that
- * wakes a sleeper (wait.c). Receiving is in poll.c.
+/* post.c: work items, executed by the thread that posts them (large WRITEs with the peer's help: offer.c). HOT: no allocation, no lock, no log,
+ * and no system call but the one that wakes a sleeper (wait.c). Receiving is in poll.c.
  *
- * WRITE and READ are finished when post returns. SEND and WRITE_IMM fill a slot of the peer's ring; without room the post
- * takes a prefix. An item that fails completes with its reason, everything after it with "flushed". */
+ * WRITE and READ are finished when post returns. SEND and WRITE_IMM fill a slot of the peer's ring;
+ * without room the post takes a prefix. An item that fails completes with its reason, every later
+ * one with "flushed". */
+#include "base/order.h"
 #include "provider/shm/shm.h"
 
 #include <assert.h>
@@ -34,19 +36,25 @@ int shm_outcome_status(enum shm_outcome outcome)
     return outcomes[outcome].status;
 }
 
-/* Copies one piece. Eight bytes are one load and one release store where they are aligned: limits.places_words_whole. */
-static inline void place(rt_large_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
+/* Copies eight bytes: one load and one release store where they are aligned (limits.places_words_whole). */
+static inline void word_copy(uint8_t *to, const uint8_t *from)
+{
+    uint64_t word;
+    if (((uintptr_t)from & 7) == 0)
+        word = rt_load_acquire_u64((const uint64_t *)(const void *)from); /* pairs with a release store like the next */
+    else
+        memcpy(&word, from, sizeof word);
+    if (((uintptr_t)to & 7) == 0)
+        rt_store_release_u64((uint64_t *)(void *)to, word); /* pairs with the acquire load of the word's waiter */
+    else
+        memcpy(to, &word, sizeof word);
+}
+
+/* Copies one piece. */
+static inline void piece_copy(rt_large_pace *paces, uint8_t *to, const uint8_t *from, uint64_t size)
 {
     if (size == sizeof(uint64_t)) {
-        uint64_t word;
-        if (((uintptr_t)from & 7) == 0)
-            word = rt_load_acquire_u64((const uint64_t *)(const void *)from); /* pairs with a release store like the next */
-        else
-            memcpy(&word, from, sizeof word);
-        if (((uintptr_t)to & 7) == 0)
-            rt_store_release_u64((uint64_t *)(void *)to, word); /* pairs with the acquire load of who waits for the word */
-        else
-            memcpy(to, &word, sizeof word);
+        word_copy(to, from);
     } else if (__builtin_expect(size < RT_LARGE_SIZE_MIN, 1)) {
         if (size != 0)
             memcpy(to, from, size);
@@ -56,7 +64,7 @@ static inline void place(rt_large_pace *paces, uint8_t *to, const uint8_t *from,
 }
 
 /* The bytes of all segments, or more than `most`. */
-static inline uint64_t total_size(const rt_work *item, uint64_t most)
+static inline uint64_t item_size(const rt_work *item, uint64_t most)
 {
     uint64_t total = 0;
     for (uint32_t index = 0; index < item->segment_count; index++) {
@@ -68,24 +76,24 @@ static inline uint64_t total_size(const rt_work *item, uint64_t most)
     return total;
 }
 
-static void gather(rt_large_pace *paces, uint8_t *to, const rt_work *item)
+static void item_gather(rt_large_pace *paces, uint8_t *to, const rt_work *item)
 {
     for (uint32_t index = 0; index < item->segment_count; index++) {
-        place(paces, to, item->segments[index].address, item->segments[index].size);
+        piece_copy(paces, to, item->segments[index].address, item->segments[index].size);
         to += item->segments[index].size;
     }
 }
 
-static void scatter(rt_large_pace *paces, const rt_work *item, const uint8_t *from)
+static void item_scatter(rt_large_pace *paces, const rt_work *item, const uint8_t *from)
 {
     for (uint32_t index = 0; index < item->segment_count; index++) {
-        place(paces, item->segments[index].address, from, item->segments[index].size);
+        piece_copy(paces, item->segments[index].address, from, item->segments[index].size);
         from += item->segments[index].size;
     }
 }
 
-/* What a NIC at the peer would check. */
-static inline enum shm_outcome check_remote(const shm_remote *remote, uint64_t offset, uint64_t size, uint32_t right)
+/* Makes the checks that a NIC at the peer would make. */
+static inline enum shm_outcome remote_check(const shm_remote *remote, uint64_t offset, uint64_t size, uint32_t right)
 {
     if (__builtin_expect(offset > remote->base.size || size > remote->base.size - offset, 0))
         return SHM_REMOTE_BOUNDS;
@@ -97,50 +105,68 @@ static inline enum shm_outcome check_remote(const shm_remote *remote, uint64_t o
     return SHM_DONE;
 }
 
-static inline enum shm_outcome execute_write(shm_link *link, const rt_work *item)
+/* Copies one segment; the outcome is not SHM_DONE only for those that the peer may help with. */
+static inline enum shm_outcome segment_write(shm_link *link, const rt_work *item, uint8_t *target, uint64_t size)
+{
+    const uint8_t *from = item->segments[0].address;
+    if (size == sizeof(uint64_t)) {
+        word_copy(target, from);
+    } else if (__builtin_expect(size < SHM_HELP_SIZE_MIN, 1)) {
+        if (size != 0)
+            memcpy(target, from, size);
+    } else {
+        return shm_write_large(link, (const shm_remote *)(const void *)item->remote, item->remote_offset, from, size);
+    }
+    return SHM_DONE;
+}
+
+static inline enum shm_outcome item_write(shm_link *link, const rt_work *item)
 {
     const shm_remote *remote = (const shm_remote *)(const void *)item->remote;
-    uint64_t size = total_size(item, SHM_MESSAGE_SIZE_MAX);
+    uint64_t size = item_size(item, SHM_MESSAGE_SIZE_MAX);
     assert(size <= SHM_MESSAGE_SIZE_MAX);
-    enum shm_outcome outcome = check_remote(remote, item->remote_offset, size, RT_ACCESS_REMOTE_WRITE);
+    enum shm_outcome outcome = remote_check(remote, item->remote_offset, size, RT_ACCESS_REMOTE_WRITE);
     if (outcome != SHM_DONE)
         return outcome;
     uint8_t *target = remote->address + item->remote_offset;
     rt_large_pace *paces = shm_device_of(link->base.device)->write_paces;
-    rt_fence_release(); /* a later WRITE is placed after an earlier one; pairs with the acquire load of who reads the later */
+    rt_fence_release(); /* a later WRITE is placed after an earlier one; pairs with the acquire load of the later one's reader */
     if (item->segment_count == 1) {
-        place(paces, target, item->segments[0].address, size);
+        outcome = segment_write(link, item, target, size);
+        if (__builtin_expect(outcome != SHM_DONE, 0))
+            return outcome;
     } else if (size == sizeof(uint64_t)) {
         _Alignas(8) uint8_t word[sizeof(uint64_t)]; /* so that a gathered word is placed whole too */
-        gather(paces, word, item);
-        place(paces, target, word, sizeof word);
+        item_gather(paces, word, item);
+        piece_copy(paces, target, word, sizeof word);
     } else {
-        gather(paces, target, item);
+        item_gather(paces, target, item);
     }
     shm_count(&link->writes, 1);
     shm_count(&link->bytes_written, size);
     return SHM_DONE;
 }
 
-static inline enum shm_outcome execute_read(shm_link *link, const rt_work *item)
+static inline enum shm_outcome item_read(shm_link *link, const rt_work *item)
 {
     const shm_remote *remote = (const shm_remote *)(const void *)item->remote;
-    uint64_t size = total_size(item, SHM_MESSAGE_SIZE_MAX);
+    uint64_t size = item_size(item, SHM_MESSAGE_SIZE_MAX);
     assert(size <= SHM_MESSAGE_SIZE_MAX);
-    enum shm_outcome outcome = check_remote(remote, item->remote_offset, size, RT_ACCESS_REMOTE_READ);
+    enum shm_outcome outcome = remote_check(remote, item->remote_offset, size, RT_ACCESS_REMOTE_READ);
     if (outcome != SHM_DONE)
         return outcome;
-    scatter(shm_device_of(link->base.device)->read_paces, item, remote->address + item->remote_offset);
+    item_scatter(shm_device_of(link->base.device)->read_paces, item, remote->address + item->remote_offset);
     shm_count(&link->reads, 1);
     shm_count(&link->bytes_read, size);
     return SHM_DONE;
 }
 
-/* Whether the peer's ring has a free slot. Its tail is the peer's word: one that was never reached is nonsense. */
-static inline enum shm_outcome check_ring(const shm_link *link)
+/* Whether the peer's ring has a free slot. The peer writes its tail: a tail that was never reached
+ * is invalid. */
+static inline enum shm_outcome ring_check(const shm_link *link)
 {
     uint32_t used =
-        link->out_head - atomic_load_explicit(&link->out->tail, memory_order_acquire); /* pairs with take_slot in poll.c */
+        link->out_head - atomic_load_explicit(&link->out->tail, memory_order_acquire); /* pairs with ring_slot_take in poll.c */
     if (used > SHM_RING_SLOTS)
         return SHM_RING_BROKEN;
     return used == SHM_RING_SLOTS ? SHM_FULL : SHM_DONE;
@@ -153,35 +179,35 @@ static void ring_publish(shm_link *link, enum shm_slot_kind kind, uint32_t size,
     atomic_store_explicit(&slot->size, size, memory_order_relaxed);
     atomic_store_explicit(&slot->immediate, immediate, memory_order_relaxed);
     link->out_head++;
-    atomic_store_explicit(&link->out->head, link->out_head, memory_order_release); /* pairs with take_slot in poll.c */
+    atomic_store_explicit(&link->out->head, link->out_head, memory_order_release); /* pairs with ring_slot_take in poll.c */
 }
 
-static enum shm_outcome execute_write_immediate(shm_link *link, const rt_work *item)
+static enum shm_outcome item_write_immediate(shm_link *link, const rt_work *item)
 {
-    enum shm_outcome outcome = check_ring(link);
+    enum shm_outcome outcome = ring_check(link);
     if (outcome == SHM_DONE)
-        outcome = execute_write(link, item);
+        outcome = item_write(link, item);
     if (outcome == SHM_DONE)
-        ring_publish(link, SHM_SLOT_IMMEDIATE, (uint32_t)total_size(item, SHM_MESSAGE_SIZE_MAX), item->immediate);
+        ring_publish(link, SHM_SLOT_IMMEDIATE, (uint32_t)item_size(item, SHM_MESSAGE_SIZE_MAX), item->immediate);
     return outcome;
 }
 
-static enum shm_outcome execute_send(shm_link *link, const rt_work *item)
+static enum shm_outcome item_send(shm_link *link, const rt_work *item)
 {
-    uint64_t size = total_size(item, SHM_SEND_SIZE_MAX);
+    uint64_t size = item_size(item, SHM_SEND_SIZE_MAX);
     if (size > SHM_SEND_SIZE_MAX)
         return SHM_SEND_TOO_LONG;
-    enum shm_outcome outcome = check_ring(link);
+    enum shm_outcome outcome = ring_check(link);
     if (outcome != SHM_DONE)
         return outcome;
-    gather(shm_device_of(link->base.device)->write_paces, link->out->slots[link->out_head % SHM_RING_SLOTS].bytes, item);
+    item_gather(shm_device_of(link->base.device)->write_paces, link->out->slots[link->out_head % SHM_RING_SLOTS].bytes, item);
     ring_publish(link, SHM_SLOT_SEND, (uint32_t)size, 0);
     shm_count(&link->sends, 1);
     return SHM_DONE;
 }
 
 /* RECVs are kept in private memory until a slot comes. */
-static uint32_t post_receives(shm_link *link, const rt_work *items, uint32_t count)
+static uint32_t shm_receives_post(shm_link *link, const rt_work *items, uint32_t count)
 {
     shm_device *device = shm_device_of(link->base.device);
     uint32_t head = atomic_load_explicit(&link->receive_head, memory_order_relaxed), taken = 0;
@@ -200,17 +226,18 @@ static uint32_t post_receives(shm_link *link, const rt_work *items, uint32_t cou
     }
     atomic_store_explicit(&link->receive_head, head, memory_order_release); /* pairs with the poller's acquire */
     if (atomic_load_explicit(&link->state, memory_order_relaxed) == SHM_LINK_ERROR)
-        shm_bell_ring(device->queues[link->base.receive_queue].bell.ring_end); /* they are flushed at once */
+        shm_bell_ring(device->queues[link->base.receive_queue].bell.ring_end); /* the posted RECVs are flushed at once */
     return taken;
 }
 
-/* Lets items complete with a failure: the first with `outcome`, the others as flushed. Returns for how many there was room. */
-static uint32_t post_failed(shm_link *link, const rt_work *items, uint32_t count, enum shm_outcome outcome)
+/* Completes items with a failure: the first with `outcome`, the others as flushed. Returns how many
+ * there was room for. */
+static uint32_t items_fail(shm_link *link, const rt_work *items, uint32_t count, enum shm_outcome outcome)
 {
     shm_queue *queue = &shm_device_of(link->base.device)->queues[link->base.send_queue];
     uint32_t head = atomic_load_explicit(&link->failure_head, memory_order_relaxed), taken = 0;
     for (; taken < count; taken++, head++) {
-        /* Pairs with the release of take_failures in poll.c. */
+        /* Pairs with the release of failures_take in poll.c. */
         if (head - atomic_load_explicit(&link->failure_tail, memory_order_acquire) == SHM_WORK_DEPTH)
             break;
         link->failures[head % SHM_WORK_DEPTH] = (shm_failure){.token = items[taken].token, .outcome = outcome};
@@ -218,28 +245,31 @@ static uint32_t post_failed(shm_link *link, const rt_work *items, uint32_t count
     }
     if (taken == 0)
         return 0;
-    atomic_store_explicit(&link->failure_head, head, memory_order_release); /* pairs with take_failures */
+    atomic_store_explicit(&link->failure_head, head, memory_order_release); /* pairs with failures_take */
     atomic_fetch_add_explicit(&queue->failures, taken, memory_order_release);
     shm_bell_ring(queue->bell.ring_end);
     return taken;
 }
 
-static inline enum shm_outcome execute(shm_link *link, const rt_work *item)
+static inline enum shm_outcome item_execute(shm_link *link, const rt_work *item)
 {
     switch ((enum rt_opcode)item->opcode) {
-    case RT_WORK_WRITE: return execute_write(link, item);
-    case RT_WORK_READ: return execute_read(link, item);
-    case RT_WORK_WRITE_IMM: return execute_write_immediate(link, item);
-    case RT_WORK_SEND: return execute_send(link, item);
+    case RT_WORK_WRITE: return item_write(link, item);
+    case RT_WORK_READ: return item_read(link, item);
+    case RT_WORK_WRITE_IMM: return item_write_immediate(link, item);
+    case RT_WORK_SEND: return item_send(link, item);
     case RT_WORK_RECV: break;
     }
     assert(false && "a RECV among other items, or no opcode at all");
     return SHM_FLUSHED;
 }
 
-/* Why nothing may be executed now. */
-static enum shm_outcome refusal(shm_link *link)
+/* The reason why no item may be executed now; SHM_DONE: the helper of a LATE link has finished. */
+static enum shm_outcome link_refusal(shm_link *link, uint32_t state)
 {
+    bool shut = atomic_load_explicit(&link->out->shut, memory_order_relaxed) != 0;
+    if (state == SHM_LINK_LATE && !shut && atomic_load_explicit(&link->state, memory_order_acquire) != SHM_LINK_ERROR)
+        return shm_link_caught_up(link) ? SHM_DONE : SHM_FULL;
     if (atomic_load_explicit(&link->state, memory_order_acquire) == SHM_LINK_ERROR)
         return atomic_exchange_explicit(&link->cause, SHM_FLUSHED, memory_order_relaxed);
     return SHM_PEER_SHUT;
@@ -252,7 +282,7 @@ int shm_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted *p
     if (count == 0)
         return RT_OK;
     if (items[0].opcode == RT_WORK_RECV) {
-        posted_out->accepted = post_receives(link, items, count);
+        posted_out->accepted = shm_receives_post(link, items, count);
         return RT_OK;
     }
     enum shm_outcome outcome = SHM_DONE;
@@ -261,11 +291,11 @@ int shm_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted *p
     uint32_t state = atomic_load_explicit(&link->state, memory_order_acquire); /* pairs with shm_link_granted */
     assert(state != SHM_LINK_CREATED);
     if (__builtin_expect(state != SHM_LINK_JOINED, 0))
-        outcome = refusal(link);
+        outcome = link_refusal(link, state);
     while (outcome == SHM_DONE && done < count) {
-        /* Looked at for each item, so that a peer that shut its end gets one more item at most. */
+        /* Checked for each item, so that a peer that shut its end gets one more item at most. */
         bool shut = atomic_load_explicit(&link->out->shut, memory_order_relaxed) != 0;
-        outcome = __builtin_expect(shut, 0) ? refusal(link) : execute(link, &items[done]);
+        outcome = __builtin_expect(shut, 0) ? link_refusal(link, state) : item_execute(link, &items[done]);
         if (outcome == SHM_DONE)
             seen |= 1u << items[done++].opcode;
     }
@@ -277,6 +307,6 @@ int shm_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted *p
     if (__builtin_expect(outcome == SHM_DONE || outcome == SHM_FULL, 1))
         return RT_OK;
     shm_link_fail(link, SHM_FLUSHED);
-    posted_out->accepted += post_failed(link, items + done, count - done, outcome);
+    posted_out->accepted += items_fail(link, items + done, count - done, outcome);
     return RT_OK;
 }

@@ -1,10 +1,12 @@
-/* remote.c: the peer's memory. A registration is mapped once for all that attach it (a window), so ten thousand handles
- * into one region cost one mapping. Asking for it is in peer.c, answering in exchange.c, using it in post.c. */
+/* remote.c: the peer's memory. A registration is mapped once for all remotes that attach it (a
+ * window), so ten thousand handles into one region cost one mapping. peer.c asks for it, exchange.c
+ * answers, post.c uses it. */
 #include "provider/shm/shm.h"
 
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
+#include <unistd.h>
 
 /* Page tables filled when a window is mapped: 0.12 ms per MiB here, where the first copy would pay 0.45. Larger windows
  * fill the rest as they are used, so that attaching never takes long. */
@@ -14,15 +16,7 @@
 #define MADV_POPULATE_READ 22
 #endif
 
-void shm_window_free(shm_window *window)
-{
-    if (window->address != NULL)
-        munmap(window->address, window->mapped_size);
-    rt_list_remove(&window->node);
-    free(window);
-}
-
-static shm_window *window_find(shm_peer *peer, const uint8_t *token)
+static shm_window *shm_window_find(shm_peer *peer, const uint8_t *token)
 {
     RT_LIST_EACH(node, &peer->windows) {
         shm_window *window = RT_LIST_ENTRY(node, shm_window, node);
@@ -32,7 +26,7 @@ static shm_window *window_find(shm_peer *peer, const uint8_t *token)
     return NULL;
 }
 
-/* Answers that nobody came back for (a deadline passed meanwhile) are kept for a while only. */
+/* Keeps answers that no caller came back for (a deadline passed meanwhile) for a while only. */
 static void windows_evict(shm_peer *peer)
 {
     uint32_t unclaimed = 0;
@@ -87,7 +81,7 @@ void shm_window_granted(shm_window *window, const shm_reply *reply, int descript
     void *address;
     if (reply->size == 0 || reply->index >= SHM_EXPORTS_MAX || reply->generation == 0 || (reply->value & ~rights) != 0 ||
         reply->value == 0)
-        status = rt_fail(&why, RT_E_PROTOCOL, 0, "sizes and rights make no sense");
+        status = rt_fail(&why, RT_E_PROTOCOL, 0, "its sizes or rights contradict each other");
     if (status == RT_OK)
         status =
             shm_map(descriptor, reply->size, (reply->value & RT_ACCESS_REMOTE_WRITE) != 0, &address, &window->mapped_size, &why);
@@ -108,7 +102,7 @@ void shm_window_granted(shm_window *window, const shm_reply *reply, int descript
             MADV_POPULATE_READ);
 }
 
-/* Whether the mapped registration is what the handle says. */
+/* Whether the mapped registration matches the handle. */
 static int window_check(const shm_window *window, uint64_t size, uint32_t access, rt_detail *detail)
 {
     const _Atomic uint32_t *live = &window->peer->board->exports[window->index];
@@ -163,7 +157,7 @@ int shm_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, uint
         return rt_fail(detail, RT_E_INVALID, 0, "cannot attach through a link that is not connected");
     if (link->peer->lost)
         return rt_detail_pass(detail, &link->peer->failure);
-    shm_window *window = window_find(link->peer, key + 1);
+    shm_window *window = shm_window_find(link->peer, key + 1);
     if (window == NULL)
         return window_ask(link->peer, key + 1, detail);
     switch (window->progress) {
@@ -174,7 +168,7 @@ int shm_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, uint
     return window_attach(window, size, access, out, detail);
 }
 
-/* The link may be gone already: what counts is the window, which keeps the peer. */
+/* The link may be gone already: only the window matters, and it keeps the peer. */
 void shm_remote_detach(rt_plink *link, rt_premote *premote)
 {
     (void)link;
@@ -190,4 +184,20 @@ void shm_remote_detach(rt_plink *link, rt_premote *premote)
 const void *shm_remote_map(const rt_premote *premote)
 {
     return ((const shm_remote *)(const void *)premote)->address;
+}
+
+void shm_sources_ask(shm_device *device)
+{
+    uint64_t times;
+    rt_detail ignored;
+    (void)!read(device->unmapped.descriptor, &times, sizeof times);
+    RT_LIST_EACH(node, &device->peers) {
+        shm_peer *peer = RT_LIST_ENTRY(node, shm_peer, node);
+        if (atomic_load_explicit(&peer->wish, memory_order_acquire) != SHM_WISH_MADE) /* pairs with shm_source_wish */
+            continue;
+        atomic_store_explicit(&peer->wish, SHM_WISH_ASKED, memory_order_relaxed);
+        const uint8_t *token = (const uint8_t *)(const void *)peer->wish_token;
+        if (shm_peer_ask(peer, SHM_REQUEST_SOURCE, token, NULL, NULL, NULL, &ignored) != RT_OK)
+            shm_source_refused(peer);
+    }
 }

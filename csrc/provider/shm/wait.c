@@ -1,21 +1,25 @@
-/* wait.c: sleeping and waking. A post looks at the peer's board after its items and makes a system call only when
- * somebody announced a sleep since this link last woke; the announcing side is here too.
+/* wait.c: sleeping and waking. A post looks at the peer's board after its items and makes a system
+ * call only when a sleep was announced since this link last woke; the announcing side is here too.
  *
- * Why no wake-up is lost. A sleeper does
+ * No wake-up is lost, for these reasons. A sleeper does
  *     e = epoch;  announce (sleepers: count + 1, announcements + 1);  full fence;  look at memory;  sleep while epoch == e
  * and a link that placed bytes does
  *     place;  full fence;  read sleepers;  if count > 0 and announcements differ from the last wake:  epoch + 1, wake all
- * 1. Of the two fences one is first. If the sleeper's, the link reads the announcement (or a later one). If the link's, the
- *    sleeper's look sees the bytes and it does not sleep.
- * 2. A wake for announcement A ends the sleep of everyone who announced A or earlier: each loaded e before it announced,
- *    so before the link could read A and add to epoch; so its futex call finds a different word, or is woken.
- *    The order matters: with e loaded after the announcement, a sleeper could take up the new epoch and then
- *    be passed over by the next post as "already woken".
- * 3. A link that skips because it woke for A already therefore skips nobody: whoever announced A or earlier was woken in 2
- *    after that, and looks again with a new announcement; the fences decide again as in 1.
- * Links keep their own memory of the last wake, so two links of one peer at worst wake twice.
+ * 1. One of the two fences comes first. If it is the sleeper's, the link reads the announcement (or
+ *    a later one). If it is the link's, the sleeper's look sees the bytes and it does not sleep.
+ * 2. A wake for announcement A ends the sleep of every sleeper that announced A or earlier: each
+ *    loaded e before it announced, so before the link could read A and add to epoch; so its futex
+ *    call finds a different word, or is woken. The order matters: with e loaded after the
+ *    announcement, a sleeper could load the new epoch and then be skipped by the next post as
+ *    "already woken".
+ * 3. A link that skips the wake because it woke for A already therefore skips no sleeper: each one
+ *    that announced A or earlier was woken in 2 after that, and looks again with a new
+ *    announcement; the fences decide again as in 1.
+ * Each link keeps its own record of the last wake, so two links of one peer at worst wake twice.
  *
- * Bells (for event loops and queues) work alike: `armed` counts the calls of arm, and a link rings once for each count. */
+ * Bells (for event loops and queues) work the same way: `armed` counts the calls of arm, and a link
+ * rings once for each count. */
+#include "base/order.h"
 #include "provider/shm/shm.h"
 
 #include <sys/socket.h>
@@ -41,7 +45,8 @@ void shm_bell_close(shm_bell *bell)
     close(bell->hear_end);
 }
 
-/* A full socket is a bell that rings already; a dead one belongs to a peer that hears no more. */
+/* Errors are ignored: a full socket means a wake-up is pending, a closed one means the peer is
+ * gone. */
 void shm_bell_ring(int ring_end)
 {
     (void)!send(ring_end, "", 1, MSG_DONTWAIT | MSG_NOSIGNAL);
@@ -56,7 +61,8 @@ void shm_bell_clear(const shm_bell *bell)
 
 void shm_wake_memory(shm_link *link)
 {
-    /* Pairs with those of shm_memory_epoch and shm_memory_arm: bytes placed before are seen, or we see them wait. */
+    /* Pairs with the fences of shm_memory_epoch and shm_memory_arm: either they see the bytes
+     * placed before, or we see them wait. */
     rt_fence_full();
     uint64_t sleepers = atomic_load_explicit(&link->board->sleepers, memory_order_relaxed);
     uint32_t announced = (uint32_t)(sleepers >> 32);
@@ -76,7 +82,7 @@ void shm_wake_memory(shm_link *link)
 
 void shm_wake_queue(shm_link *link)
 {
-    rt_fence_full(); /* pairs with shm_arm: the poll after it sees the slot, or we see it armed */
+    rt_fence_full(); /* pairs with shm_arm: either the poll after it sees the slot, or we see the queue armed */
     uint32_t armed = atomic_load_explicit(&link->board->queue_armed[link->out_queue], memory_order_relaxed);
     if (armed == link->queue_rung)
         return;

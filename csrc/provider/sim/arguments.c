@@ -1,10 +1,12 @@
-/* arguments.c: the arguments of a sim:// URL, limits and promises included, by one table; and the default ones.
+/* arguments.c: the arguments of a sim:// URL, limits and promises included, by one table; and their
+ * defaults.
  *
- * sim://NAME?world=w&seed=7&orders_writes=0&latency_ns=5000. Numbers are decimal; an unknown key, a bad value and a key
- * given twice are RT_E_INVALID, which names it. */
+ * sim://NAME?world=w&seed=7&orders_writes=0&latency_ns=5000. Numbers are decimal; an unknown key, a
+ * bad value and a key given twice are RT_E_INVALID with a detail that names the key. */
 #include <assert.h>
 #include <string.h>
 
+#include "base/number.h"
 #include "provider/sim/sim.h"
 
 enum kind { KIND_U64, KIND_U32, KIND_BOOL };
@@ -59,7 +61,7 @@ void rt_sim_arguments_default(sim_arguments *arguments_out)
         .latency_ns = 2000,
         .jitter_ns = 2000,
         .bytes_per_us = 12500, /* 100 Gb/s */
-        .retry_ns = 500000000, /* RDMA-RULES 20: what timeout 14 and retry_cnt 7 come to */
+        .retry_ns = 500000000, /* RDMA-RULES 20: the sum of timeout 14 and retry_cnt 7 */
         .hesitates = true,
         .limits =
             {
@@ -88,27 +90,10 @@ void rt_sim_arguments_default(sim_arguments *arguments_out)
     };
 }
 
-bool rt_sim_parse_u64(const char *text, size_t size, uint64_t *value_out)
+static int number_set(const key_row *key, const char *text, size_t size, sim_arguments *arguments, rt_detail *detail)
 {
     uint64_t value = 0;
-    if (size == 0 || size > 20)
-        return false;
-    for (size_t index = 0; index < size; index++) {
-        if (text[index] < '0' || text[index] > '9')
-            return false;
-        uint64_t digit = (uint64_t)(text[index] - '0');
-        if (value > (UINT64_MAX - digit) / 10)
-            return false;
-        value = value * 10 + digit;
-    }
-    *value_out = value;
-    return true;
-}
-
-static int set_number(const key_row *key, const char *text, size_t size, sim_arguments *arguments, rt_detail *detail)
-{
-    uint64_t value = 0;
-    if (!rt_sim_parse_u64(text, size, &value) || value < key->min || value > key->max)
+    if (!rt_parse_u64(text, size, &value) || value < key->min || value > key->max)
         return rt_fail(detail, RT_E_INVALID, 0, "sim: %s=%.*s is not a number from %llu to %llu", key->name,
                        size > 40 ? 40 : (int)size, text, (unsigned long long)key->min, (unsigned long long)key->max);
     uint8_t *at = (uint8_t *)arguments + key->offset;
@@ -122,7 +107,7 @@ static int set_number(const key_row *key, const char *text, size_t size, sim_arg
     return RT_OK;
 }
 
-static int set_world(const char *text, size_t size, sim_arguments *arguments, rt_detail *detail)
+static int world_set(const char *text, size_t size, sim_arguments *arguments, rt_detail *detail)
 {
     if (size == 0 || size >= sizeof arguments->world || memchr(text, ' ', size) != NULL)
         return rt_fail(detail, RT_E_INVALID, 0, "sim: world= wants a name of 1 to %zu characters without blanks",
@@ -132,8 +117,9 @@ static int set_world(const char *text, size_t size, sim_arguments *arguments, rt
     return RT_OK;
 }
 
-/* One "key=value". `seen` has a bit for each key of the table, and one more for the world. */
-static int set_pair(const char *text, size_t size, uint64_t *seen, sim_arguments *arguments, rt_detail *detail)
+/* Parses one "key=value". `seen` has a bit for each key of the table, and one more for the
+ * world. */
+static int pair_set(const char *text, size_t size, uint64_t *seen, sim_arguments *arguments, rt_detail *detail)
 {
     _Static_assert(KEY_COUNT < 63, "a bit for each key");
     const char *equals = memchr(text, '=', size);
@@ -151,9 +137,9 @@ static int set_pair(const char *text, size_t size, uint64_t *seen, sim_arguments
         return rt_fail(detail, RT_E_INVALID, 0, "sim: the argument '%.*s' is given twice", shown, text);
     *seen |= UINT64_C(1) << index;
     if (index == KEY_COUNT)
-        return set_world(equals + 1, value_size, arguments, detail);
+        return world_set(equals + 1, value_size, arguments, detail);
     arguments->has_seed |= keys[index].offset == offsetof(sim_arguments, seed);
-    return set_number(&keys[index], equals + 1, value_size, arguments, detail);
+    return number_set(&keys[index], equals + 1, value_size, arguments, detail);
 }
 
 int rt_sim_arguments_parse(const char *text, sim_arguments *arguments_out, rt_detail *detail)
@@ -163,7 +149,7 @@ int rt_sim_arguments_parse(const char *text, sim_arguments *arguments_out, rt_de
     uint64_t seen = 0;
     while (text != NULL && *text != '\0') {
         size_t size = strcspn(text, "&");
-        int status = set_pair(text, size, &seen, &arguments, detail);
+        int status = pair_set(text, size, &seen, &arguments, detail);
         if (status != RT_OK)
             return status;
         text += size;

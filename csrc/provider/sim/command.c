@@ -17,14 +17,15 @@
  *     mend party=P            ends corrupt and truncate
  *     now | seed | trace | dump                answered with key=value text
  *
- * A fault answers "ok". With at= (virtual time), in= (from now) or event= (when so many events have happened) it is executed
- * then; what it names is looked up then too. */
+ * A fault answers "ok". With at= (virtual time), in= (from now) or event= (a count of events) it is
+ * executed at that moment, and the objects that it names are looked up at that moment too. */
 #include <assert.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/number.h"
 #include "provider/sim/sim.h"
 
 enum verb {
@@ -108,11 +109,9 @@ static const char *const call_names[SIM_CALL_COUNT] = {
 };
 
 typedef struct sim_fault {
-    sim_event event;
-    rt_list node; /* in world->faults */
-    bool indexed; /* waits for event_index rather than for a time */
+    sim_due due; /* the first member: its world frees a fault that was not executed */
     enum verb verb;
-    uint32_t words; /* that were given */
+    uint32_t words; /* given in the command */
     char party[SIM_NAME_SIZE], with[SIM_NAME_SIZE];
     uint64_t numbers[WORD_COUNT]; /* by word, of those that are numbers */
     enum sim_call call;
@@ -127,7 +126,7 @@ static uint32_t word_index(uint32_t word)
     return index;
 }
 
-static uint64_t number(const sim_fault *fault, enum word word)
+static uint64_t fault_number(const sim_fault *fault, enum word word)
 {
     return fault->numbers[word_index(word)];
 }
@@ -145,7 +144,7 @@ static sim_cut *cut_find(const sim_world *world, const sim_fault *fault)
     return NULL;
 }
 
-static int execute_path(sim_world *world, const sim_fault *fault, rt_detail *detail)
+static int path_execute(sim_world *world, const sim_fault *fault, rt_detail *detail)
 {
     sim_cut *cut = cut_find(world, fault);
     if (fault->verb == VERB_HEAL) {
@@ -166,117 +165,86 @@ static int execute_path(sim_world *world, const sim_fault *fault, rt_detail *det
     return RT_OK;
 }
 
-static void execute_world(sim_world *world, const sim_fault *fault)
+static void world_execute(sim_world *world, const sim_fault *fault)
 {
     if (fault->verb == VERB_DROP)
-        world->drop_per_2_32 = number(fault, WORD_P);
+        world->drop_per_2_32 = fault_number(fault, WORD_P);
     if (fault->verb == VERB_TEAR)
         world->tears = (fault->words & WORD_ON) != 0;
     if (fault->verb == VERB_DELAY) {
-        world->delay_min_ns = (int64_t)number(fault, WORD_MIN);
-        world->delay_max_ns = (int64_t)number(fault, WORD_MAX);
+        world->delay_min_ns = (int64_t)fault_number(fault, WORD_MIN);
+        world->delay_max_ns = (int64_t)fault_number(fault, WORD_MAX);
     }
     if (fault->verb == VERB_REFUSE)
-        world->open_refusal = (sim_refusal){.nth = number(fault, WORD_NTH), .status = fault->status};
+        world->open_refusal = (sim_refusal){.nth = fault_number(fault, WORD_NTH), .status = fault->status};
 }
 
-static void execute_party(sim_device *device, const sim_fault *fault)
+static void party_execute(sim_device *device, const sim_fault *fault)
 {
     if (fault->verb == VERB_KILL)
         rt_sim_kill(device);
     if (fault->verb == VERB_PAUSE || fault->verb == VERB_RESUME)
         rt_sim_pause(device, fault->verb == VERB_PAUSE);
     if (fault->verb == VERB_REFUSE)
-        device->refusals[fault->call] = (sim_refusal){.nth = number(fault, WORD_NTH), .status = fault->status};
+        device->refusals[fault->call] = (sim_refusal){.nth = fault_number(fault, WORD_NTH), .status = fault->status};
     if (fault->verb == VERB_MEND)
         device->corrupt_at = device->truncate_at = SIM_UNLIMITED;
     if (fault->verb == VERB_CORRUPT) {
-        device->corrupt_at = number(fault, WORD_BYTE);
-        device->corrupt_mask = (fault->words & WORD_XOR) != 0 ? (uint8_t)number(fault, WORD_XOR) : 255;
+        device->corrupt_at = fault_number(fault, WORD_BYTE);
+        device->corrupt_mask = (fault->words & WORD_XOR) != 0 ? (uint8_t)fault_number(fault, WORD_XOR) : 255;
     }
     if (fault->verb == VERB_TRUNCATE)
-        device->truncate_at = number(fault, WORD_BYTES);
+        device->truncate_at = fault_number(fault, WORD_BYTES);
 }
 
-static int execute(sim_world *world, const sim_fault *fault, rt_detail *detail)
+static int fault_execute(sim_world *world, const sim_fault *fault, rt_detail *detail)
 {
     rt_sim_trace(world, SIM_TRACE_FAULT, fault->verb, fault->words, 0);
     if (fault->verb == VERB_CUT || fault->verb == VERB_HEAL)
-        return execute_path(world, fault, detail);
+        return path_execute(world, fault, detail);
     if ((fault->words & WORD_PARTY) == 0) {
-        execute_world(world, fault);
+        world_execute(world, fault);
         return RT_OK;
     }
     sim_device *device = rt_sim_party_find(world, fault->party);
     if (device == NULL)
         return rt_fail(detail, RT_E_NOT_FOUND, 0, "%s: no party '%s' in the world '%s'", verbs[fault->verb].name, fault->party,
                        world->name);
-    execute_party(device, fault);
+    party_execute(device, fault);
     return RT_OK;
 }
 
 /* ---- scheduling ---- */
 
-static void fault_free(sim_world *world, sim_fault *fault)
-{
-    rt_sim_cancel(&world->heap, &fault->event);
-    rt_sim_heap_unreserve(&world->heap, 1);
-    world->indexed_faults -= fault->indexed ? 1 : 0;
-    rt_list_remove(&fault->node);
-    free(fault);
-}
-
 /* A scheduled fault whose party is gone has nothing to do. */
 static void fault_fire(sim_world *world, sim_event *event)
 {
-    sim_fault *fault = RT_LIST_ENTRY(event, sim_fault, event);
-    execute(world, fault, NULL);
-    fault_free(world, fault);
-}
-
-void rt_sim_faults_due(sim_world *world)
-{
-    RT_LIST_EACH_SAFE(node, &world->faults) {
-        sim_fault *fault = RT_LIST_ENTRY(node, sim_fault, node);
-        if (fault->indexed && number(fault, WORD_EVENT) <= world->event_count)
-            fault_fire(world, &fault->event);
-    }
-}
-
-void rt_sim_faults_free(sim_world *world)
-{
-    RT_LIST_EACH_SAFE(node, &world->faults) {
-        fault_free(world, RT_LIST_ENTRY(node, sim_fault, node));
-    }
-    RT_LIST_EACH_SAFE(cut_node, &world->cuts) {
-        free(RT_LIST_ENTRY(cut_node, sim_cut, node));
-    }
+    sim_fault *fault = RT_LIST_ENTRY(event, sim_fault, due.event);
+    fault_execute(world, fault, NULL);
+    rt_sim_due_remove(world, &fault->due);
 }
 
 static int fault_schedule(sim_world *world, const sim_fault *parsed, rt_detail *detail)
 {
+    int64_t at_ns = (int64_t)fault_number(parsed, WORD_AT);
+    if ((parsed->words & WORD_IN) != 0)
+        at_ns = world->now_ns + (int64_t)fault_number(parsed, WORD_IN);
     sim_fault *fault = malloc(sizeof *fault);
-    if (fault == NULL || rt_sim_heap_reserve(&world->heap, 1) != RT_OK) {
-        free(fault);
-        return rt_fail(detail, RT_E_NO_MEMORY, 0, "%s: no memory to schedule it", verbs[parsed->verb].name);
+    if (fault != NULL) {
+        *fault = *parsed;
+        fault->due.event.fire = fault_fire;
+        fault->due.indexed = (fault->words & WORD_EVENT) != 0;
+        fault->due.event_index = fault_number(fault, WORD_EVENT);
+        if (rt_sim_due_add(world, &fault->due, at_ns) == RT_OK)
+            return RT_OK;
     }
-    *fault = *parsed;
-    fault->event.fire = fault_fire;
-    fault->indexed = (fault->words & WORD_EVENT) != 0;
-    world->indexed_faults += fault->indexed ? 1 : 0;
-    rt_list_append(&world->faults, &fault->node);
-    int64_t now_ns = world->now_ns;
-    int64_t at_ns = (int64_t)number(fault, WORD_AT);
-    if ((fault->words & WORD_IN) != 0)
-        at_ns = now_ns + (int64_t)number(fault, WORD_IN);
-    if (!fault->indexed)
-        rt_sim_schedule(&world->heap, &fault->event, at_ns > now_ns ? at_ns : now_ns);
-    return RT_OK;
+    free(fault);
+    return rt_fail(detail, RT_E_NO_MEMORY, 0, "%s: no memory to schedule it", verbs[parsed->verb].name);
 }
 
 /* ---- parsing ---- */
 
-static int parse_name(const char *text, const char *word, char *name_out, rt_detail *detail)
+static int party_name_parse(const char *text, const char *word, char *name_out, rt_detail *detail)
 {
     if (*text == '\0' || strlen(text) >= SIM_NAME_SIZE)
         return rt_fail(detail, RT_E_INVALID, 0, "%s=%.70s is not a name of 1 to %d characters", word, text, SIM_NAME_SIZE - 1);
@@ -284,14 +252,14 @@ static int parse_name(const char *text, const char *word, char *name_out, rt_det
     return RT_OK;
 }
 
-/* "0", "0.25": at most nine digits behind the point, below 1. */
-static int parse_probability(const char *text, uint64_t *per_2_32_out, rt_detail *detail)
+/* Parses "0", "0.25": at most nine digits behind the point, below 1. */
+static int probability_parse(const char *text, uint64_t *per_2_32_out, rt_detail *detail)
 {
     uint64_t value = 0, scale = 1;
     size_t size = strlen(text);
     bool good = size == 1 ? text[0] == '0' : size > 2 && size <= 11 && text[0] == '0' && text[1] == '.';
     if (good && size > 1)
-        good = rt_sim_parse_u64(text + 2, size - 2, &value);
+        good = rt_parse_u64(text + 2, size - 2, &value);
     if (!good)
         return rt_fail(detail, RT_E_INVALID, 0, "p=%.40s is not a probability: write 0 or 0.05, below 1", text);
     for (size_t index = 2; index < size; index++)
@@ -300,7 +268,7 @@ static int parse_probability(const char *text, uint64_t *per_2_32_out, rt_detail
     return RT_OK;
 }
 
-static int parse_status(const char *text, int *status_out, rt_detail *detail)
+static int status_parse(const char *text, int *status_out, rt_detail *detail)
 {
     for (int status = RT_E_INVALID; status >= RT_E_SYSTEM; status--) {
         if (strcmp(rt_status_name(status), text) == 0) {
@@ -311,7 +279,7 @@ static int parse_status(const char *text, int *status_out, rt_detail *detail)
     return rt_fail(detail, RT_E_INVALID, 0, "status=%.40s is not the name of a failure, as in no-memory", text);
 }
 
-static int parse_call(const char *text, enum sim_call *call_out, rt_detail *detail)
+static int call_parse(const char *text, enum sim_call *call_out, rt_detail *detail)
 {
     for (int call = 0; call < SIM_CALL_COUNT; call++) {
         if (strcmp(call_names[call], text) == 0) {
@@ -322,16 +290,16 @@ static int parse_call(const char *text, enum sim_call *call_out, rt_detail *deta
     return rt_fail(detail, RT_E_INVALID, 0, "call=%.40s is not a function that can be refused, as in memory_register", text);
 }
 
-static int parse_value(sim_fault *fault, enum word word, const char *text, rt_detail *detail)
+static int value_parse(sim_fault *fault, enum word word, const char *text, rt_detail *detail)
 {
     uint32_t index = word_index(word);
     uint64_t most = word == WORD_XOR ? 255 : (uint64_t)SIM_TIME_MAX / 4;
     switch (word) {
-    case WORD_PARTY: return parse_name(text, "party", fault->party, detail);
-    case WORD_WITH: return parse_name(text, "with", fault->with, detail);
-    case WORD_P: return parse_probability(text, &fault->numbers[index], detail);
-    case WORD_STATUS: return parse_status(text, &fault->status, detail);
-    case WORD_CALL: return parse_call(text, &fault->call, detail);
+    case WORD_PARTY: return party_name_parse(text, "party", fault->party, detail);
+    case WORD_WITH: return party_name_parse(text, "with", fault->with, detail);
+    case WORD_P: return probability_parse(text, &fault->numbers[index], detail);
+    case WORD_STATUS: return status_parse(text, &fault->status, detail);
+    case WORD_CALL: return call_parse(text, &fault->call, detail);
     case WORD_MIN:
     case WORD_MAX: most = 60000000000; break;
     case WORD_NTH:
@@ -345,13 +313,13 @@ static int parse_value(sim_fault *fault, enum word word, const char *text, rt_de
     case WORD_OFF:
     case WORDS_WHEN: assert(false);
     }
-    if (!rt_sim_parse_u64(text, strlen(text), &fault->numbers[index]) || fault->numbers[index] > most)
+    if (!rt_parse_u64(text, strlen(text), &fault->numbers[index]) || fault->numbers[index] > most)
         return rt_fail(detail, RT_E_INVALID, 0, "%s=%.40s is not a number from 0 to %llu", word_names[index], text,
                        (unsigned long long)most);
     return RT_OK;
 }
 
-static int parse_token(sim_fault *fault, char *token, rt_detail *detail)
+static int token_parse(sim_fault *fault, char *token, rt_detail *detail)
 {
     const struct verb_row *row = &verbs[fault->verb];
     char *equals = strchr(token, '=');
@@ -369,11 +337,11 @@ static int parse_token(sim_fault *fault, char *token, rt_detail *detail)
     bool bare = word == WORD_ON || word == WORD_OFF;
     if (bare != (equals == NULL))
         return rt_fail(detail, RT_E_INVALID, 0, "%s: '%s' %s", row->name, token, bare ? "takes no value" : "has no value");
-    return bare ? RT_OK : parse_value(fault, (enum word)word, equals + 1, detail);
+    return bare ? RT_OK : value_parse(fault, (enum word)word, equals + 1, detail);
 }
 
-/* What one word alone cannot show. */
-static int check_words(const sim_fault *fault, rt_detail *detail)
+/* Checks that concern several words at once. */
+static int words_check(const sim_fault *fault, rt_detail *detail)
 {
     const char *name = verbs[fault->verb].name;
     uint32_t missing = verbs[fault->verb].required & ~fault->words;
@@ -386,7 +354,7 @@ static int check_words(const sim_fault *fault, rt_detail *detail)
         return rt_fail(detail, RT_E_INVALID, 0, "%s: give one of at=, in= and event=", name);
     if (fault->verb == VERB_TEAR && (state == 0 || (state & (state - 1)) != 0))
         return rt_fail(detail, RT_E_INVALID, 0, "tear: write 'tear on' or 'tear off'");
-    if (fault->verb == VERB_DELAY && number(fault, WORD_MIN) > number(fault, WORD_MAX))
+    if (fault->verb == VERB_DELAY && fault_number(fault, WORD_MIN) > fault_number(fault, WORD_MAX))
         return rt_fail(detail, RT_E_INVALID, 0, "delay: min= is larger than max=");
     if (fault->verb == VERB_REFUSE && (fault->call == SIM_CALL_OPEN) == ((fault->words & WORD_PARTY) != 0))
         return rt_fail(detail, RT_E_INVALID, 0, "refuse: call=open takes no party=, every other call needs one");
@@ -395,9 +363,9 @@ static int check_words(const sim_fault *fault, rt_detail *detail)
 
 /* ---- questions ---- */
 
-static void append(char *text_out, size_t capacity, const char *format, ...) __attribute__((format(printf, 3, 4)));
+static void reply_add(char *text_out, size_t capacity, const char *format, ...) __attribute__((format(printf, 3, 4)));
 
-static void append(char *text_out, size_t capacity, const char *format, ...)
+static void reply_add(char *text_out, size_t capacity, const char *format, ...)
 {
     size_t used = strlen(text_out);
     va_list arguments;
@@ -406,44 +374,45 @@ static void append(char *text_out, size_t capacity, const char *format, ...)
     va_end(arguments);
 }
 
-static void dump(const sim_world *world, char *reply_out, size_t capacity)
+static void world_dump(const sim_world *world, char *reply_out, size_t capacity)
 {
-    append(reply_out, capacity, "world=%s seed=%llu now_ns=%lld events=%llu scheduled=%u\n", world->name,
-           (unsigned long long)world->seed, (long long)world->now_ns, (unsigned long long)world->event_count, world->heap.count);
+    reply_add(reply_out, capacity, "world=%s seed=%llu now_ns=%lld events=%llu scheduled=%u\n", world->name,
+              (unsigned long long)world->seed, (long long)world->now_ns, (unsigned long long)world->event_count,
+              world->heap.count);
     RT_LIST_EACH(node, &world->devices) {
         const sim_device *device = RT_LIST_ENTRY(node, sim_device, node);
-        append(reply_out, capacity, "party %u '%s'%s%s: %u links, %u registrations, %u streams\n", device->id, device->base.name,
-               device->dead ? " killed" : "", device->paused ? " paused" : "", device->link_count, device->memory_count,
-               device->stream_count);
+        reply_add(reply_out, capacity, "party %u '%s'%s%s: %u links, %u registrations, %u streams\n", device->id,
+                  device->base.name, device->dead ? " killed" : "", device->paused ? " paused" : "", device->link_count,
+                  device->memory_count, device->stream_count);
         RT_LIST_EACH(link_node, &device->links) {
             char line[256];
             rt_sim_link_describe(&RT_LIST_ENTRY(link_node, sim_link, node)->base, line, sizeof line);
-            append(reply_out, capacity, "  %s\n", line);
+            reply_add(reply_out, capacity, "  %s\n", line);
         }
     }
     RT_LIST_EACH(cut_node, &world->cuts) {
         const sim_cut *cut = RT_LIST_ENTRY(cut_node, sim_cut, node);
-        append(reply_out, capacity, "cut between '%s' and '%s'\n", cut->one, cut->other);
+        reply_add(reply_out, capacity, "cut between '%s' and '%s'\n", cut->one, cut->other);
     }
 }
 
-static int answer(sim_world *world, const sim_fault *fault, char *reply_out, size_t capacity, rt_detail *detail)
+static int command_answer(sim_world *world, const sim_fault *fault, char *reply_out, size_t capacity, rt_detail *detail)
 {
     if (fault->verb == VERB_NOW)
-        append(reply_out, capacity, "now_ns=%lld", (long long)world->now_ns);
+        reply_add(reply_out, capacity, "now_ns=%lld", (long long)world->now_ns);
     else if (fault->verb == VERB_SEED)
-        append(reply_out, capacity, "seed=%llu", (unsigned long long)world->seed);
+        reply_add(reply_out, capacity, "seed=%llu", (unsigned long long)world->seed);
     else if (fault->verb == VERB_TRACE)
-        append(reply_out, capacity, "hash=%016llx events=%llu", (unsigned long long)world->trace_hash,
-               (unsigned long long)world->event_count);
+        reply_add(reply_out, capacity, "hash=%016llx events=%llu", (unsigned long long)world->trace_hash,
+                  (unsigned long long)world->event_count);
     else if (fault->verb == VERB_DUMP)
-        dump(world, reply_out, capacity);
+        world_dump(world, reply_out, capacity);
     else {
         bool later = (fault->words & WORDS_WHEN) != 0;
-        int status = later ? fault_schedule(world, fault, detail) : execute(world, fault, detail);
+        int status = later ? fault_schedule(world, fault, detail) : fault_execute(world, fault, detail);
         if (status != RT_OK)
             return status;
-        append(reply_out, capacity, "ok");
+        reply_add(reply_out, capacity, "ok");
     }
     return RT_OK;
 }
@@ -467,9 +436,9 @@ int rt_sim_command(const char *text, char *reply_out, size_t capacity, rt_detail
         return rt_fail(detail, RT_E_INVALID, 0, "sim: unknown command '%.40s'", token == NULL ? "" : token);
     int status = RT_OK;
     while (status == RT_OK && (token = strtok_r(NULL, " ", &rest)) != NULL)
-        status = parse_token(&fault, token, detail);
+        status = token_parse(&fault, token, detail);
     if (status == RT_OK)
-        status = check_words(&fault, detail);
+        status = words_check(&fault, detail);
     if (status != RT_OK)
         return status;
     sim_world *world = rt_sim_world_find(world_name);
@@ -477,5 +446,5 @@ int rt_sim_command(const char *text, char *reply_out, size_t capacity, rt_detail
         return rt_fail(detail, RT_E_NOT_FOUND, 0, "sim: no world '%.64s': it begins with its first device", world_name);
     status = rt_sim_world_owned(world, "execute a command", detail);
     reply_out[0] = '\0';
-    return status != RT_OK ? status : answer(world, &fault, reply_out, capacity, detail);
+    return status != RT_OK ? status : command_answer(world, &fault, reply_out, capacity, detail);
 }

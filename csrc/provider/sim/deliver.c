@@ -1,8 +1,11 @@
-/* deliver.c: what happens to a work item once it is under way: pieces placed at the target, receives met, answers, retries.
+/* deliver.c: a work item once it is under way: pieces placed at the target, receives met, answers,
+ * retries.
  *
- * What the fabric may do: pieces of one WRITE come in any order unless the bytes are ordered; a later WRITE may overtake
- * unless WRITEs are ordered; a READ may be overtaken unless fenced; anything may be late or be sent again. What it never
- * does: complete before all pieces are placed, complete out of order, place without key, right and bounds. */
+ * The fabric may do the following: pieces of one WRITE come in any order unless the bytes are
+ * ordered; a later WRITE may overtake an earlier one unless WRITEs are ordered; a READ may be
+ * overtaken unless fenced; anything may be late or be sent again. It never does the following:
+ * complete before all pieces are placed, complete out of order, place without key, right and
+ * bounds. */
 #include <assert.h>
 #include <string.h>
 
@@ -11,7 +14,7 @@
 /* ---- bytes ---- */
 
 /* Copies between contiguous bytes and a range of a segment list. memmove: both ends may be one party's memory. */
-static void copy_range(const rt_segment *segments, uint32_t count, uint64_t offset, uint8_t *bytes, uint64_t size,
+static void range_copy(const rt_segment *segments, uint32_t count, uint64_t offset, uint8_t *bytes, uint64_t size,
                        bool to_segments)
 {
     for (uint32_t index = 0; index < count && size != 0; index++) {
@@ -39,10 +42,10 @@ static uint64_t segments_size(const rt_segment *segments, uint32_t count)
     return size;
 }
 
-/* ---- being late ---- */
+/* ---- delays ---- */
 
 /* Delays an item and everything behind it, so that no promise between them is lost. */
-static void stall(sim_link *link, sim_item *from, int64_t delta_ns)
+static void item_stall(sim_link *link, sim_item *from, int64_t delta_ns)
 {
     sim_world *world = link->device->world;
     rt_sim_trace(world, SIM_TRACE_STALL, link->id, from->position, (uint64_t)delta_ns);
@@ -76,11 +79,12 @@ static void item_blocked(sim_link *link, sim_item *item)
         return;
     }
     int64_t step_ns = retry_ns / SIM_RETRY_STEPS;
-    stall(link, item, step_ns < left_ns ? step_ns : left_ns);
+    item_stall(link, item, step_ns < left_ns ? step_ns : left_ns);
 }
 
-/* Whether a packet of the item finds no way. An answer is on its way already: only a cut stops it. */
-static bool is_blocked(const sim_link *link, const sim_item *item, const sim_link *peer)
+/* Whether a packet of the item finds no path. An answer is under way already: only a cut stops
+ * it. */
+static bool item_is_blocked(const sim_link *link, const sim_item *item, const sim_link *peer)
 {
     const sim_world *world = link->device->world;
     if (item->phase != SIM_PHASE_ANSWERING)
@@ -106,7 +110,7 @@ static void item_answer(sim_item *item)
     rt_sim_schedule(&world->heap, &item->event, world->now_ns + delay_ns);
 }
 
-/* The target says no. It executes nothing of this link that was posted after the item. */
+/* The target refuses. It executes no item of this link that was posted after this one. */
 static void item_refuse(sim_item *item, int status, uint32_t cause)
 {
     sim_link *link = item->link;
@@ -118,7 +122,8 @@ static void item_refuse(sim_item *item, int status, uint32_t cause)
     item_answer(item);
 }
 
-/* The answer is here. Completions come in posting order, so an item may wait for earlier ones. */
+/* The answer has arrived. Completions come in posting order, so an item may wait for earlier
+ * ones. */
 static void item_answered(sim_link *link, sim_item *item)
 {
     rt_sim_trace(link->device->world, SIM_TRACE_ANSWER, link->id, item->position, 0);
@@ -168,7 +173,7 @@ static void piece_place(sim_world *world, sim_link *link, sim_item *item, const 
             return;
         }
         uint8_t *bytes = (uint8_t *)memory->base.address + item->remote_offset + piece->offset;
-        copy_range(item->segments, item->segment_count, piece->offset, bytes, piece->size, reading);
+        range_copy(item->segments, item->segment_count, piece->offset, bytes, piece->size, reading);
     }
     rt_sim_trace(world, reading ? SIM_TRACE_READ : SIM_TRACE_PIECE, (uint64_t)link->id << 32 | item->position, piece->offset,
                  piece->size);
@@ -180,26 +185,6 @@ static void piece_place(sim_world *world, sim_link *link, sim_item *item, const 
     piece_placed(world, link, item);
 }
 
-void rt_sim_receive_complete(sim_link *link, int status, uint32_t cause, uint32_t size, const uint32_t *immediate)
-{
-    assert(link->receive_tail != link->receive_head);
-    const sim_receive *receive = &link->receives[link->receive_tail++ & link->receive_mask];
-    const sim_entry entry = {
-        .completion =
-            {
-                .token = receive->token,
-                .status = status,
-                .foreign_status = cause,
-                .size = size,
-                .immediate = immediate != NULL ? *immediate : 0,
-                .opcode = RT_WORK_RECV,
-                .has_immediate = immediate != NULL,
-            },
-        .link = link,
-    };
-    rt_sim_complete(link->device, link->base.receive_queue, &entry);
-}
-
 /* A SEND, or the immediate of a WRITE_IMM, meets the oldest RECV. */
 static void item_deliver(sim_world *world, sim_link *link, sim_item *item, sim_link *peer)
 {
@@ -207,7 +192,7 @@ static void item_deliver(sim_world *world, sim_link *link, sim_item *item, sim_l
         if (++link->rnr_tries > SIM_RNR_TRIES)
             item_refuse(item, RT_E_PEER_LOST, SIM_CAUSE_NO_RECEIVE);
         else
-            stall(link, item, link->device->retry_ns / SIM_RETRY_STEPS);
+            item_stall(link, item, link->device->retry_ns / SIM_RETRY_STEPS);
         return;
     }
     link->rnr_tries = 0;
@@ -221,7 +206,7 @@ static void item_deliver(sim_world *world, sim_link *link, sim_item *item, sim_l
     uint64_t offset = 0;
     for (uint32_t index = 0; sending && index < item->segment_count; index++) {
         const rt_segment *segment = &item->segments[index];
-        copy_range(receive->segments, receive->segment_count, offset, segment->address, segment->size, true);
+        range_copy(receive->segments, receive->segment_count, offset, segment->address, segment->size, true);
         offset += segment->size;
     }
     rt_sim_receive_complete(peer, RT_OK, SIM_CAUSE_NONE, (uint32_t)item->size, sending ? NULL : &item->immediate);
@@ -232,11 +217,11 @@ void rt_sim_item_fire(sim_world *world, sim_event *event)
 {
     sim_item *item = RT_LIST_ENTRY(event, sim_item, event);
     sim_link *link = item->link;
-    bool failed = link->state == SIM_LINK_ERROR; /* what is under way goes on until the flush, but is not sent again */
+    bool failed = link->state == SIM_LINK_ERROR; /* items under way go on until the flush, but are not sent again */
     if (link->refused && (int32_t)(item->position - link->refused_position) > 0)
         return;
     sim_link *peer = rt_sim_link_peer(link);
-    if (is_blocked(link, item, peer)) {
+    if (item_is_blocked(link, item, peer)) {
         if (!failed)
             item_blocked(link, item);
         return;
@@ -244,7 +229,7 @@ void rt_sim_item_fire(sim_world *world, sim_event *event)
     if (failed && (item->phase != SIM_PHASE_PLACING || item->piece_next == item->piece_count))
         return;
     if (!failed && (rt_sim_random(&world->random) >> 32) < world->drop_per_2_32) {
-        stall(link, item, 4 * rt_sim_latency(world, link->device, peer == NULL ? NULL : peer->device));
+        item_stall(link, item, 4 * rt_sim_latency(world, link->device, peer == NULL ? NULL : peer->device));
         return;
     }
     item->blocked_since_ns = SIM_NEVER;

@@ -1,4 +1,4 @@
-/* device.c: a party of the fabric: opening and closing it, its completion queues, its asynchronous events, and its death. */
+/* device.c: a party of the fabric: opening and closing it, its asynchronous events, and its death. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -29,7 +29,7 @@ int rt_sim_list(rt_device_info *infos_out, int capacity, rt_detail *detail)
 
 /* ---- opening and closing ---- */
 
-static int choose_name(const sim_world *world, const char *wanted, char *name_out, rt_detail *detail)
+static int device_name_choose(const sim_world *world, const char *wanted, char *name_out, rt_detail *detail)
 {
     if (wanted == NULL || wanted[0] == '\0') {
         uint32_t number = world->device_next;
@@ -49,13 +49,6 @@ static int choose_name(const sim_world *world, const char *wanted, char *name_ou
     return RT_OK;
 }
 
-static void nudge_fire(sim_world *world, sim_event *event)
-{
-    sim_device *device = RT_LIST_ENTRY(event, sim_device, nudge);
-    rt_sim_trace(world, SIM_TRACE_NUDGE, device->id, 0, 0);
-    rt_sim_happen(device, true);
-}
-
 static sim_device *device_create(sim_world *world, const rt_open_options *options, const sim_arguments *arguments)
 {
     sim_device *device = calloc(1, sizeof *device);
@@ -64,7 +57,7 @@ static sim_device *device_create(sim_world *world, const rt_open_options *option
     device->base.limits = arguments->limits;
     device->world = world;
     device->upcalls = options->upcalls;
-    device->queue_count = options->data_queues + 1;
+    device->queue_count = (options->data_queues != 0 ? options->data_queues : arguments->limits.queues_default) + 1;
     device->queues = calloc(device->queue_count, sizeof *device->queues);
     if (device->queues == NULL) {
         free(device);
@@ -76,7 +69,7 @@ static sim_device *device_create(sim_world *world, const rt_open_options *option
     device->bytes_per_us = arguments->bytes_per_us;
     device->hesitates = arguments->hesitates;
     device->corrupt_at = device->truncate_at = SIM_UNLIMITED;
-    device->nudge.fire = nudge_fire;
+    device->nudge.fire = rt_sim_nudge_fire;
     rt_list_init(&device->waiting_node);
     rt_list_init(&device->links);
     rt_list_init(&device->lost);
@@ -90,8 +83,9 @@ int rt_sim_open(const rt_open_options *options, rt_pdevice **device_out, rt_deta
     int status = rt_sim_arguments_parse(options->arguments, &arguments, detail);
     if (status != RT_OK)
         return status;
-    if (options->data_queues < 1 || options->data_queues >= arguments.limits.completion_queue_max)
-        return rt_fail(detail, RT_E_INVALID, 0, "sim: %u data queues; a device has 1 to %u", options->data_queues,
+    uint32_t queues = options->data_queues != 0 ? options->data_queues : arguments.limits.queues_default;
+    if (queues >= arguments.limits.completion_queue_max)
+        return rt_fail(detail, RT_E_INVALID, 0, "sim: %u data queues; a device has 1 to %u", queues,
                        arguments.limits.completion_queue_max - 1);
     sim_world *world = NULL;
     status = rt_sim_world_enter(arguments.world, arguments.has_seed, arguments.seed, &world, detail);
@@ -103,7 +97,7 @@ int rt_sim_open(const rt_open_options *options, rt_pdevice **device_out, rt_deta
         goto leave_world;
     }
     char name[SIM_NAME_SIZE];
-    status = choose_name(world, options->name, name, detail);
+    status = device_name_choose(world, options->name, name, detail);
     if (status != RT_OK)
         goto leave_world;
     sim_device *device = device_create(world, options, &arguments);
@@ -142,23 +136,7 @@ void rt_sim_close(rt_pdevice *pdevice)
     rt_sim_world_leave(world);
 }
 
-/* ---- what happens to it ---- */
-
-void rt_sim_happen(sim_device *device, bool serve)
-{
-    if (device->paused)
-        return; /* all of it is told when it goes on */
-    device->happened = true;
-    if (serve && rt_list_empty(&device->waiting_node))
-        rt_list_append(&device->world->waiting, &device->waiting_node);
-}
-
-void rt_sim_nudge(sim_device *device, int64_t at_ns, bool progress)
-{
-    device->progress_untold |= progress;
-    if (device->nudge.place == 0 || device->nudge.at_ns > at_ns)
-        rt_sim_schedule(&device->world->heap, &device->nudge, at_ns);
-}
+/* ---- events of the device ---- */
 
 void rt_sim_kill(sim_device *device)
 {
@@ -178,7 +156,7 @@ void rt_sim_pause(sim_device *device, bool paused)
     if (device->dead || device->paused == paused)
         return;
     device->paused = paused;
-    rt_sim_happen(device, true); /* says nothing while it is paused */
+    rt_sim_happen(device, true); /* has no effect while it is paused */
 }
 
 int rt_sim_service_fd(rt_pdevice *pdevice)
@@ -207,99 +185,4 @@ void rt_sim_service(rt_pdevice *pdevice, rt_event *event_out)
         device->progress_untold = false;
         event_out->kind = RT_EVENT_PROGRESS;
     }
-}
-
-/* ---- completion queues ---- */
-
-int rt_sim_queue_reserve(sim_device *device, uint32_t queue, uint32_t count)
-{
-    sim_queue *target = &device->queues[queue];
-    uint64_t wanted = target->reserved + count;
-    uint32_t capacity = target->capacity == 0 ? 64 : target->capacity;
-    while (capacity < wanted && capacity < device->base.limits.completion_depth)
-        capacity *= 2;
-    if (capacity != target->capacity) {
-        sim_entry *entries = calloc(capacity, sizeof *entries);
-        if (entries == NULL)
-            return RT_E_NO_MEMORY;
-        for (uint32_t at = target->tail; at != target->head; at++)
-            entries[at & (capacity - 1)] = target->entries[at & (target->capacity - 1)];
-        free(target->entries);
-        target->entries = entries;
-        target->capacity = capacity;
-    }
-    target->reserved = wanted;
-    return RT_OK;
-}
-
-void rt_sim_queue_unreserve(sim_device *device, uint32_t queue, uint32_t count)
-{
-    assert(device->queues[queue].reserved >= count);
-    device->queues[queue].reserved -= count;
-}
-
-void rt_sim_queue_forget(sim_device *device, uint32_t queue, const sim_link *link)
-{
-    sim_queue *target = &device->queues[queue];
-    uint32_t kept = target->tail;
-    for (uint32_t at = target->tail; at != target->head; at++) {
-        const sim_entry *entry = &target->entries[at & (target->capacity - 1)];
-        if (entry->link != link)
-            target->entries[kept++ & (target->capacity - 1)] = *entry;
-    }
-    target->head = kept;
-}
-
-void rt_sim_complete(sim_device *device, uint32_t queue, const sim_entry *entry)
-{
-    sim_queue *target = &device->queues[queue];
-    uint32_t depth = device->base.limits.completion_depth;
-    uint32_t used = target->head - target->tail;
-    if (target->overrun || used >= depth || used >= target->capacity) {
-        target->overrun = true; /* RDMA-RULES 23: an overrun kills the queue */
-        rt_sim_happen(device, true);
-        return;
-    }
-    target->entries[target->head++ & (target->capacity - 1)] = *entry;
-    rt_sim_happen(device, queue == device->queue_count - 1);
-}
-
-int rt_sim_poll(rt_pdevice *pdevice, uint32_t queue, rt_completion *completions_out, uint32_t capacity)
-{
-    sim_device *device = (sim_device *)pdevice;
-    assert(queue < device->queue_count);
-    sim_queue *source = &device->queues[queue];
-    if (source->overrun)
-        return RT_E_DEVICE_LOST;
-    uint32_t count = 0;
-    for (; count < capacity && source->tail != source->head; count++) {
-        const sim_entry *entry = &source->entries[source->tail++ & (source->capacity - 1)];
-        completions_out[count] = entry->completion;
-        if (entry->completion.opcode != RT_WORK_RECV)
-            entry->link->released = entry->position + 1;
-    }
-    if (count == 0 && device->dead)
-        return RT_E_DEVICE_LOST; /* after the last flush was taken */
-    return (int)count;
-}
-
-int rt_sim_arm(rt_pdevice *pdevice, uint32_t queue)
-{
-    assert(queue < ((const sim_device *)pdevice)->queue_count);
-    (void)pdevice;
-    (void)queue;
-    return RT_OK;
-}
-
-int rt_sim_event_fd(rt_pdevice *pdevice, uint32_t queue)
-{
-    (void)pdevice;
-    (void)queue;
-    return -1;
-}
-
-void rt_sim_event_clear(rt_pdevice *pdevice, uint32_t queue)
-{
-    (void)pdevice;
-    (void)queue;
 }

@@ -1,7 +1,8 @@
 /* event.c: the event heap and the random generator of a world.
  *
- * The heap is binary, keyed by (time, sequence), and holds pointers to events that live in the objects they concern: each
- * knows its place, so it can be moved or withdrawn. Nothing here knows what an event means. */
+ * The heap is binary, keyed by (time, sequence), and holds pointers to events that live in the
+ * objects they concern: each event knows its place, so it can be moved or withdrawn. This file does
+ * not know what an event means. */
 #include <assert.h>
 #include <stdlib.h>
 
@@ -33,36 +34,36 @@ void rt_sim_heap_unreserve(sim_heap *heap, uint32_t count)
     assert(heap->count <= heap->reserved);
 }
 
-static bool earlier(const sim_event *one, const sim_event *other)
+static bool event_earlier(const sim_event *one, const sim_event *other)
 {
     return one->at_ns != other->at_ns ? one->at_ns < other->at_ns : one->sequence < other->sequence;
 }
 
-static void put(sim_heap *heap, uint32_t place, sim_event *event)
+static void heap_put(sim_heap *heap, uint32_t place, sim_event *event)
 {
     heap->events[place] = event;
     event->place = place;
 }
 
-static void sift_up(sim_heap *heap, uint32_t place, sim_event *event)
+static void heap_sift_up(sim_heap *heap, uint32_t place, sim_event *event)
 {
-    for (; place > 1 && earlier(event, heap->events[place / 2]); place /= 2)
-        put(heap, place, heap->events[place / 2]);
-    put(heap, place, event);
+    for (; place > 1 && event_earlier(event, heap->events[place / 2]); place /= 2)
+        heap_put(heap, place, heap->events[place / 2]);
+    heap_put(heap, place, event);
 }
 
-static void sift_down(sim_heap *heap, uint32_t place, sim_event *event)
+static void heap_sift_down(sim_heap *heap, uint32_t place, sim_event *event)
 {
     while (place * 2 <= heap->count) {
         uint32_t child = place * 2;
-        if (child < heap->count && earlier(heap->events[child + 1], heap->events[child]))
+        if (child < heap->count && event_earlier(heap->events[child + 1], heap->events[child]))
             child++;
-        if (!earlier(heap->events[child], event))
+        if (!event_earlier(heap->events[child], event))
             break;
-        put(heap, place, heap->events[child]);
+        heap_put(heap, place, heap->events[child]);
         place = child;
     }
-    put(heap, place, event);
+    heap_put(heap, place, event);
 }
 
 void rt_sim_cancel(sim_heap *heap, sim_event *event)
@@ -75,10 +76,10 @@ void rt_sim_cancel(sim_heap *heap, sim_event *event)
     sim_event *last = heap->events[heap->count--];
     if (last == event)
         return;
-    if (place > 1 && earlier(last, heap->events[place / 2]))
-        sift_up(heap, place, last);
+    if (place > 1 && event_earlier(last, heap->events[place / 2]))
+        heap_sift_up(heap, place, last);
     else
-        sift_down(heap, place, last);
+        heap_sift_down(heap, place, last);
 }
 
 void rt_sim_schedule(sim_heap *heap, sim_event *event, int64_t at_ns)
@@ -88,7 +89,7 @@ void rt_sim_schedule(sim_heap *heap, sim_event *event, int64_t at_ns)
     assert(heap->count < heap->reserved);
     event->at_ns = at_ns < SIM_TIME_MAX ? at_ns : SIM_TIME_MAX;
     event->sequence = heap->sequence++;
-    sift_up(heap, ++heap->count, event);
+    heap_sift_up(heap, ++heap->count, event);
 }
 
 sim_event *rt_sim_heap_first(const sim_heap *heap)
@@ -112,7 +113,7 @@ void rt_sim_random_seed(sim_random *random, uint64_t seed)
     }
 }
 
-static uint64_t rotate(uint64_t value, int bits)
+static uint64_t value_rotate(uint64_t value, int bits)
 {
     return (value << bits) | (value >> (64 - bits));
 }
@@ -121,14 +122,14 @@ static uint64_t rotate(uint64_t value, int bits)
 uint64_t rt_sim_random(sim_random *random)
 {
     uint64_t *state = random->state;
-    uint64_t result = rotate(state[1] * 5, 7) * 9;
+    uint64_t result = value_rotate(state[1] * 5, 7) * 9;
     uint64_t shifted = state[1] << 17;
     state[2] ^= state[0];
     state[3] ^= state[1];
     state[1] ^= state[2];
     state[0] ^= state[3];
     state[2] ^= shifted;
-    state[3] = rotate(state[3], 45);
+    state[3] = value_rotate(state[3], 45);
     return result;
 }
 

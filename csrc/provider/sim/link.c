@@ -1,47 +1,17 @@
-/* link.c: one end of a queue pair: making, joining, shutting and ending it, and how it fails.
- *
- * A link that fails completes its oldest item with the cause and flushes the rest a little later, as a NIC does: until the
- * flush, pieces that are under way may still touch memory at both ends. */
+/* link.c: one end of a queue pair: creating, joining, destroying and describing it. */
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
 
+#include "base/number.h"
 #include "provider/sim/sim.h"
 
 static const uint32_t address_magic = 0x4c4d4953; /* "SIML" */
 
-const char *rt_sim_completion_name(uint32_t cause)
-{
-    static const char *const names[SIM_CAUSE_COUNT] = {
-        [SIM_CAUSE_NONE] = "SIM_SUCCESS",
-        [SIM_CAUSE_FLUSH] = "SIM_FLUSHED",
-        [SIM_CAUSE_REMOTE_ACCESS] = "SIM_REMOTE_ACCESS_ERROR",
-        [SIM_CAUSE_REMOTE_REQUEST] = "SIM_REMOTE_REQUEST_ERROR",
-        [SIM_CAUSE_LOCAL_LENGTH] = "SIM_LOCAL_LENGTH_ERROR",
-        [SIM_CAUSE_RETRY] = "SIM_RETRY_EXCEEDED",
-        [SIM_CAUSE_NO_RECEIVE] = "SIM_RECEIVER_NOT_READY",
-        [SIM_CAUSE_DEVICE] = "SIM_DEVICE_KILLED",
-    };
-    return cause < SIM_CAUSE_COUNT ? names[cause] : "SIM_UNKNOWN";
-}
-
-/* ---- making ---- */
-
-static uint32_t power_of_two(uint32_t least)
-{
-    uint32_t size = 1;
-    while (size < least)
-        size *= 2;
-    return size;
-}
-
-static void flush_fire(sim_world *world, sim_event *event);
-
 /* The rings, and in one block the segments and inline bytes of their entries. */
 static int rings_allocate(sim_link *link, const rt_limits *limits)
 {
-    uint32_t sends = power_of_two(limits->work_depth), receives = power_of_two(limits->receive_depth);
+    uint32_t sends = rt_power_of_two(limits->work_depth), receives = rt_power_of_two(limits->receive_depth);
     size_t segments = ((size_t)sends + receives) * limits->segments_max;
     link->items = calloc(sends, sizeof *link->items);
     link->receives = calloc(receives, sizeof *link->receives);
@@ -67,7 +37,8 @@ static int rings_allocate(sim_link *link, const rt_limits *limits)
     return RT_OK;
 }
 
-/* Room in the completion queues, the heap and the table of links. On failure nothing is held. */
+/* Reserves room in the completion queues, the heap and the table of links. On failure nothing is
+ * held. */
 static int link_reserve(sim_link *link, sim_world *world)
 {
     sim_device *device = link->device;
@@ -120,7 +91,7 @@ int rt_sim_link_create(rt_pdevice *pdevice, uint32_t send_queue, uint32_t receiv
         goto free_rings;
     link->self.nonce = rt_sim_random(&world->random) | 1;
     link->id = world->link_next++;
-    link->flush.fire = flush_fire;
+    link->flush.fire = rt_sim_link_flush_fire;
     rt_list_init(&link->lost_node);
     rt_list_append(&device->links, &link->node);
     device->link_count++;
@@ -163,108 +134,12 @@ int rt_sim_link_connect(rt_plink *plink, const uint8_t *peer_address, size_t siz
     return RT_OK;
 }
 
-sim_link *rt_sim_link_peer(const sim_link *link)
-{
-    sim_link *peer = rt_sim_table_get(&link->device->world->links, link->peer.slot);
-    if (peer == NULL || peer->self.nonce != link->peer.nonce || peer->device->id != link->peer_device)
-        return NULL;
-    if (peer->state != SIM_LINK_JOINED || peer->peer.slot != link->self.slot || peer->peer.nonce != link->self.nonce)
-        return NULL;
-    return peer->device->dead ? NULL : peer;
-}
-
-/* ---- failing ---- */
-
-static void item_complete(sim_link *link, int status, uint32_t cause)
-{
-    sim_item *item = rt_sim_item_at(link, link->retired);
-    rt_sim_cancel(&link->device->world->heap, &item->event);
-    const sim_entry entry = {
-        .completion = {.token = item->token, .status = status, .foreign_status = cause},
-        .link = link,
-        .position = item->position,
-    };
-    link->retired++;
-    rt_sim_complete(link->device, link->base.send_queue, &entry);
-}
-
-static void flush_all(sim_link *link, int status, uint32_t cause)
-{
-    while (link->retired != link->posted)
-        item_complete(link, status, cause);
-    link->started = link->posted;
-    link->reads = 0;
-    while (link->receive_tail != link->receive_head)
-        rt_sim_receive_complete(link, status, cause, 0, NULL);
-}
-
-static void flush_fire(sim_world *world, sim_event *event)
-{
-    sim_link *link = RT_LIST_ENTRY(event, sim_link, flush);
-    rt_sim_trace(world, SIM_TRACE_FLUSH, link->id, link->retired, link->posted);
-    flush_all(link, RT_E_FLUSHED, SIM_CAUSE_FLUSH);
-}
-
-void rt_sim_link_flush_soon(sim_link *link)
-{
-    sim_device *device = link->device;
-    bool idle = link->retired == link->posted && link->receive_tail == link->receive_head;
-    if (!idle && link->flush.place == 0)
-        rt_sim_schedule(&device->world->heap, &link->flush, device->world->now_ns + rt_sim_latency(device->world, device, NULL));
-}
-
-void rt_sim_link_fail(sim_link *link, int status, uint32_t cause)
-{
-    sim_world *world = link->device->world;
-    rt_sim_trace(world, SIM_TRACE_FAIL, link->id, link->retired, cause);
-    sim_link *peer = rt_sim_link_peer(link);
-    assert(link->state == SIM_LINK_JOINED && link->retired != link->posted);
-    link->state = SIM_LINK_ERROR;
-    item_complete(link, status, cause);
-    rt_sim_link_flush_soon(link);
-    if (peer == NULL)
-        return;
-    if (cause == SIM_CAUSE_REMOTE_REQUEST && peer->receive_tail != peer->receive_head)
-        rt_sim_receive_complete(peer, RT_E_LOCAL_ACCESS, SIM_CAUSE_LOCAL_LENGTH, 0, NULL);
-    if (cause == SIM_CAUSE_REMOTE_REQUEST)
-        rt_sim_link_lose(peer, "the peer's message is larger than the receive it met");
-    else if (cause == SIM_CAUSE_REMOTE_ACCESS)
-        rt_sim_link_lose(peer, "the peer used a key that is not valid, went out of bounds or lacked the right");
-}
-
-void rt_sim_link_lose(sim_link *link, const char *why)
-{
-    sim_device *device = link->device;
-    link->state = SIM_LINK_ERROR;
-    rt_fail(&link->loss, RT_E_REMOTE_ACCESS, 0, "a link of '%s' failed: %s", device->base.name, why);
-    rt_list_append(&device->lost, &link->lost_node);
-    rt_sim_link_flush_soon(link);
-    rt_sim_happen(device, true);
-}
-
-void rt_sim_link_kill(sim_link *link)
-{
-    link->state = SIM_LINK_ERROR;
-    rt_sim_cancel(&link->device->world->heap, &link->flush);
-    flush_all(link, RT_E_DEVICE_LOST, SIM_CAUSE_DEVICE);
-}
-
-/* ---- ending ---- */
-
-void rt_sim_link_shut(rt_plink *plink)
-{
-    sim_link *link = (sim_link *)plink;
-    link->state = SIM_LINK_ERROR;
-    rt_sim_windows_end(link->device, NULL, link);
-    rt_sim_link_flush_soon(link);
-}
-
 void rt_sim_link_destroy(rt_plink *plink)
 {
     sim_link *link = (sim_link *)plink;
     sim_device *device = link->device;
     sim_world *world = device->world;
-    for (; link->retired != link->posted; link->retired++) /* whoever could not wait for the flush stops it here */
+    for (; link->retired != link->posted; link->retired++) /* a caller that could not wait for the flush stops it here */
         rt_sim_cancel(&world->heap, &rt_sim_item_at(link, link->retired)->event);
     rt_sim_cancel(&world->heap, &link->flush);
     rt_sim_windows_end(device, NULL, link);

@@ -1,10 +1,10 @@
 /* memory.c: registered memory, the peer's memory, and sleeping until a WRITE lands.
  *
- * One process: memory is a pointer, a key is a reference to it. A key is looked at where a NIC looks at it, at the target
- * when bytes are placed (deliver.c); attaching checks only that the bytes are a key of the link's peer. */
+ * All parties are in one process: memory is a pointer, and a key is a reference to it. A key is
+ * checked where a NIC checks it, at the target when bytes are placed (deliver.c); attaching checks
+ * only that the bytes are a key of the link's peer. */
 #include <assert.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "provider/sim/sim.h"
 

@@ -1,8 +1,9 @@
 /* post.c: taking work items, and planning when their pieces are placed.
  *
- * An item is planned when it starts: at post, or when the READs before its fence are done. The cost model gives the time at
- * which its first and last bytes reach the target; the seed gives cuts and delays; the link's promises then hold back
- * what must not come early. deliver.c lets it happen. HOT by the seam's rules: no allocation, no system call. */
+ * An item is planned when it starts: at post, or when the READs before its fence are done. The cost
+ * model gives the times at which its first and last bytes reach the target; the seed gives cuts and
+ * delays; the link's promises then hold back pieces that must not come early. deliver.c executes
+ * the plan. HOT by the seam's rules: no allocation, no system call. */
 #include <assert.h>
 #include <string.h>
 
@@ -13,8 +14,9 @@ typedef struct travel {
     uint64_t bytes_per_us;
 } travel;
 
-/* Sends bytes from one NIC to another: each NIC passes one byte after the other. `to` may be NULL: nobody is there. */
-static travel send_bytes(sim_world *world, sim_device *from, sim_device *to, int64_t start_ns, uint64_t size)
+/* Sends bytes from one NIC to another: each NIC passes one byte after the other. `to` may be NULL:
+ * the peer is gone. */
+static travel bytes_send(sim_world *world, sim_device *from, sim_device *to, int64_t start_ns, uint64_t size)
 {
     travel result = {.bytes_per_us = from->bytes_per_us};
     if (to != NULL && to->bytes_per_us < result.bytes_per_us)
@@ -32,23 +34,24 @@ static travel send_bytes(sim_world *world, sim_device *from, sim_device *to, int
     return result;
 }
 
-static bool promised(const sim_link *link, const sim_device *target, size_t limit)
+static bool limit_promised(const sim_link *link, const sim_device *target, size_t limit)
 {
     bool here = *((const bool *)((const uint8_t *)&link->device->base.limits + limit));
     return here || (target != NULL && *((const bool *)((const uint8_t *)&target->base.limits + limit)));
 }
 
-#define PROMISED(link, target, name) promised(link, target, offsetof(rt_limits, name))
+#define PROMISED(link, target, name) limit_promised(link, target, offsetof(rt_limits, name))
 
-/* Whether the item must be placed after all WRITEs before it: by promise, unless the target memory gave that up. */
-static bool is_ordered(const sim_item *item, const sim_device *target, const sim_memory *memory)
+/* Whether the item must be placed after all WRITEs before it: so the promise says, unless the
+ * target memory gave it up. */
+static bool item_is_ordered(const sim_item *item, const sim_device *target, const sim_memory *memory)
 {
     if (memory != NULL && (memory->base.access & RT_ACCESS_RELAXED_ORDER) != 0 && item->opcode != RT_WORK_SEND)
         return false;
     return PROMISED(item->link, target, orders_writes);
 }
 
-static bool is_word(const sim_item *item, const sim_device *target, const sim_memory *memory)
+static bool item_is_word(const sim_item *item, const sim_device *target, const sim_memory *memory)
 {
     if (item->opcode != RT_WORK_WRITE || item->size != 8 || memory == NULL || !PROMISED(item->link, target, places_words_whole))
         return false;
@@ -56,7 +59,7 @@ static bool is_word(const sim_item *item, const sim_device *target, const sim_me
 }
 
 /* Cuts an item's bytes into 1 to SIM_PIECES_MAX pieces at seeded places, ascending. */
-static void cut_pieces(sim_world *world, sim_item *item, bool whole)
+static void pieces_cut(sim_world *world, sim_item *item, bool whole)
 {
     uint64_t cuts[SIM_PIECES_MAX + 1];
     uint64_t most = item->size < SIM_PIECES_MAX ? item->size : SIM_PIECES_MAX;
@@ -82,7 +85,7 @@ static void cut_pieces(sim_world *world, sim_item *item, bool whole)
     item->piece_next = 0;
 }
 
-static void sort_by_time(sim_item *item)
+static void pieces_sort(sim_item *item)
 {
     for (uint32_t index = 1; index < item->piece_count; index++) {
         const sim_piece piece = item->pieces[index];
@@ -94,7 +97,7 @@ static void sort_by_time(sim_item *item)
 }
 
 /* Gives every piece its time. Returns the last. */
-static int64_t time_pieces(sim_world *world, sim_item *item, const travel *way, int64_t floor_ns, bool ascending)
+static int64_t pieces_time(sim_world *world, sim_item *item, const travel *way, int64_t floor_ns, bool ascending)
 {
     const sim_device *device = item->link->device;
     int64_t last_ns = floor_ns, before_ns = floor_ns;
@@ -109,7 +112,7 @@ static int64_t time_pieces(sim_world *world, sim_item *item, const travel *way, 
         if (piece->at_ns > last_ns)
             last_ns = piece->at_ns;
     }
-    sort_by_time(item);
+    pieces_sort(item);
     return last_ns;
 }
 
@@ -121,17 +124,17 @@ static void item_start(sim_item *item)
     const sim_link *peer = rt_sim_link_peer(link);
     sim_device *target = peer == NULL ? NULL : peer->device;
     const sim_memory *memory = target == NULL || item->size == 0 ? NULL : rt_sim_memory_reached(peer, item);
-    bool word = is_word(item, target, memory);
-    bool ordered = word || is_ordered(item, target, memory);
+    bool word = item_is_word(item, target, memory);
+    bool ordered = word || item_is_ordered(item, target, memory);
     int64_t floor_ns = ordered ? link->write_floor_ns + 1 : 0;
     travel way;
     if (item->opcode == RT_WORK_READ && target != NULL)
-        way = send_bytes(world, target, device, world->now_ns + rt_sim_latency(world, device, target), item->size);
+        way = bytes_send(world, target, device, world->now_ns + rt_sim_latency(world, device, target), item->size);
     else
-        way = send_bytes(world, device, target, world->now_ns, item->size);
-    cut_pieces(world, item, word || !world->tears || item->opcode == RT_WORK_SEND);
+        way = bytes_send(world, device, target, world->now_ns, item->size);
+    pieces_cut(world, item, word || !world->tears || item->opcode == RT_WORK_SEND);
     bool ascending = PROMISED(link, target, orders_bytes_within_a_write) && item->opcode != RT_WORK_READ;
-    int64_t last_ns = time_pieces(world, item, &way, floor_ns, ascending);
+    int64_t last_ns = pieces_time(world, item, &way, floor_ns, ascending);
     item->deliver_ns = last_ns;
     if (item->opcode == RT_WORK_SEND || item->opcode == RT_WORK_WRITE_IMM) {
         if (item->deliver_ns <= link->receive_floor_ns)
@@ -161,7 +164,7 @@ void rt_sim_link_start(sim_link *link)
 
 /* ---- taking items ---- */
 
-static uint64_t take_segments(const rt_limits *limits, const rt_work *work, rt_segment *segments_out)
+static uint64_t segments_take(const rt_limits *limits, const rt_work *work, rt_segment *segments_out)
 {
     uint64_t size = 0;
     assert(work->segment_count <= limits->segments_max);
@@ -181,7 +184,7 @@ static uint64_t take_segments(const rt_limits *limits, const rt_work *work, rt_s
     return size;
 }
 
-static void take_inline(const rt_limits *limits, const rt_work *work, sim_item *item)
+static void inline_take(const rt_limits *limits, const rt_work *work, sim_item *item)
 {
     assert(item->size <= limits->inline_size_max && work->opcode != RT_WORK_READ);
     (void)limits;
@@ -195,7 +198,7 @@ static void take_inline(const rt_limits *limits, const rt_work *work, sim_item *
     item->segment_count = 1;
 }
 
-static void take_item(sim_link *link, const rt_work *work)
+static void item_take(sim_link *link, const rt_work *work)
 {
     const rt_limits *limits = &link->device->base.limits;
     sim_item *item = rt_sim_item_at(link, link->posted);
@@ -211,7 +214,7 @@ static void take_item(sim_link *link, const rt_work *work)
     item->blocked_since_ns = SIM_NEVER;
     item->token = work->token;
     item->remote_offset = work->remote_offset;
-    item->size = take_segments(limits, work, item->segments);
+    item->size = segments_take(limits, work, item->segments);
     item->remote = (sim_reference){.slot = UINT32_MAX, .nonce = 0};
     item->windowed = false;
     assert(item->size <= (work->opcode == RT_WORK_SEND ? limits->send_size_max : limits->message_size_max));
@@ -223,16 +226,16 @@ static void take_item(sim_link *link, const rt_work *work)
         item->windowed = ((const sim_remote *)work->remote)->windowed;
     }
     if ((work->flags & RT_WORK_INLINE) != 0)
-        take_inline(limits, work, item);
+        inline_take(limits, work, item);
     link->posted++;
 }
 
-static void take_receive(sim_link *link, const rt_work *work)
+static void receive_take(sim_link *link, const rt_work *work)
 {
     sim_receive *receive = &link->receives[link->receive_head & link->receive_mask];
     receive->token = work->token;
     receive->segment_count = work->segment_count;
-    take_segments(&link->device->base.limits, work, receive->segments);
+    segments_take(&link->device->base.limits, work, receive->segments);
     link->receive_head++;
 }
 
@@ -243,9 +246,9 @@ int rt_sim_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted
     *posted_out = (rt_posted){.accepted = 0, .completed = 0};
     int status = rt_sim_refused(link->device, SIM_CALL_POST, "post", NULL);
     if (status == RT_E_AGAIN)
-        return RT_OK; /* a fault plan that takes nothing */
+        return RT_OK; /* a fault plan under which no item is taken */
     if (status != RT_OK) {
-        rt_sim_link_shut(plink); /* an error is of the link, and sticks */
+        rt_sim_link_shut(plink); /* an error belongs to the link, and sticks */
         return status;
     }
     bool receives = count > 0 && items[0].opcode == RT_WORK_RECV;
@@ -258,9 +261,9 @@ int rt_sim_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted
         if (full)
             break;
         if (receives)
-            take_receive(link, &items[taken]);
+            receive_take(link, &items[taken]);
         else
-            take_item(link, &items[taken]);
+            item_take(link, &items[taken]);
     }
     posted_out->accepted = taken;
     if (link->state == SIM_LINK_ERROR)

@@ -1,10 +1,13 @@
-/* sim.h: the simulated fabric, private to provider/sim. All parties live in one process and one thread, in virtual time.
+/* sim.h: the simulated fabric, private to provider/sim. All parties live in one process and one
+ * thread, in virtual time.
  *
- * A world is one fabric: its devices, a heap of events, one random generator, a trace. Nothing happens but by events, and
- * events happen only inside `advance`; so the same seed and the same calls give the same trace. No randomness comes from
- * time, addresses or hash order. Within its stated limits the fabric reorders, delays and tears (deliver.c says how).
+ * A world is one fabric: its devices, a heap of events, one random generator, a trace. Every change
+ * comes from an event, and events happen only inside `advance`; so the same seed and the same calls
+ * give the same trace. No randomness comes from time, addresses or hash order. Within its stated
+ * limits the fabric reorders, delays and tears (deliver.c says how).
  *
- * Thread rule: a world belongs to the thread that opened its first device. Set-up calls from another one are refused. */
+ * Thread rule: a world belongs to the thread that opened its first device. Set-up calls from
+ * another one are refused. */
 #ifndef RT_PROVIDER_SIM_H
 #define RT_PROVIDER_SIM_H
 
@@ -12,12 +15,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-#include "base/bytes.h"
 #include "base/list.h"
 #include "provider/provider.h"
 
 enum {
-    SIM_PIECES_MAX = 8, /* parts of one WRITE or READ that are placed at times of their own */
+    SIM_PIECES_MAX = 8, /* parts of one WRITE or READ, each placed at a time of its own */
     SIM_NAME_SIZE = RT_DEVICE_NAME_SIZE,
     SIM_RNR_TRIES = 6,           /* times a SEND finds no RECV before it fails: RDMA-RULES 20 */
     SIM_RETRY_STEPS = 8,         /* looks at a blocked path within the retry time */
@@ -27,7 +29,7 @@ enum {
 };
 
 #define SIM_TIME_MAX (INT64_C(1) << 62)
-#define SIM_TICK_NS 10000000ll /* every device is served at least so often, for the deadlines of its control plane */
+#define SIM_TICK_NS 10000000ll /* every device is served at least this often, for the deadlines of its control plane */
 #define SIM_NEVER (-1ll)
 #define SIM_UNLIMITED UINT64_MAX
 
@@ -35,7 +37,6 @@ typedef struct sim_world sim_world;
 typedef struct sim_device sim_device;
 typedef struct sim_link sim_link;
 typedef struct sim_event sim_event;
-typedef struct sim_connection sim_connection;
 
 /* ---- event.c: a binary heap of events keyed by (time, sequence), and the random generator ---- */
 
@@ -70,9 +71,10 @@ uint64_t rt_sim_random(sim_random *random);
 uint64_t rt_sim_random_below(sim_random *random, uint64_t bound);
 uint64_t rt_sim_mix(uint64_t value);
 
-/* ---- world.c ---- */
+/* ---- reference.c ---- */
 
-/* Objects by number. A reference is a slot and the nonce of the object that was in it, so a stale one finds nothing. */
+/* Objects by number. A reference is a slot and the nonce of the object that was in it, so a stale
+ * reference finds no object. */
 typedef struct sim_table {
     void **entries;
     uint32_t *free_slots;
@@ -83,6 +85,15 @@ typedef struct sim_reference {
     uint32_t slot;
     uint64_t nonce;
 } sim_reference;
+
+int rt_sim_table_add(sim_table *table, void *object, uint32_t *slot_out);
+void *rt_sim_table_get(const sim_table *table, uint32_t slot);
+void rt_sim_table_remove(sim_table *table, uint32_t slot);
+void rt_sim_reference_write(uint8_t *bytes_out, uint32_t magic, const sim_world *world, uint32_t device, sim_reference reference);
+bool rt_sim_reference_read(const uint8_t *bytes, size_t size, uint32_t magic, const sim_world *world, uint32_t *device_out,
+                           sim_reference *reference_out);
+
+/* ---- world.c ---- */
 
 enum sim_call {
     SIM_CALL_OPEN,
@@ -108,6 +119,14 @@ typedef struct sim_cut {
     rt_list node;
 } sim_cut;
 
+/* A fault that waits for its time, or for a count of events. command.c sets what it does, in `event.fire`. */
+typedef struct sim_due {
+    sim_event event;
+    rt_list node;         /* in world->faults */
+    bool indexed;         /* waits for event_index rather than for a time */
+    uint64_t event_index; /* the count of events at which it is executed */
+} sim_due;
+
 struct sim_world {
     rt_list node; /* in the list of worlds */
     char name[SIM_NAME_SIZE];
@@ -120,11 +139,11 @@ struct sim_world {
     uint32_t depth;          /* of nested advances */
     uint64_t trace_hash, event_count;
     rt_list devices; /* of sim_device.node, in the order of opening */
-    rt_list waiting; /* of sim_device.waiting_node: to be served */
+    rt_list waiting; /* of sim_device.waiting_node: devices to be served */
     uint32_t device_next, link_next, port_next;
     sim_table links, memories, windows;
     rt_list listeners, connections; /* stream.c */
-    rt_list cuts, faults;           /* of sim_cut.node; of the scheduled faults of command.c */
+    rt_list cuts, faults;           /* of sim_cut.node; of sim_due.node */
     uint32_t indexed_faults;        /* of those, how many wait for an event count */
     uint64_t drop_per_2_32;
     int64_t delay_min_ns, delay_max_ns; /* added to everything that travels */
@@ -134,31 +153,26 @@ struct sim_world {
 
 /* Finds a world; NULL when there is none. */
 sim_world *rt_sim_world_find(const char *name);
-/* Finds or makes the world that a device is to be opened in; a fresh one goes with rt_sim_world_leave if it stays empty. */
+/* Finds or makes the world that a device is to be opened in; rt_sim_world_leave destroys a fresh
+ * one that stayed empty. */
 int rt_sim_world_enter(const char *name, bool has_seed, uint64_t seed, sim_world **world_out, rt_detail *detail);
 /* Destroys the world when it has no device left. */
 void rt_sim_world_leave(sim_world *world);
 /* RT_OK on the thread that owns the world. */
 int rt_sim_world_owned(const sim_world *world, const char *what, rt_detail *detail);
 sim_device *rt_sim_party_find(const sim_world *world, const char *name);
+/* Keeps a fault until it fires at `at_ns`, or now if that is past; an indexed one when its event_index is reached. The world
+ * owns it from then on: `remove` ends and frees it. */
+int rt_sim_due_add(sim_world *world, sim_due *due, int64_t at_ns);
+void rt_sim_due_remove(sim_world *world, sim_due *due);
 void rt_sim_trace(sim_world *world, uint32_t kind, uint64_t one, uint64_t two, uint64_t three);
-/* Whether the fault plan fails this call; then the status is returned with its detail. */
-int rt_sim_refused(sim_device *device, enum sim_call call, const char *name, rt_detail *detail);
-int rt_sim_refusal_take(sim_refusal *refusal);
 bool rt_sim_path_cut(const sim_world *world, const sim_device *one, const sim_device *other);
-/* How long a packet is under way, with its seeded part; `other` may be NULL. */
+/* The travel time of a packet, with its seeded part; `other` may be NULL. */
 int64_t rt_sim_latency(sim_world *world, const sim_device *one, const sim_device *other);
 int64_t rt_sim_now_ns(rt_pdevice *pdevice);
 int rt_sim_advance(rt_pdevice *pdevice, int64_t until_ns);
 
-int rt_sim_table_add(sim_table *table, void *object, uint32_t *slot_out);
-void *rt_sim_table_get(const sim_table *table, uint32_t slot);
-void rt_sim_table_remove(sim_table *table, uint32_t slot);
-void rt_sim_reference_write(uint8_t *bytes_out, uint32_t magic, const sim_world *world, uint32_t device, sim_reference reference);
-bool rt_sim_reference_read(const uint8_t *bytes, size_t size, uint32_t magic, const sim_world *world, uint32_t *device_out,
-                           sim_reference *reference_out);
-
-/* ---- device.c, arguments.c ---- */
+/* ---- arguments.c, device.c ---- */
 
 typedef struct sim_arguments {
     char world[SIM_NAME_SIZE];
@@ -172,12 +186,11 @@ typedef struct sim_arguments {
 void rt_sim_arguments_default(sim_arguments *arguments_out);
 /* Parses "key=value&key=value". RT_E_INVALID names the key that is unknown or has a bad value. */
 int rt_sim_arguments_parse(const char *text, sim_arguments *arguments_out, rt_detail *detail);
-bool rt_sim_parse_u64(const char *text, size_t size, uint64_t *value_out);
 
 typedef struct sim_entry {
     rt_completion completion;
     sim_link *link;
-    uint32_t position; /* in the link's send ring: polling frees the ring up to here, as on a real NIC (RDMA-RULES 23) */
+    uint32_t position; /* in the link's send ring: polling it frees the ring up to here, as on a real NIC (RDMA-RULES 23) */
 } sim_entry;
 
 typedef struct sim_queue {
@@ -197,19 +210,19 @@ struct sim_device {
     sim_queue *queues;
     int64_t latency_ns, jitter_ns, retry_ns;
     uint64_t bytes_per_us;
-    int64_t egress_free_ns, ingress_free_ns; /* when its NIC has sent, and taken, all that was given to it */
+    int64_t egress_free_ns, ingress_free_ns; /* when its NIC has sent, and has taken, all bytes that were given to it */
     bool hesitates, attach_hesitated;
     bool dead, paused;
     bool happened; /* ends the device's next advance */
     bool death_untold, progress_untold;
-    sim_event nudge; /* serves the device: something that it waited for is there */
+    sim_event nudge; /* serves the device: an object that it waited for is there */
     rt_list links;   /* of sim_link.node */
     rt_list lost;    /* of sim_link.lost_node: links whose loss is untold */
     rt_list windows; /* of sim_window.node */
     uint32_t link_count, memory_count, stream_count, listener_count;
     uint32_t epoch; /* of memory_sleep */
     sim_refusal refusals[SIM_CALL_COUNT];
-    uint64_t corrupt_at, truncate_at; /* position in each stream that it writes; SIM_UNLIMITED: nowhere */
+    uint64_t corrupt_at, truncate_at; /* position in each stream that the device writes; SIM_UNLIMITED: nowhere */
     uint8_t corrupt_mask;
 };
 
@@ -217,24 +230,35 @@ int rt_sim_viable(rt_detail *detail);
 int rt_sim_list(rt_device_info *infos_out, int capacity, rt_detail *detail);
 int rt_sim_open(const rt_open_options *options, rt_pdevice **device_out, rt_detail *detail);
 void rt_sim_close(rt_pdevice *pdevice);
+void rt_sim_kill(sim_device *device);
+void rt_sim_pause(sim_device *device, bool paused);
+int rt_sim_service_fd(rt_pdevice *pdevice);
+void rt_sim_service(rt_pdevice *pdevice, rt_event *event_out);
+
+/* ---- party.c ---- */
+
 /* Ends the device's next advance; with `serve`, its control plane is called too. */
 void rt_sim_happen(sim_device *device, bool serve);
 /* Serves the device at a time, with an RT_EVENT_PROGRESS if `progress`. */
 void rt_sim_nudge(sim_device *device, int64_t at_ns, bool progress);
-void rt_sim_kill(sim_device *device);
-void rt_sim_pause(sim_device *device, bool paused);
-/* Makes room for the completions of a link, as far as limits.completion_depth allows; and takes it back. */
+void rt_sim_nudge_fire(sim_world *world, sim_event *event);
+/* Whether the fault plan fails this call; then the plan's status is returned with its detail. */
+int rt_sim_refused(sim_device *device, enum sim_call call, const char *name, rt_detail *detail);
+int rt_sim_refusal_take(sim_refusal *refusal);
+
+/* ---- queue.c ---- */
+
+/* Make room for the completions of a link, as far as limits.completion_depth allows, and give it
+ * back. */
 int rt_sim_queue_reserve(sim_device *device, uint32_t queue, uint32_t count);
 void rt_sim_queue_unreserve(sim_device *device, uint32_t queue, uint32_t count);
-/* Drops the completions of a link that nobody polled. */
+/* Drops the completions of a link that were not polled. */
 void rt_sim_queue_forget(sim_device *device, uint32_t queue, const sim_link *link);
 void rt_sim_complete(sim_device *device, uint32_t queue, const sim_entry *entry);
 int rt_sim_poll(rt_pdevice *pdevice, uint32_t queue, rt_completion *completions_out, uint32_t capacity);
 int rt_sim_arm(rt_pdevice *pdevice, uint32_t queue);
 int rt_sim_event_fd(rt_pdevice *pdevice, uint32_t queue);
 void rt_sim_event_clear(rt_pdevice *pdevice, uint32_t queue);
-int rt_sim_service_fd(rt_pdevice *pdevice);
-void rt_sim_service(rt_pdevice *pdevice, rt_event *event_out);
 
 /* ---- memory.c ---- */
 
@@ -259,7 +283,8 @@ int rt_sim_memory_key(rt_pdevice *pdevice, rt_pmemory *memory, rt_plink *const *
 int rt_sim_remote_attach(rt_plink *plink, const uint8_t *key, size_t key_size, uint64_t size, uint32_t access, rt_premote **out,
                          rt_detail *detail);
 void rt_sim_remote_detach(rt_plink *plink, rt_premote *remote);
-/* The registered memory of the target's device that the key of an item opens, as its packets come through `target`; or NULL. */
+/* The registered memory of the target's device that the item's key names, given that its packets
+ * arrive through `target`; or NULL. */
 const sim_memory *rt_sim_memory_reached(const sim_link *target, const sim_item *item);
 uint32_t rt_sim_memory_epoch(rt_pdevice *pdevice);
 int rt_sim_memory_sleep(rt_pdevice *pdevice, uint32_t epoch, int64_t timeout_ns);
@@ -267,7 +292,7 @@ void rt_sim_memory_wake(rt_pdevice *pdevice);
 
 /* ---- window.c ---- */
 
-/* What a key for one peer names: memory, as it is reached through some links. */
+/* The object behind a key for one peer: memory, as it is reached through some links. */
 typedef struct sim_window {
     rt_list node; /* in its device's windows */
     sim_memory *memory;
@@ -285,7 +310,7 @@ const sim_memory *rt_sim_window_memory(const sim_link *target, sim_reference ref
 
 /* ---- link.c ---- */
 
-/* What a party's own device says about a completion: rt_completion.foreign_status. */
+/* The cause that a party's own device reports with a completion: rt_completion.foreign_status. */
 enum sim_cause {
     SIM_CAUSE_NONE = 0,
     SIM_CAUSE_FLUSH,          /* dropped: the link failed or was shut */
@@ -348,7 +373,7 @@ struct sim_link {
     bool hesitated;
     rt_list node, lost_node;
     rt_detail loss;
-    sim_event flush; /* what is outstanding completes with RT_E_FLUSHED */
+    sim_event flush; /* outstanding items complete with RT_E_FLUSHED */
 
     /* The send ring. Positions run freely: released ≤ retired ≤ started ≤ posted. */
     sim_item *items;
@@ -357,7 +382,7 @@ struct sim_link {
     int64_t write_floor_ns; /* when the last of the WRITEs, WRITE_IMMs and SENDs so far is placed */
     int64_t receive_floor_ns;
     uint32_t rnr_tries;
-    bool refused; /* the target said no to `refused_position`: it executes nothing after that */
+    bool refused; /* the target refused `refused_position`: it executes no item after that */
     uint32_t refused_position;
 
     sim_receive *receives;
@@ -368,49 +393,49 @@ struct sim_link {
 int rt_sim_link_create(rt_pdevice *pdevice, uint32_t send_queue, uint32_t receive_queue, rt_plink **link_out,
                        uint8_t *address_out, size_t *address_size_out, rt_detail *detail);
 int rt_sim_link_connect(rt_plink *plink, const uint8_t *peer_address, size_t size, rt_detail *detail);
-void rt_sim_link_shut(rt_plink *plink);
 void rt_sim_link_destroy(rt_plink *plink);
 int rt_sim_link_describe(rt_plink *plink, char *text_out, size_t capacity);
-/* The other end, joined to this one and able to answer, or NULL. Says nothing about cuts. */
-sim_link *rt_sim_link_peer(const sim_link *link);
-/* Fails the oldest outstanding item with a status and flushes the rest; without an item the loss is an event. */
-void rt_sim_link_fail(sim_link *link, int status, uint32_t cause);
-/* Puts a link in error for something its peer did: RT_EVENT_LINK_LOST. */
-void rt_sim_link_lose(sim_link *link, const char *why);
-/* Ends a link of a killed device at once. */
-void rt_sim_link_kill(sim_link *link);
-/* Flushes what is outstanding and will be posted, a little later. */
-void rt_sim_link_flush_soon(sim_link *link);
-const char *rt_sim_completion_name(uint32_t cause);
 
 static inline sim_item *rt_sim_item_at(const sim_link *link, uint32_t position)
 {
     return &link->items[position & link->mask];
 }
 
-/* ---- post.c: taking work and starting it; deliver.c: what then happens to it ---- */
+/* ---- failure.c ---- */
+
+/* The other end, joined to this one and able to answer, or NULL. Cuts are not considered. */
+sim_link *rt_sim_link_peer(const sim_link *link);
+/* Fails the oldest outstanding item with a status and flushes the rest; without an item the loss is an event. */
+void rt_sim_link_fail(sim_link *link, int status, uint32_t cause);
+/* Ends a link of a killed device at once. */
+void rt_sim_link_kill(sim_link *link);
+/* Flushes outstanding items, and those that will be posted, a little later. */
+void rt_sim_link_flush_soon(sim_link *link);
+void rt_sim_link_flush_fire(sim_world *world, sim_event *event);
+void rt_sim_link_shut(rt_plink *plink);
+/* Completes the oldest RECV of a link. */
+void rt_sim_receive_complete(sim_link *link, int status, uint32_t cause, uint32_t size, const uint32_t *immediate);
+const char *rt_sim_completion_name(uint32_t cause);
+
+/* ---- post.c: taking work and starting it; deliver.c: its course after that ---- */
 
 int rt_sim_post(rt_plink *plink, const rt_work *items, uint32_t count, rt_posted *posted_out);
 /* Starts queued items as far as fences and the read depth allow. */
 void rt_sim_link_start(sim_link *link);
 void rt_sim_item_fire(sim_world *world, sim_event *event);
-/* Completes the oldest RECV of a link. */
-void rt_sim_receive_complete(sim_link *link, int status, uint32_t cause, uint32_t size, const uint32_t *immediate);
 
 /* ---- stream.c ---- */
 
 extern const rt_stream_ops rt_sim_streams;
-/* Ends the streams of a killed device as its kernel would: what was written still arrives, then the end. */
+/* Ends the streams of a killed device as its kernel would: bytes already written still arrive, then
+ * the end. */
 void rt_sim_streams_kill(sim_device *device);
 
 /* ---- command.c ---- */
 
 int rt_sim_command(const char *text, char *reply_out, size_t capacity, rt_detail *detail);
-/* Executes faults that wait for the number of events that have happened. */
-void rt_sim_faults_due(sim_world *world);
-void rt_sim_faults_free(sim_world *world);
 
-/* What the trace says. */
+/* The kinds of trace entries. */
 enum sim_trace {
     SIM_TRACE_PIECE = 1,
     SIM_TRACE_READ,

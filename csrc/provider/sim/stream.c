@@ -8,9 +8,12 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/number.h"
 #include "provider/sim/sim.h"
 
 enum { ADDRESS_SIZE = 128, BACKLOG_MAX = 4096 };
+
+typedef struct sim_connection sim_connection;
 
 typedef struct sim_listener {
     rt_list node; /* in world->listeners */
@@ -31,9 +34,9 @@ typedef struct sim_pipe {
     sim_connection *connection;
     int side; /* that reads it */
     uint64_t written, arrived, taken;
-    bool ending;       /* an end follows what is written */
+    bool ending;       /* an end follows the bytes written */
     bool ended;        /* the end has arrived */
-    bool truncated;    /* the fault plan ended it: what is written after that is lost */
+    bool truncated;    /* the fault plan ended it: bytes written after that are lost */
     bool writer_waits; /* a write found no room */
     uint8_t bytes[SIM_STREAM_CAPACITY];
 } sim_pipe;
@@ -44,7 +47,7 @@ struct sim_connection {
     sim_world *world;
     sim_listener *listener; /* until it is accepted; NULL too when the listener is gone */
     sim_event hello;
-    sim_stream ends[2]; /* 0: who connected, 1: who accepts */
+    sim_stream ends[2]; /* 0: the connector, 1: the acceptor */
     sim_pipe pipes[2];  /* by the side that reads */
 };
 
@@ -56,7 +59,7 @@ static int address_choose(sim_world *world, const char *address, char *address_o
     const char *colon = strrchr(address, ':');
     uint64_t port = 0;
     size_t size = strlen(address);
-    if (colon == NULL || colon == address || size >= ADDRESS_SIZE - 8 || !rt_sim_parse_u64(colon + 1, strlen(colon + 1), &port) ||
+    if (colon == NULL || colon == address || size >= ADDRESS_SIZE - 8 || !rt_parse_u64(colon + 1, strlen(colon + 1), &port) ||
         port > 65535)
         return rt_fail(detail, RT_E_INVALID, 0, "'%.80s' is not an address of the simulated network: write host:port", address);
     if (port == 0) {
@@ -125,7 +128,7 @@ static void pipe_fire(sim_world *world, sim_event *event)
         rt_sim_trace(world, SIM_TRACE_STREAM_END, (uint64_t)pipe->side, pipe->arrived, 0);
     }
     if (device == NULL)
-        pipe->taken = pipe->arrived; /* nobody reads any more */
+        pipe->taken = pipe->arrived; /* the reading side is closed */
     else
         rt_sim_happen(device, true);
     pipe_schedule(pipe);
@@ -172,7 +175,7 @@ static void hello_fire(sim_world *world, sim_event *event)
     }
     rt_sim_trace(world, SIM_TRACE_HELLO, 0, 0, 0);
     if (connection->listener == NULL)
-        return; /* it was closed meanwhile, and the end is on its way */
+        return; /* the listener was closed meanwhile, and the end of the stream is on its way */
     rt_list_append(&connection->listener->backlog, &connection->backlog_node);
     rt_sim_happen(connection->listener->device, true);
 }
@@ -309,7 +312,7 @@ static int64_t stream_read(void *handle, void *bytes, size_t capacity)
     return (int64_t)size;
 }
 
-/* Takes bytes into the pipe, with what the fault plan does to them. */
+/* Takes bytes into the pipe, as the fault plan alters them. */
 static void pipe_write(sim_pipe *pipe, const sim_device *writer, const uint8_t *bytes, uint64_t size)
 {
     for (uint64_t index = 0; index < size && !pipe->truncated && pipe->written < writer->truncate_at; index++) {

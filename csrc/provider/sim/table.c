@@ -1,4 +1,5 @@
-/* table.c: the provider table of `sim`, by position. What each entry must do is in provider/provider.h. */
+/* table.c: the provider table of `sim`, by position. provider/provider.h says what each entry must
+ * do. */
 #include "provider/sim/sim.h"
 
 static const rt_clock_ops clock_ops = {
@@ -34,6 +35,7 @@ const rt_provider rt_provider_sim = {
     rt_sim_memory_wake,
     rt_absent_memory_event_fd,
     rt_absent_memory_arm,
+    rt_absent_memory_help,
     rt_sim_completion_name,
     rt_sim_link_describe,
     rt_sim_command,

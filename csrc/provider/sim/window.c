@@ -1,10 +1,10 @@
-/* window.c: keys for one peer. A window is looked at where packets are placed, as other keys are: it must be alive, and the link
- * through which they came one of its own. */
+/* window.c: keys for one peer. A window is checked where packets are placed, as other keys are: it
+ * must be alive, and the link through which the packets came must be one of its own. */
 #include <stdlib.h>
 
 #include "provider/sim/sim.h"
 
-static bool covers(const sim_window *window, const sim_link *link)
+static bool window_covers(const sim_window *window, const sim_link *link)
 {
     for (uint32_t index = 0; index < window->link_count; index++)
         if (window->links[index] == link)
@@ -21,7 +21,7 @@ int rt_sim_window_take(sim_memory *memory, rt_plink *const *links, uint32_t link
             return RT_E_CLOSED;
     RT_LIST_EACH(node, &device->windows) {
         const sim_window *window = RT_LIST_ENTRY(node, sim_window, node);
-        if (window->memory != memory || !covers(window, (const sim_link *)links[0]))
+        if (window->memory != memory || !window_covers(window, (const sim_link *)links[0]))
             continue;
         *reference_out = window->reference;
         return RT_OK;
@@ -44,7 +44,7 @@ void rt_sim_windows_end(sim_device *device, const sim_memory *memory, const sim_
 {
     RT_LIST_EACH_SAFE(node, &device->windows) {
         sim_window *window = RT_LIST_ENTRY(node, sim_window, node);
-        if (window->memory != memory && !covers(window, link))
+        if (window->memory != memory && !window_covers(window, link))
             continue;
         rt_list_remove(node);
         rt_sim_table_remove(&device->world->windows, window->reference.slot);
@@ -55,7 +55,7 @@ void rt_sim_windows_end(sim_device *device, const sim_memory *memory, const sim_
 const sim_memory *rt_sim_window_memory(const sim_link *target, sim_reference reference)
 {
     const sim_window *window = rt_sim_table_get(&target->device->world->windows, reference.slot);
-    if (window == NULL || window->reference.nonce != reference.nonce || !covers(window, target))
+    if (window == NULL || window->reference.nonce != reference.nonce || !window_covers(window, target))
         return NULL;
     return window->memory;
 }

@@ -1,15 +1,59 @@
-/* world.c: a world (one fabric), its time, its trace, and what all its parts share: tables, references, paths, refusals.
+/* world.c: a world (one fabric), its time, its trace, and the parts that all its objects share:
+ * paths, and the faults that are still to come.
  *
- * `advance` is here, the only place where time passes: it takes the next event, moves the clock, lets the event happen, and
- * then serves every device that it concerned. Worlds are made by the first device that names them and end with the last. */
+ * `advance` is here, the only place where time passes: it takes the next event, moves the clock,
+ * lets the event happen, and then serves every device that it concerned. The first device that
+ * names a world makes it, and the last one that leaves ends it. */
 #include <assert.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/lock_order.h"
 #include "provider/sim/sim.h"
 
 static rt_list worlds = {&worlds, &worlds};
-static pthread_mutex_t worlds_lock = PTHREAD_MUTEX_INITIALIZER; /* guards the list only */
+RT_STATIC_MUTEX(worlds_lock, RT_RANK_PROVIDER); /* guards the list only */
+
+/* ---- faults to come ---- */
+
+int rt_sim_due_add(sim_world *world, sim_due *due, int64_t at_ns)
+{
+    if (rt_sim_heap_reserve(&world->heap, 1) != RT_OK)
+        return RT_E_NO_MEMORY;
+    world->indexed_faults += due->indexed ? 1 : 0;
+    rt_list_append(&world->faults, &due->node);
+    if (!due->indexed)
+        rt_sim_schedule(&world->heap, &due->event, at_ns > world->now_ns ? at_ns : world->now_ns);
+    return RT_OK;
+}
+
+void rt_sim_due_remove(sim_world *world, sim_due *due)
+{
+    rt_sim_cancel(&world->heap, &due->event);
+    rt_sim_heap_unreserve(&world->heap, 1);
+    world->indexed_faults -= due->indexed ? 1 : 0;
+    rt_list_remove(&due->node);
+    free(due);
+}
+
+static void indexed_fire(sim_world *world)
+{
+    RT_LIST_EACH_SAFE(node, &world->faults) {
+        sim_due *due = RT_LIST_ENTRY(node, sim_due, node);
+        if (due->indexed && due->event_index <= world->event_count)
+            due->event.fire(world, &due->event);
+    }
+}
+
+static void faults_free(sim_world *world)
+{
+    RT_LIST_EACH_SAFE(node, &world->faults) {
+        rt_sim_due_remove(world, RT_LIST_ENTRY(node, sim_due, node));
+    }
+    RT_LIST_EACH_SAFE(cut_node, &world->cuts) {
+        free(RT_LIST_ENTRY(cut_node, sim_cut, node));
+    }
+}
 
 /* ---- worlds ---- */
 
@@ -85,7 +129,7 @@ void rt_sim_world_leave(sim_world *world)
     pthread_mutex_lock(&worlds_lock);
     rt_list_remove(&world->node);
     pthread_mutex_unlock(&worlds_lock);
-    rt_sim_faults_free(world);
+    faults_free(world);
     free(world->links.entries);
     free(world->links.free_slots);
     free(world->memories.entries);
@@ -137,9 +181,9 @@ int64_t rt_sim_now_ns(rt_pdevice *pdevice)
     return ((sim_device *)pdevice)->world->now_ns;
 }
 
-/* Serves every device that something happened to. Only the outermost advance does: a device that advances from within
- * its own service holds locks that serving would take. */
-static void serve(sim_world *world)
+/* Serves every device that an event concerned. Only the outermost advance does so: a device that
+ * advances from within its own service holds locks that serving would take. */
+static void world_serve(sim_world *world)
 {
     while (world->depth == 1 && !rt_list_empty(&world->waiting)) {
         sim_device *device = RT_LIST_ENTRY(world->waiting.next, sim_device, waiting_node);
@@ -149,7 +193,7 @@ static void serve(sim_world *world)
     }
 }
 
-static void tick(sim_world *world)
+static void world_tick(sim_world *world)
 {
     world->now_ns = world->tick_ns;
     world->tick_ns += SIM_TICK_NS;
@@ -160,15 +204,16 @@ static void tick(sim_world *world)
     }
 }
 
-/* Lets the next event happen. False when there is none until then, and time has come there. */
-static bool step(sim_world *world, int64_t until_ns)
+/* Lets the next event happen. False when none is due until `until_ns`, and the clock now stands at
+ * that time. */
+static bool world_step(sim_world *world, int64_t until_ns)
 {
     if (world->indexed_faults != 0)
-        rt_sim_faults_due(world);
+        indexed_fire(world);
     sim_event *event = rt_sim_heap_first(&world->heap);
     int64_t event_ns = event != NULL ? event->at_ns : SIM_TIME_MAX;
     if (world->tick_ns < event_ns && world->tick_ns <= until_ns) {
-        tick(world);
+        world_tick(world);
         return true;
     }
     if (event == NULL || event_ns > until_ns) {
@@ -196,8 +241,8 @@ int rt_sim_advance(rt_pdevice *pdevice, int64_t until_ns)
     world->depth++;
     bool more = true;
     do {
-        serve(world);
-        more = !device->happened && step(world, until_ns);
+        world_serve(world);
+        more = !device->happened && world_step(world, until_ns);
     } while (more);
     int status = device->happened ? RT_OK : RT_E_AGAIN;
     device->happened = false;
@@ -225,90 +270,4 @@ int64_t rt_sim_latency(sim_world *world, const sim_device *one, const sim_device
         latency = other->latency_ns;
     uint64_t spread = (uint64_t)one->jitter_ns + (uint64_t)(world->delay_max_ns - world->delay_min_ns) + 1;
     return latency + world->delay_min_ns + (int64_t)rt_sim_random_below(&world->random, spread);
-}
-
-/* ---- refusals of the fault plan ---- */
-
-int rt_sim_refusal_take(sim_refusal *refusal)
-{
-    if (refusal->nth == 0 || --refusal->nth != 0)
-        return RT_OK;
-    return refusal->status;
-}
-
-int rt_sim_refused(sim_device *device, enum sim_call call, const char *name, rt_detail *detail)
-{
-    int status = rt_sim_world_owned(device->world, name, detail);
-    if (status != RT_OK)
-        return status;
-    if (device->dead)
-        return rt_fail(detail, RT_E_DEVICE_LOST, 0, "cannot %s: the simulated party '%s' was killed", name, device->base.name);
-    status = rt_sim_refusal_take(&device->refusals[call]);
-    if (status == RT_OK)
-        return RT_OK;
-    if (status == RT_E_AGAIN)
-        rt_sim_nudge(device, device->world->now_ns + device->latency_ns, true);
-    return rt_fail(detail, status, 0, "cannot %s on the simulated party '%s': refused by the fault plan", name,
-                   device->base.name);
-}
-
-/* ---- tables and references ---- */
-
-int rt_sim_table_add(sim_table *table, void *object, uint32_t *slot_out)
-{
-    if (table->free_count == 0 && table->count == table->capacity) {
-        uint32_t capacity = table->capacity == 0 ? 64 : table->capacity * 2;
-        void **entries = realloc(table->entries, capacity * sizeof *entries);
-        if (entries == NULL)
-            return RT_E_NO_MEMORY;
-        table->entries = entries;
-        uint32_t *free_slots = realloc(table->free_slots, capacity * sizeof *free_slots);
-        if (free_slots == NULL)
-            return RT_E_NO_MEMORY;
-        table->free_slots = free_slots;
-        table->capacity = capacity;
-    }
-    uint32_t slot = table->free_count != 0 ? table->free_slots[--table->free_count] : table->count++;
-    table->entries[slot] = object;
-    *slot_out = slot;
-    return RT_OK;
-}
-
-void *rt_sim_table_get(const sim_table *table, uint32_t slot)
-{
-    return slot < table->count ? table->entries[slot] : NULL;
-}
-
-void rt_sim_table_remove(sim_table *table, uint32_t slot)
-{
-    assert(slot < table->count && table->entries[slot] != NULL);
-    table->entries[slot] = NULL;
-    table->free_slots[table->free_count++] = slot;
-}
-
-void rt_sim_reference_write(uint8_t *bytes_out, uint32_t magic, const sim_world *world, uint32_t device, sim_reference reference)
-{
-    rt_writer writer = rt_writer_of(bytes_out, SIM_REFERENCE_SIZE);
-    rt_write_uint(&writer, magic, 4);
-    rt_write_uint(&writer, world->name_hash, 4);
-    rt_write_uint(&writer, device, 4);
-    rt_write_uint(&writer, reference.slot, 4);
-    rt_write_uint(&writer, reference.nonce, 8);
-    assert(!writer.failed && writer.size == SIM_REFERENCE_SIZE);
-}
-
-bool rt_sim_reference_read(const uint8_t *bytes, size_t size, uint32_t magic, const sim_world *world, uint32_t *device_out,
-                           sim_reference *reference_out)
-{
-    rt_reader reader = rt_reader_of(bytes, size);
-    uint64_t magic_read = rt_read_uint(&reader, 4);
-    uint64_t hash = rt_read_uint(&reader, 4);
-    uint32_t device = (uint32_t)rt_read_uint(&reader, 4);
-    uint32_t slot = (uint32_t)rt_read_uint(&reader, 4);
-    uint64_t nonce = rt_read_uint(&reader, 8);
-    if (!rt_reader_done(&reader) || magic_read != magic || hash != world->name_hash || nonce == 0)
-        return false;
-    *device_out = device;
-    *reference_out = (sim_reference){.slot = slot, .nonce = nonce};
-    return true;
 }

@@ -1,12 +1,17 @@
-/* event.c: what the device says on its own: completion notices of a queue, and asynchronous events (RDMA-RULES 24, 25).
+/* event.c: the device's own messages: completion notices of a queue, and asynchronous events
+ * (RDMA-RULES 24, 25).
  *
- * Every event is acknowledged as soon as it is taken, by the thread that also destroys objects, so destroying never waits. */
+ * Every event is acknowledged as soon as it is taken, by the thread that also destroys objects, so
+ * destroying never waits. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
 
+#include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/eventfd.h>
+#include <unistd.h>
 
 int verbs_arm(rt_pdevice *base, uint32_t queue)
 {
@@ -38,15 +43,39 @@ int verbs_service_fd(rt_pdevice *base)
     return verbs_device_of(base)->context->async_fd;
 }
 
+/* Puts a descriptor that is never readable in the place of one whose events are over. The numbers stay, so whoever sleeps on
+ * them goes on sleeping until core wakes it; epoll lets go of the old one by itself. */
+static void descriptor_silence(int descriptor)
+{
+    int silent = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    if (silent < 0)
+        return; /* threads that sleep on it look again and again, which costs time and nothing else */
+    dup3(silent, descriptor, O_CLOEXEC);
+    close(silent);
+}
+
+/* The kernel has taken the device from this process: it was removed, or its driver started anew. It answers every call with
+ * EIO, and reports an error on all descriptors for ever. */
+static void device_sever(verbs_device *device)
+{
+    if (atomic_exchange_explicit(&device->severed, true, memory_order_release)) /* pairs with the acquire in link_orphan */
+        return;
+    descriptor_silence(device->context->async_fd);
+    for (uint32_t index = 0; index < device->queue_count; index++)
+        descriptor_silence(device->queues[index].channel->fd);
+}
+
 static void device_lost(verbs_device *device, int error, const char *what, rt_event *event_out)
 {
     atomic_store_explicit(&device->lost, true, memory_order_release); /* pairs with the acquire in link_shut */
+    atomic_store_explicit(&device->told, true, memory_order_relaxed);
     verbs_links_orphan(device);
     event_out->kind = RT_EVENT_DEVICE_LOST;
     rt_fail(&event_out->detail, RT_E_DEVICE_LOST, error, "%s failed: %s", device->base.name, what);
 }
 
-/* A queue pair's own trouble. That of a link which is gone, or of the trial in limits.c, concerns nobody. */
+/* Reports a failure of one queue pair. A failure of a link that is gone, or of the trial in
+ * limits.c, is ignored. */
 static void link_lost(verbs_device *device, struct ibv_qp *qp, const char *what, rt_event *event_out)
 {
     verbs_link *link = qp != NULL ? qp->qp_context : NULL;
@@ -58,15 +87,16 @@ static void link_lost(verbs_device *device, struct ibv_qp *qp, const char *what,
             link->peer_qpn, what);
 }
 
-static void notice(verbs_device *device, int port, const char *what, rt_event *event_out)
+static void port_notice(verbs_device *device, int port, const char *what, rt_event *event_out)
 {
     if (port != device->port.number)
         return;
+    atomic_store_explicit(&device->stale, true, memory_order_release); /* pairs with the acquire in verbs_link_create */
     event_out->kind = RT_EVENT_NOTICE;
     rt_fail(&event_out->detail, RT_OK, 0, "port %d of %s: %s", port, device->base.name, what);
 }
 
-static void translate(verbs_device *device, const struct ibv_async_event *event, rt_event *event_out)
+static void event_translate(verbs_device *device, const struct ibv_async_event *event, rt_event *event_out)
 {
     const char *name = device->library->ibv_event_type_str(event->event_type);
     switch (event->event_type) {
@@ -87,31 +117,32 @@ static void translate(verbs_device *device, const struct ibv_async_event *event,
     case IBV_EVENT_PATH_MIG_ERR:
         link_lost(device, event->element.qp, "its path failed (IBV_EVENT_PATH_MIG_ERR)", event_out);
         return;
-    case IBV_EVENT_PORT_ERR: notice(device, event->element.port_num, "went down", event_out); return;
-    case IBV_EVENT_PORT_ACTIVE: notice(device, event->element.port_num, "came up", event_out); return;
+    case IBV_EVENT_PORT_ERR: port_notice(device, event->element.port_num, "went down", event_out); return;
+    case IBV_EVENT_PORT_ACTIVE: port_notice(device, event->element.port_num, "came up", event_out); return;
     case IBV_EVENT_GID_CHANGE:
     case IBV_EVENT_LID_CHANGE:
-        notice(device, event->element.port_num, "its address changed: new links may fail", event_out);
+        port_notice(device, event->element.port_num, "its address changed: new channels use the new one", event_out);
         return;
     case IBV_EVENT_PKEY_CHANGE:
     case IBV_EVENT_SM_CHANGE:
-    case IBV_EVENT_CLIENT_REREGISTER: notice(device, event->element.port_num, name, event_out); return;
+    case IBV_EVENT_CLIENT_REREGISTER: port_notice(device, event->element.port_num, name, event_out); return;
     case IBV_EVENT_COMM_EST:
     case IBV_EVENT_SQ_DRAINED:
     case IBV_EVENT_PATH_MIG:
     case IBV_EVENT_SRQ_ERR:
     case IBV_EVENT_SRQ_LIMIT_REACHED:
     case IBV_EVENT_QP_LAST_WQE_REACHED:
-    case IBV_EVENT_WQ_FATAL: return; /* in the course of things, or of objects that this provider does not make */
+    case IBV_EVENT_WQ_FATAL: return; /* expected, or about objects that this provider does not make */
     }
 }
 
-/* Whether the link's fall is still to be told, now: while sends are under way, their completions may say why. */
-static bool fell(verbs_device *device, verbs_link *link)
+/* Whether the link's fall is to be reported now. While sends are under way it is not, since their
+ * completions may say why. */
+static bool link_fell(verbs_device *device, verbs_link *link)
 {
     if (link == NULL || atomic_load_explicit(&link->fall, memory_order_relaxed) != VERBS_FALL_UNTOLD)
         return false;
-    /* pairs with the release in poll: what is gone has said why it failed */
+    /* pairs with the release in poll: a retired item has already recorded why it failed */
     uint32_t retired = atomic_load_explicit(&link->send.retired, memory_order_acquire);
     bool under_way = atomic_load_explicit(&link->send.posted, memory_order_relaxed) != retired;
     bool known =
@@ -123,11 +154,11 @@ static bool fell(verbs_device *device, verbs_link *link)
     return !known;
 }
 
-static void tell_fallen(verbs_device *device, rt_event *event_out)
+static void fallen_tell(verbs_device *device, rt_event *event_out)
 {
     for (uint32_t index = 0; index < device->base.limits.link_count_max; index++) {
         verbs_link *link = atomic_load_explicit(&device->links[index], memory_order_acquire);
-        if (!fell(device, link))
+        if (!link_fell(device, link))
             continue;
         link_lost(device, link->qp,
                   "its receives were flushed: the peer reached for what it has no right to, or its port is down", event_out);
@@ -142,17 +173,21 @@ void verbs_service(rt_pdevice *base, rt_event *event_out)
     memset(event_out, 0, sizeof *event_out);
     event_out->kind = RT_EVENT_NONE;
     if (atomic_load_explicit(&device->fallen, memory_order_acquire) != 0) /* pairs with the release in poll */
-        tell_fallen(device, event_out);
+        fallen_tell(device, event_out);
     while (event_out->kind == RT_EVENT_NONE) {
         errno = 0;
         if (device->library->ibv_get_async_event(device->context, &event) != 0) {
             int error = verbs_errno();
-            bool lost = atomic_load_explicit(&device->lost, memory_order_relaxed);
-            if (error != EAGAIN && error != EINTR && !lost)
-                device_lost(device, error, "its events cannot be read", event_out);
+            if (error == EAGAIN || error == EINTR)
+                return;
+            device_sever(device);
+            if (!atomic_load_explicit(&device->told, memory_order_relaxed))
+                device_lost(device, error, "the kernel has let go of it: it was removed, or started anew", event_out);
+            else
+                verbs_links_orphan(device);
             return;
         }
-        translate(device, &event, event_out);
+        event_translate(device, &event, event_out);
         device->library->ibv_ack_async_event(&event);
     }
 }

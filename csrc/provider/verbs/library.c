@@ -15,12 +15,15 @@
 
 #define VERBS_LIBRARY "libibverbs.so.1"
 #define VERBS_LIBRARY_VARIABLE "RDMATENSOR_LIBIBVERBS"
+/* Tells libibverbs to free the objects of a device that the kernel has let go of; without it they, and their descriptors,
+ * would stay. */
+#define VERBS_DISASSOCIATE_VARIABLE "RDMAV_ALLOW_DISASSOC_DESTROY"
 
-static pthread_mutex_t load_lock = PTHREAD_MUTEX_INITIALIZER; /* guards `loaded` and `library` until it is loaded */
+RT_STATIC_MUTEX(load_lock, RT_RANK_PROVIDER); /* guards `loaded` and `library` until it is loaded */
 static verbs_library library;
 static bool loaded;
 
-static int fail_to_open(const char *path, bool named, rt_detail *detail)
+static int library_open_failed(const char *path, bool named, rt_detail *detail)
 {
     const char *error = dlerror();
     if (named)
@@ -33,7 +36,7 @@ static int fail_to_open(const char *path, bool named, rt_detail *detail)
                    error != NULL ? error : "unknown");
 }
 
-static int resolve(void *handle, verbs_library *table, rt_detail *detail)
+static int library_resolve(void *handle, verbs_library *table, rt_detail *detail)
 {
     const char *missing = NULL;
 #define X(name)                                                                                                                  \
@@ -51,8 +54,10 @@ static int resolve(void *handle, verbs_library *table, rt_detail *detail)
     return RT_OK;
 }
 
-/* Readies the library for fork before anything of it is used (RDMA-RULES 27). A failure is told, and is not fatal. */
-static const char *init_fork(const verbs_library *table)
+/* Readies the library for fork before any part of it is used (RDMA-RULES 27). A failure is
+ * reported, and is not fatal. Before Linux 5.12 the library takes registered pages from children, and with them whatever else
+ * lies on a page that adopted memory ends on. */
+static const char *fork_init(const verbs_library *table)
 {
     int error = table->ibv_fork_init();
     if (error == EINVAL)
@@ -61,24 +66,25 @@ static const char *init_fork(const verbs_library *table)
         return "not fork-safe (refused by the kernel)";
     if (table->ibv_is_fork_initialized != NULL && table->ibv_is_fork_initialized() == IBV_FORK_UNNEEDED)
         return "fork-safe (by the kernel)";
-    return "fork-safe";
+    return "fork-safe (children lack registered pages)";
 }
 
-static int load(rt_detail *detail)
+static int library_load(rt_detail *detail)
 {
     const char *named = getenv(VERBS_LIBRARY_VARIABLE);
     bool is_named = named != NULL && named[0] != '\0';
     const char *path = is_named ? named : VERBS_LIBRARY;
+    setenv(VERBS_DISASSOCIATE_VARIABLE, "1", 0); /* read when the library begins */
     void *handle = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (handle == NULL)
-        return fail_to_open(path, is_named, detail);
+        return library_open_failed(path, is_named, detail);
     snprintf(library.path, sizeof library.path, "%s", path);
-    int status = resolve(handle, &library, detail);
+    int status = library_resolve(handle, &library, detail);
     if (status != RT_OK) {
         dlclose(handle);
         return status;
     }
-    library.fork_state = init_fork(&library);
+    library.fork_state = fork_init(&library);
     loaded = true;
     return RT_OK;
 }
@@ -86,7 +92,7 @@ static int load(rt_detail *detail)
 const verbs_library *verbs_library_load(rt_detail *detail)
 {
     pthread_mutex_lock(&load_lock);
-    int status = loaded ? RT_OK : load(detail);
+    int status = loaded ? RT_OK : library_load(detail);
     pthread_mutex_unlock(&load_lock);
     return status == RT_OK ? &library : NULL;
 }

@@ -1,7 +1,9 @@
-/* limits.c: the numbers of a port: from the device's attributes, and from what create_qp gives on a trial.
+/* limits.c: the limits of a port: from the device's attributes, and from the capabilities that
+ * create_qp grants on a trial.
  *
- * Capability numbers are never constants (RDMA-RULES 21). The trial queue pair asks for what every link will ask for later,
- * so that limits hold for all of them. The inline size is tried downwards, because no attribute says it. */
+ * Capability numbers are never constants (RDMA-RULES 21). The trial queue pair asks for the same
+ * capabilities as every later link, so that limits hold for all of them. The inline size is tried
+ * downwards, because no attribute reports it. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
@@ -23,8 +25,9 @@ static uint32_t count_of(int attribute)
     return attribute >= 0 ? (uint32_t)attribute : UINT32_MAX;
 }
 
-/* Creates and destroys one queue pair with the capabilities; on success *cap holds what was given. Returns 0 or an errno. */
-static int try_pair(const verbs_library *library, struct ibv_pd *pd, struct ibv_cq *cq, struct ibv_qp_cap *cap)
+/* Creates and destroys one queue pair with the capabilities; on success *cap holds those that were
+ * granted. Returns 0 or an errno. */
+static int pair_try(const verbs_library *library, struct ibv_pd *pd, struct ibv_cq *cq, struct ibv_qp_cap *cap)
 {
     struct ibv_qp_init_attr attr = {.send_cq = cq, .recv_cq = cq, .cap = *cap, .qp_type = IBV_QPT_RC};
     errno = 0;
@@ -36,23 +39,24 @@ static int try_pair(const verbs_library *library, struct ibv_pd *pd, struct ibv_
     return 0;
 }
 
-/* Finds the largest inline size that a queue pair is created with. `asked` keeps the question, `given` the answer. */
-static int try_inline_sizes(const verbs_library *library, struct ibv_pd *pd, struct ibv_cq *cq, struct ibv_qp_cap *asked,
+/* Finds the largest inline size that a queue pair is created with. `asked` keeps the capabilities
+ * asked for, `given` those that were granted. */
+static int inline_sizes_try(const verbs_library *library, struct ibv_pd *pd, struct ibv_cq *cq, struct ibv_qp_cap *asked,
                             struct ibv_qp_cap *given)
 {
     int error = 0;
     for (size_t index = 0; index < sizeof inline_sizes / sizeof inline_sizes[0]; index++) {
         asked->max_inline_data = inline_sizes[index];
         *given = *asked;
-        error = try_pair(library, pd, cq, given);
+        error = pair_try(library, pd, cq, given);
         if (error != EINVAL && error != ENOMEM && error != EOPNOTSUPP)
             return error;
     }
     return error;
 }
 
-static int try_on(const verbs_library *library, const verbs_port *port, struct ibv_qp_cap *asked, struct ibv_qp_cap *given,
-                  rt_detail *detail)
+static int port_try(const verbs_library *library, const verbs_port *port, struct ibv_qp_cap *asked, struct ibv_qp_cap *given,
+                    rt_detail *detail)
 {
     int status = RT_OK;
     errno = 0;
@@ -65,7 +69,7 @@ static int try_on(const verbs_library *library, const verbs_port *port, struct i
         status = verbs_fail(detail, verbs_errno(), "create a completion queue on %s", port->name);
         goto dealloc_pd;
     }
-    int error = try_inline_sizes(library, pd, cq, asked, given);
+    int error = inline_sizes_try(library, pd, cq, asked, given);
     if (error != 0)
         status =
             verbs_fail(detail, error, "create a reliable queue pair of %u work requests on %s", asked->max_send_wr, port->name);
@@ -75,20 +79,45 @@ dealloc_pd:
     return status;
 }
 
-/* Links that fit: as many as the device has queue pairs, and as the completion queues have room for. */
+/* Links that fit: as many as the device has queue pairs for, and the completion queues have room
+ * for. */
 static uint32_t link_count(const verbs_port *port, const verbs_request *request, uint32_t data_queues)
 {
     uint32_t by_data = (uint32_t)((uint64_t)data_queues * (request->completion_depth / request->cap.max_send_wr));
-    uint32_t by_service = request->completion_depth / request->cap.max_recv_wr;
+    uint32_t by_service = request->service_depth / request->cap.max_recv_wr;
     uint32_t by_device = count_of(port->attributes.max_qp);
     return least(least(by_data, by_service), least(by_device, VERBS_LINKS_MAX));
 }
 
-/* Whether there are memory windows of type 2, which are bound by a work request and valid through one queue pair (RDMA-RULES 14). */
-static bool has_windows(const struct ibv_device_attr *attributes)
+/* Entries of each data queue: as many as were asked for, and enough for the links that were asked for. A fourth more, since
+ * links that come and go leave the queues unequally full. */
+static uint32_t completion_depth_of(const verbs_port *port, const verbs_options *options, uint32_t work_requests,
+                                    uint32_t data_queues)
+{
+    uint64_t links = ((uint64_t)options->links + data_queues - 1) / data_queues;
+    uint64_t wanted = (links + links / 4) * work_requests;
+    return least(wanted > options->completion_depth ? wanted : options->completion_depth, count_of(port->attributes.max_cqe));
+}
+
+/* Whether the device has memory windows of type 2, which are bound by a work request and valid
+ * through one queue pair (RDMA-RULES 14). */
+static bool device_has_windows(const struct ibv_device_attr *attributes)
 {
     return (attributes->device_cap_flags & (IBV_DEVICE_MEM_WINDOW_TYPE_2A | IBV_DEVICE_MEM_WINDOW_TYPE_2B)) != 0 &&
            attributes->max_mw > 0;
+}
+
+/* Some drivers report windows that their library cannot make. */
+static bool window_try(const verbs_library *library, const verbs_port *port)
+{
+    struct ibv_pd *pd = library->ibv_alloc_pd(port->context);
+    if (pd == NULL)
+        return false; /* the probe of queue pairs says why */
+    struct ibv_mw *mw = ibv_alloc_mw(pd, IBV_MW_TYPE_2);
+    if (mw != NULL)
+        ibv_dealloc_mw(mw);
+    library->ibv_dealloc_pd(pd);
+    return mw != NULL;
 }
 
 int verbs_limits_probe(const verbs_library *library, const verbs_port *port, const verbs_options *options, uint32_t data_queues,
@@ -96,21 +125,26 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
 {
     const struct ibv_device_attr *attributes = &port->attributes;
     struct ibv_qp_cap given;
-    verbs_request request = {.completion_depth = least(options->completion_depth, count_of(attributes->max_cqe))};
-    bool windows = has_windows(attributes);
+    verbs_request request = {.binds = 0};
+    bool windows = device_has_windows(attributes) && window_try(library, port);
     request.binds = windows ? VERBS_BINDS : 0;
     request.cap.max_send_wr = least((uint64_t)options->work_depth + request.binds, count_of(attributes->max_qp_wr));
-    request.cap.max_recv_wr = least(VERBS_RECEIVE_DEPTH, count_of(attributes->max_qp_wr));
+    request.completion_depth = completion_depth_of(port, options, request.cap.max_send_wr, data_queues);
+    bool ordered = port->placement == VERBS_PLACEMENT_ORDERED;
+    uint32_t receive_depth = (uint32_t)VERBS_RECEIVE_DEPTH + (ordered ? 0 : VERBS_IMMEDIATES);
+    request.cap.max_recv_wr = least(receive_depth, count_of(attributes->max_qp_wr));
+    request.service_depth = /* for as many links as with the usual depth */
+        least((uint64_t)request.completion_depth * receive_depth / VERBS_RECEIVE_DEPTH, count_of(attributes->max_cqe));
     request.cap.max_send_sge = least(VERBS_SEGMENTS_MAX, count_of(attributes->max_sge));
     request.cap.max_recv_sge = 1;
     if (port->attr.max_msg_sz == 0)
-        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s says that its messages have no bytes: its driver is broken", port->name);
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s reports a largest message of 0 bytes: its driver is broken", port->name);
     if (request.cap.max_send_wr <= request.binds || request.completion_depth < request.cap.max_send_wr)
         return rt_fail(detail, RT_E_INVALID, 0,
                        "%s: a completion queue of %u entries has no room for a link of %u items: lower "
                        "work_depth, or raise completion_depth (at most %u here)",
                        port->name, request.completion_depth, request.cap.max_send_wr, count_of(attributes->max_cqe));
-    int status = try_on(library, port, &request.cap, &given, detail);
+    int status = port_try(library, port, &request.cap, &given, detail);
     if (status != RT_OK)
         return status;
     uint32_t receives = request.cap.max_recv_wr;
@@ -129,15 +163,23 @@ int verbs_limits_probe(const verbs_library *library, const verbs_port *port, con
         .inline_size_max = given.max_inline_data,
         .send_size_max = least(port->attr.max_msg_sz, VERBS_MESSAGE_MAX),
         .links_per_peer_default = 4,
-        .queues_default = 4,
-        .orders_writes = true,
+        .queues_default = VERBS_QUEUES,
+        .orders_writes = ordered,
         .places_words_whole = true,
         .carries_immediate = true,
+        .immediate_covers_earlier = true, /* RC: a RECV completes once all earlier requests of its queue pair are done */
         .exposes_caller_memory = true,
         .pins_memory = true,
         .keys_per_peer = windows,
     };
     *request_out = request;
+    if (options->links > limits_out->link_count_max)
+        return rt_fail(
+            detail, RT_E_UNAVAILABLE, 0,
+            "%s has room for %u links, and links=%u were asked for: it has %u queue pairs, and completion queues of at "
+            "most %u entries, of which a link takes %u; more queues= or a smaller work_depth= make room",
+            port->name, limits_out->link_count_max, options->links, count_of(attributes->max_qp), count_of(attributes->max_cqe),
+            request.cap.max_send_wr);
     return RT_OK;
 }
 

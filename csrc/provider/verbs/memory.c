@@ -1,7 +1,8 @@
 /* memory.c: registration, the key bytes that travel to a peer, and reading such bytes of a peer.
  *
- * A key is a capability (RDMA-RULES 14): it is given to the caller and appears in no message. Least privilege: the rights
- * of a registration are those asked for, and relaxed ordering is never added. */
+ * A key is a capability (RDMA-RULES 14): it is given to the caller and appears in no message. Least
+ * privilege: the rights of a registration are those asked for, and relaxed ordering is never
+ * added. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
@@ -26,7 +27,7 @@ static unsigned access_of(uint32_t access)
         flags |= IBV_ACCESS_LOCAL_WRITE;
     if ((access & RT_ACCESS_PER_PEER_KEYS) != 0) {
         flags |= IBV_ACCESS_MW_BIND;
-        access &= ~(uint32_t)REMOTE_RIGHTS; /* windows have them: the registration's own key reaches nothing */
+        access &= ~(uint32_t)REMOTE_RIGHTS; /* the windows carry them: the registration's own key gives a peer no access */
     }
     if ((access & RT_ACCESS_REMOTE_WRITE) != 0)
         flags |= IBV_ACCESS_REMOTE_WRITE;
@@ -37,7 +38,7 @@ static unsigned access_of(uint32_t access)
     return flags;
 }
 
-static int fail_to_register(const verbs_device *device, const rt_memory *memory, int error, rt_detail *detail)
+static int memory_register_failed(const verbs_device *device, const rt_memory *memory, int error, rt_detail *detail)
 {
     const char *name = device->base.name;
     uint64_t size = memory->size;
@@ -52,28 +53,32 @@ static int fail_to_register(const verbs_device *device, const rt_memory *memory,
                        size, name, device->base.limits.region_count_max);
     case EFAULT:
         return rt_fail(detail, RT_E_INVALID, error,
-                       "cannot register %" PRIu64 " bytes with %s: not all of the range is mapped, or it is "
-                       "mapped read-only",
+                       "cannot register %" PRIu64
+                       " bytes with %s: not all of the range is mapped, or it is mapped read-only, or it "
+                       "is a file's: copy a file's bytes into a region",
                        size, name);
     case EINVAL:
-        return rt_fail(detail, RT_E_INVALID, error,
-                       "cannot register %" PRIu64 " bytes with %s: it does not take this range with the "
-                       "rights 0x%x (with huge pages on kernels before 5.12, RDMAV_HUGEPAGES_SAFE=1 must be set)",
-                       size, name, memory->access);
+        return rt_fail(
+            detail, RT_E_INVALID, error,
+            "cannot register %" PRIu64
+            " bytes with %s: the driver refuses this range with the rights 0x%x (with huge pages on kernels before 5.12, RDMAV_HUGEPAGES_SAFE=1 must be set)",
+            size, name, memory->access);
     case EOPNOTSUPP:
         return rt_fail(detail, RT_E_UNSUPPORTED, error,
-                       "cannot register %" PRIu64 " bytes with %s: it does not do the rights 0x%x", size, name, memory->access);
+                       "cannot register %" PRIu64 " bytes with %s: the driver does not support the rights 0x%x", size, name,
+                       memory->access);
     default: return verbs_fail(detail, error, "register %" PRIu64 " bytes with %s", size, name);
     }
 }
 
-static struct ibv_mr *reg_mr(const verbs_device *device, const rt_memory *memory)
+static struct ibv_mr *memory_register(const verbs_device *device, const rt_memory *memory)
 {
     unsigned flags = access_of(memory->access);
     errno = 0;
     if (device->library->ibv_reg_mr_iova2 != NULL)
         return device->library->ibv_reg_mr_iova2(device->pd, memory->address, memory->size, (uintptr_t)memory->address, flags);
-    /* ibv_reg_mr of this age takes no optional flags: what asks for speed only is left out. */
+    /* The ibv_reg_mr of such an old library takes no optional flags: those that ask for speed only
+     * are left out. */
     return device->library->ibv_reg_mr(device->pd, memory->address, memory->size,
                                        (int)(flags & ~(unsigned)IBV_ACCESS_OPTIONAL_RANGE));
 }
@@ -92,9 +97,9 @@ int verbs_memory_register(rt_pdevice *base, const rt_memory *memory, rt_pmemory 
     verbs_memory *made = calloc(1, sizeof *made);
     if (made == NULL)
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a registration");
-    made->mr = reg_mr(device, memory);
+    made->mr = memory_register(device, memory);
     if (made->mr == NULL) {
-        int status = fail_to_register(device, memory, verbs_errno(), detail);
+        int status = memory_register_failed(device, memory, verbs_errno(), detail);
         free(made);
         return status;
     }
@@ -102,13 +107,6 @@ int verbs_memory_register(rt_pdevice *base, const rt_memory *memory, rt_pmemory 
     made->base = (rt_pmemory){.address = memory->address, .size = memory->size, .access = memory->access};
     *out = &made->base;
     return RT_OK;
-}
-
-void verbs_memory_free(const verbs_device *device, verbs_memory *memory)
-{
-    assert(rt_list_empty(&memory->windows));
-    device->library->ibv_dereg_mr(memory->mr);
-    free(memory);
 }
 
 void verbs_memory_release(rt_pdevice *base, rt_pmemory *memory)
@@ -174,7 +172,7 @@ int verbs_remote_attach(rt_plink *link, const uint8_t *key, size_t key_size, uin
         return rt_fail(detail, RT_E_NO_MEMORY, 0, "no memory for a remote range");
     *remote = (verbs_remote){.base = {.size = size, .access = rights}, .address = address};
     remote->key_mask = further == 0 ? 0 : RT_MEMORY_KEY_LINKS_MAX - 1;
-    memcpy(remote->keys, rkeys, sizeof rkeys); /* a key of 0, where the peer gave fewer than it has links, it refuses */
+    memcpy(remote->keys, rkeys, sizeof rkeys); /* missing keys are 0, which the peer refuses */
     *out = &remote->base;
     return RT_OK;
 }

@@ -1,31 +1,23 @@
-/* port.c: the RDMA devices and ports of this machine: why there is none, what each is like, and opening the one asked for.
+/* port.c: the RDMA devices of this machine, the reason when there is none, and reading one of their ports: whether it can
+ * be used, its partition, address and speed. choice.c chooses among them, list.c describes them.
  *
- * Only ports with reliable connections (InfiniBand and RoCE) can be used; iWARP wants its connections made by rdma_cm. */
+ * Only ports with reliable connections (InfiniBand and RoCE) can be used; iWARP needs its
+ * connections made by rdma_cm. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
 
+#include <arpa/inet.h>
 #include <dirent.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+enum { PKEY_BASE = 0x7fff, PKEY_FULL = 0x8000 }; /* the partition, and whether the port is a full member */
+
 #define KERNEL_CLASS "/sys/class/infiniband"
 #define KERNEL_USER_CLASS "/sys/class/infiniband_verbs"
-
-uint32_t verbs_mtu_bytes(uint32_t mtu)
-{
-    return mtu >= IBV_MTU_256 && mtu <= IBV_MTU_4096 ? 128u << mtu : 0;
-}
-
-uint32_t verbs_mtu_of(uint32_t bytes)
-{
-    uint32_t mtu = IBV_MTU_4096;
-    while (mtu >= IBV_MTU_256 && verbs_mtu_bytes(mtu) > bytes)
-        mtu--;
-    return mtu;
-}
 
 /* The first device the kernel shows, or false. */
 static bool kernel_device(const char *kernel_class, char name_out[64])
@@ -67,8 +59,7 @@ int verbs_explain_absence(const char *kernel_class, int error, rt_detail *detail
                    kernel_class);
 }
 
-/* The devices, never empty; give them back with ibv_free_device_list. */
-static int list_devices(const verbs_library *library, struct ibv_device ***devices_out, int *count_out, rt_detail *detail)
+int verbs_devices_list(const verbs_library *library, struct ibv_device ***devices_out, int *count_out, rt_detail *detail)
 {
     errno = 0;
     int count = 0;
@@ -84,8 +75,25 @@ static int list_devices(const verbs_library *library, struct ibv_device ***devic
     return RT_OK;
 }
 
-/* Why the device cannot do reliable connections made without rdma_cm, or NULL. */
-static const char *unfit_device(const struct ibv_device *device)
+/* The variable by which the environment turns off the locks of the driver's queue pairs, which the threads of a device need;
+ * NULL: they are there. */
+static const char *driver_is_unlocked(const struct ibv_device *device)
+{
+    static const char *const drivers[][2] = {{"DRIVER=mlx5_core", "MLX5_SINGLE_THREADED"},
+                                             {"DRIVER=mlx4_core", "MLX4_SINGLE_THREADED"}};
+    char line[64];
+    if (!verbs_sysfs_read(device, line, sizeof line, "device/uevent"))
+        return NULL;
+    for (size_t index = 0; index < sizeof drivers / sizeof drivers[0]; index++) {
+        const char *value = strcmp(line, drivers[index][0]) == 0 ? getenv(drivers[index][1]) : NULL;
+        if (value != NULL && strcmp(value, "1") == 0)
+            return drivers[index][1];
+    }
+    return NULL;
+}
+
+/* The reason why the device cannot make reliable connections without rdma_cm, or NULL. */
+static const char *device_obstacle(const struct ibv_device *device)
 {
     switch (device->transport_type) {
     case IBV_TRANSPORT_IB: return NULL;
@@ -98,8 +106,8 @@ static const char *unfit_device(const struct ibv_device *device)
     return "its transport is unknown";
 }
 
-/* As the header's inline does it, but with the loaded library behind it. Returns 0 or an errno. */
-static int query_port(const verbs_library *library, struct ibv_context *context, uint8_t number, struct ibv_port_attr *attr_out)
+/* Does what the header's inline does, but through the loaded library. Returns 0 or an errno. */
+static int port_query(const verbs_library *library, struct ibv_context *context, uint8_t number, struct ibv_port_attr *attr_out)
 {
     memset(attr_out, 0, sizeof *attr_out);
     struct verbs_context *extended = verbs_get_ctx_op(context, query_port);
@@ -108,8 +116,7 @@ static int query_port(const verbs_library *library, struct ibv_context *context,
     return library->ibv_query_port(context, number, (struct _compat_ibv_port_attr *)(void *)attr_out);
 }
 
-/* Opens a device and reads its attributes. */
-static int open_device(const verbs_library *library, struct ibv_device *device, verbs_port *port_out, rt_detail *detail)
+int verbs_port_device_open(const verbs_library *library, struct ibv_device *device, verbs_port *port_out, rt_detail *detail)
 {
     const char *name = library->ibv_get_device_name(device);
     errno = 0;
@@ -125,8 +132,50 @@ static int open_device(const verbs_library *library, struct ibv_device *device, 
     return verbs_fail(detail, error, "read the attributes of %s", name);
 }
 
-/* Reads a port of an opened device: RT_E_UNAVAILABLE when it cannot be used now. */
-static int read_port(const verbs_library *library, verbs_port *port, uint8_t number, uint32_t wanted_gid, rt_detail *detail)
+static int pkey_absent(const verbs_library *library, const verbs_options *options, const verbs_port *port, rt_detail *detail)
+{
+    char known[96] = "";
+    size_t used = 0;
+    __be16 entry;
+    for (int index = 0; index < port->attr.pkey_tbl_len && used < sizeof known - 8; index++)
+        if (library->ibv_query_pkey(port->context, port->number, index, &entry) == 0 && (ntohs(entry) & PKEY_BASE) != 0)
+            used += (size_t)snprintf(known + used, sizeof known - used, "%s0x%04x", used == 0 ? "" : ", ", ntohs(entry));
+    if (options->pkey != VERBS_UNSET)
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0,
+                       "%s is not in the partition pkey=0x%04x: its keys are %s; the subnet manager gives them", port->name,
+                       options->pkey, used == 0 ? "none" : known);
+    return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s is in no partition: its subnet manager has given it no key", port->name);
+}
+
+/* A queue pair sends with the key at an index of the port's table, and hears only peers of the same partition, one of
+ * which is a full member. Without an argument: the first key of a full member, else the first one. RoCE has one partition. */
+static int pkey_choose(const verbs_library *library, const verbs_options *options, verbs_port *port, rt_detail *detail)
+{
+    __be16 entry;
+    bool by_rule = options->pkey == VERBS_UNSET, found = false;
+    port->pkey = PKEY_FULL | PKEY_BASE;
+    port->pkey_index = 0;
+    if (port->attr.link_layer == IBV_LINK_LAYER_ETHERNET)
+        return by_rule ? RT_OK
+                       : rt_fail(detail, RT_E_INVALID, 0, "pkey=0x%04x: %s is on Ethernet, which has no partitions but VLANs",
+                                 options->pkey, port->name);
+    for (int index = 0; index < port->attr.pkey_tbl_len; index++) {
+        errno = 0;
+        if (library->ibv_query_pkey(port->context, port->number, index, &entry) != 0)
+            return verbs_fail(detail, verbs_errno(), "read partition key %d of %s", index, port->name);
+        uint16_t key = ntohs(entry);
+        bool fits = (key & PKEY_BASE) != 0 && (by_rule || (key & PKEY_BASE) == (options->pkey & PKEY_BASE));
+        if (!fits || (found && ((port->pkey & PKEY_FULL) != 0 || (key & PKEY_FULL) == 0)))
+            continue;
+        found = true;
+        port->pkey = key;
+        port->pkey_index = (uint16_t)index;
+    }
+    return found ? RT_OK : pkey_absent(library, options, port, detail);
+}
+
+int verbs_port_read(const verbs_library *library, const verbs_options *options, uint8_t number, verbs_port *port,
+                    rt_detail *detail)
 {
     const char *name = library->ibv_get_device_name(port->context->device);
     port->number = number;
@@ -134,123 +183,41 @@ static int read_port(const verbs_library *library, verbs_port *port, uint8_t num
         snprintf(port->name, sizeof port->name, "%.59s:%u", name, number);
     else
         snprintf(port->name, sizeof port->name, "%.63s", name);
-    int error = query_port(library, port->context, number, &port->attr);
+    int error = port_query(library, port->context, number, &port->attr);
     if (error != 0)
         return verbs_fail(detail, error, "read port %u of %s", number, name);
-    const char *unfit = unfit_device(port->context->device);
+    const char *unfit = device_obstacle(port->context->device);
     if (unfit != NULL)
         return rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s cannot be used: %s", name, unfit);
+    const char *unlocked = driver_is_unlocked(port->context->device);
+    if (unlocked != NULL)
+        return rt_fail(detail, RT_E_UNAVAILABLE, 0,
+                       "%s cannot be used: %s=1 turns off locks of its driver, and several threads use a device: unset it", name,
+                       unlocked);
     if (port->attr.state != IBV_PORT_ACTIVE && port->attr.state != IBV_PORT_ACTIVE_DEFER)
         return rt_fail(detail, RT_E_UNAVAILABLE, 0,
                        "port %u of %s is not active: bring its network interface up, or plug the cable in", number, name);
-    return verbs_gid_query(library, port->context, number, &port->attr, wanted_gid, &port->gid, detail);
+    char reason[RT_ORDER_REASON_SIZE];
+    port->placement = verbs_placement_of(options, port->attr.link_layer, reason);
+    int status = pkey_choose(library, options, port, detail);
+    return status == RT_OK ? verbs_gid_query(library, port->context, number, &port->attr, options, &port->gid, detail) : status;
 }
 
-/* The first usable port of the device, or the wanted one; leaves it open on success. */
-static int open_port_of(const verbs_library *library, struct ibv_device *device, uint32_t wanted, uint32_t wanted_gid,
-                        verbs_port *port_out, rt_detail *detail)
+int verbs_port_refresh(verbs_device *device, rt_detail *detail)
 {
-    int status = open_device(library, device, port_out, detail);
-    if (status != RT_OK)
-        return status;
-    uint32_t count = port_out->attributes.phys_port_cnt;
-    if (wanted != VERBS_UNSET && wanted > count)
-        status = rt_fail(detail, RT_E_NOT_FOUND, 0, "%s has no port %u, only 1 to %u", library->ibv_get_device_name(device),
-                         wanted, count);
-    else if (wanted != VERBS_UNSET)
-        status = read_port(library, port_out, (uint8_t)wanted, wanted_gid, detail);
-    else
-        status = rt_fail(detail, RT_E_UNAVAILABLE, 0, "%s has no ports", library->ibv_get_device_name(device));
-    if (wanted == VERBS_UNSET) {
-        for (uint32_t number = 1; number <= count; number++) {
-            status = read_port(library, port_out, (uint8_t)number, wanted_gid, detail);
-            if (status == RT_OK)
-                break;
-        }
-    }
+    verbs_port port = device->port;
+    int status = verbs_port_read(device->library, &device->options, port.number, &port, detail);
     if (status == RT_OK)
-        return RT_OK;
-    library->ibv_close_device(port_out->context);
-    port_out->context = NULL;
+        device->port = port;
     return status;
 }
 
-static int not_found(const verbs_library *library, struct ibv_device **devices, int count, const char *name, size_t size,
-                     rt_detail *detail)
+double verbs_port_gigabits(const verbs_port *port)
 {
-    char known[256];
-    size_t used = 0;
-    for (int index = 0; index < count && used < sizeof known - 70; index++)
-        used += (size_t)snprintf(known + used, sizeof known - used, "%s%.63s", index == 0 ? "" : ", ",
-                                 library->ibv_get_device_name(devices[index]));
-    return rt_fail(detail, RT_E_NOT_FOUND, 0, "no RDMA device is named '%.*s'; there is %s", (int)(size < 63 ? size : 63), name,
-                   known);
-}
-
-/* Splits "mlx5_0:2" into the size of the name and the port, which an argument may say as well. */
-static int parse_name(const char *name, const verbs_options *options, size_t *size_out, uint32_t *port_out, rt_detail *detail)
-{
-    size_t size = strcspn(name, ":");
-    uint32_t port = options->port;
-    if (name[size] == ':') {
-        char *end;
-        unsigned long number = strtoul(name + size + 1, &end, 10);
-        if (name[size + 1] < '0' || name[size + 1] > '9' || *end != '\0' || number < 1 || number > 255)
-            return rt_fail(detail, RT_E_INVALID, 0, "'%.80s' is not a device: after the colon comes a port, from 1 to 255", name);
-        if (port != VERBS_UNSET && port != number)
-            return rt_fail(detail, RT_E_INVALID, 0, "'%.80s' says port %lu and the argument says port=%u", name, number, port);
-        port = (uint32_t)number;
-    }
-    *size_out = size;
-    *port_out = port;
-    return RT_OK;
-}
-
-int verbs_port_open(const verbs_library *library, const char *name, const verbs_options *options, verbs_port *port_out,
-                    rt_detail *detail)
-{
-    struct ibv_device **devices = NULL;
-    int count = 0;
-    size_t size = 0;
-    uint32_t port = VERBS_UNSET;
-    int status = parse_name(name, options, &size, &port, detail);
-    if (status == RT_OK)
-        status = list_devices(library, &devices, &count, detail);
-    if (status != RT_OK)
-        return status;
-    status = not_found(library, devices, count, name, size, detail);
-    for (int index = 0; index < count; index++) {
-        const char *candidate = library->ibv_get_device_name(devices[index]);
-        if (size != 0 && (strlen(candidate) != size || memcmp(candidate, name, size) != 0))
-            continue;
-        status = open_port_of(library, devices[index], port, options->gid, port_out, detail);
-        if (status == RT_OK)
-            break;
-    }
-    library->ibv_free_device_list(devices);
-    return status;
-}
-
-int verbs_viable(rt_detail *detail)
-{
-    verbs_options options;
-    verbs_port port;
-    const verbs_library *library = verbs_library_load(detail);
-    if (library == NULL)
-        return RT_E_UNAVAILABLE;
-    int status = verbs_options_parse("", &options, detail);
-    if (status == RT_OK)
-        status = verbs_port_open(library, "", &options, &port, detail);
-    if (status == RT_OK)
-        library->ibv_close_device(port.context);
-    else if (detail != NULL)
-        detail->status = RT_E_UNAVAILABLE;
-    return status == RT_OK ? RT_OK : RT_E_UNAVAILABLE;
-}
-
-/* Gb/s of a port as its width and speed say, or 0. */
-static double gigabits(const struct ibv_port_attr *attr)
-{
+    const struct ibv_port_attr *attr = &port->attr;
+    double shown = verbs_sysfs_gigabits(port->context->device, port->number);
+    if (shown > 0)
+        return shown;
     double lanes = attr->active_width == 1    ? 1
                    : attr->active_width == 2  ? 4
                    : attr->active_width == 4  ? 8
@@ -267,85 +234,6 @@ static double gigabits(const struct ibv_port_attr *attr)
                   : attr->active_speed == 128 ? 100
                                               : 0;
     return lanes * lane;
-}
-
-static const char *state_name(enum ibv_port_state state)
-{
-    switch (state) {
-    case IBV_PORT_NOP: return "unknown";
-    case IBV_PORT_DOWN: return "down";
-    case IBV_PORT_INIT: return "initializing";
-    case IBV_PORT_ARMED: return "armed";
-    case IBV_PORT_ACTIVE: return "active";
-    case IBV_PORT_ACTIVE_DEFER: return "active (deferred)";
-    }
-    return "unknown";
-}
-
-/* "active, Ethernet, 100 Gb/s, gid 3 RoCEv2 IPv4 10.0.0.1, mtu 1024, fork-safe" */
-static void describe(const verbs_library *library, const verbs_port *port, const char *trouble, rt_device_info *info_out)
-{
-    bool ethernet = port->attr.link_layer == IBV_LINK_LAYER_ETHERNET;
-    if (trouble != NULL) {
-        snprintf(info_out->state, sizeof info_out->state, "%s, %s: %.110s", state_name(port->attr.state),
-                 ethernet ? "Ethernet" : "InfiniBand", trouble);
-        return;
-    }
-    char gid[64];
-    verbs_gid_text(&port->gid, gid, sizeof gid);
-    snprintf(info_out->state, sizeof info_out->state, "%s, %s, %g Gb/s, gid %u %s %.45s, mtu %u, %.40s",
-             state_name(port->attr.state), ethernet ? "Ethernet" : "InfiniBand", gigabits(&port->attr), port->gid.index,
-             verbs_gid_kind_name(port->gid.kind), gid, verbs_mtu_bytes(port->attr.active_mtu), library->fork_state);
-}
-
-/* One entry per port of the device, whatever its state. Returns how many ports it has; entries beyond `capacity` are not filled. */
-static int list_ports(const verbs_library *library, struct ibv_device *device, const verbs_options *options,
-                      rt_device_info *infos_out, int capacity)
-{
-    verbs_port port;
-    verbs_request request;
-    rt_detail trouble;
-    if (open_device(library, device, &port, &trouble) != RT_OK) {
-        if (capacity > 0) {
-            memset(infos_out, 0, sizeof *infos_out);
-            snprintf(infos_out->name, sizeof infos_out->name, "%.63s", library->ibv_get_device_name(device));
-            snprintf(infos_out->state, sizeof infos_out->state, "%.159s", trouble.text);
-        }
-        return 1;
-    }
-    int count = port.attributes.phys_port_cnt;
-    for (int index = 0; index < count && index < capacity; index++) {
-        rt_device_info *info = &infos_out[index];
-        memset(info, 0, sizeof *info);
-        int status = read_port(library, &port, (uint8_t)(index + 1), VERBS_UNSET, &trouble);
-        if (status == RT_OK)
-            status = verbs_limits_probe(library, &port, options, 1, &info->limits, &request, &trouble);
-        memcpy(info->name, port.name, sizeof info->name);
-        describe(library, &port, status == RT_OK ? NULL : trouble.text, info);
-    }
-    library->ibv_close_device(port.context);
-    return count;
-}
-
-int verbs_list(rt_device_info *infos_out, int capacity, rt_detail *detail)
-{
-    struct ibv_device **devices = NULL;
-    verbs_options options;
-    int count = 0, total = 0;
-    const verbs_library *library = verbs_library_load(detail);
-    if (library == NULL)
-        return RT_E_UNAVAILABLE;
-    int status = verbs_options_parse("", &options, detail);
-    if (status == RT_OK)
-        status = list_devices(library, &devices, &count, detail);
-    if (status != RT_OK)
-        return status;
-    for (int index = 0; index < count; index++) {
-        int room = capacity > total ? capacity - total : 0;
-        total += list_ports(library, devices[index], &options, room > 0 ? infos_out + total : NULL, room);
-    }
-    library->ibv_free_device_list(devices);
-    return total;
 }
 
 #endif

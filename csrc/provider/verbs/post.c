@@ -1,14 +1,17 @@
-/* post.c: work items become work requests: one chain, one doorbell. HOT: no allocation, lock, system call or log.
+/* post.c: work items become work requests: one chain, one doorbell. HOT: no allocation, lock,
+ * system call or log.
  *
- * The header's inlines go straight to the device's driver. A driver that takes only a prefix says so with bad_wr; a full
- * queue (ENOMEM) is a shorter prefix, anything else is the end of the link. */
+ * The header's inlines go straight to the device's driver. A driver that takes only a prefix
+ * reports it with bad_wr; a full queue (ENOMEM) is a shorter prefix, any other error is the end of
+ * the link. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
 
 #include <arpa/inet.h>
 
-/* Items that the ring has room for, at most one batch. Pairs with the release in poll: slots it retired may be reused. */
+/* Items that the ring has room for, at most one batch. Pairs with the release in poll: slots that
+ * it retired may be reused. */
 static uint32_t room_of(verbs_ring *ring, uint32_t posted, uint32_t count)
 {
     uint32_t room = ring->depth - (posted - atomic_load_explicit(&ring->retired, memory_order_acquire));
@@ -54,8 +57,10 @@ static unsigned flags_of(uint8_t flags)
            ((flags & RT_WORK_FENCE) != 0 ? (unsigned)IBV_SEND_FENCE : 0u);
 }
 
-/* Takes note of what the driver accepted. The error of a refused request, if any, decides what that means. */
-static int settle(verbs_link *link, verbs_ring *ring, uint32_t posted, uint32_t accepted, int error, rt_posted *posted_out)
+/* Records how many requests the driver accepted. The error of a refused request, if any, decides
+ * the outcome. */
+static int requests_settle(verbs_link *link, verbs_ring *ring, uint32_t posted, uint32_t accepted, int error,
+                           rt_posted *posted_out)
 {
     atomic_store_explicit(&ring->posted, posted + accepted, memory_order_release); /* pairs with the acquire in poll's flush */
     *posted_out = (rt_posted){.accepted = accepted, .completed = 0};
@@ -68,13 +73,13 @@ static int settle(verbs_link *link, verbs_ring *ring, uint32_t posted, uint32_t 
     return verbs_errno_status(error);
 }
 
-/* Drivers return an errno, some of them -1 and set it. */
+/* Drivers return an errno, or (some of them) -1 and set errno. */
 static int error_of(int result)
 {
     return result >= 0 ? result : verbs_errno();
 }
 
-static int post_sends(verbs_link *link, const rt_work *items, uint32_t count, rt_posted *posted_out)
+static int sends_post(verbs_link *link, const rt_work *items, uint32_t count, rt_posted *posted_out)
 {
     struct ibv_send_wr requests[VERBS_POST_BATCH], *bad = NULL;
     struct ibv_sge sges[VERBS_POST_BATCH * VERBS_SEGMENTS_MAX];
@@ -107,10 +112,10 @@ static int post_sends(verbs_link *link, const rt_work *items, uint32_t count, rt
     uint32_t accepted = count;
     if (error != 0)
         accepted = bad >= requests && bad < requests + count ? (uint32_t)(bad - requests) : 0;
-    return settle(link, ring, posted, accepted, error, posted_out);
+    return requests_settle(link, ring, posted, accepted, error, posted_out);
 }
 
-static int post_receives(verbs_link *link, const rt_work *items, uint32_t count, rt_posted *posted_out)
+static int verbs_receives_post(verbs_link *link, const rt_work *items, uint32_t count, rt_posted *posted_out)
 {
     struct ibv_recv_wr requests[VERBS_POST_BATCH], *bad = NULL;
     struct ibv_sge sges[VERBS_POST_BATCH];
@@ -134,7 +139,7 @@ static int post_receives(verbs_link *link, const rt_work *items, uint32_t count,
     uint32_t accepted = count;
     if (error != 0)
         accepted = bad >= requests && bad < requests + count ? (uint32_t)(bad - requests) : 0;
-    return settle(link, ring, posted, accepted, error, posted_out);
+    return requests_settle(link, ring, posted, accepted, error, posted_out);
 }
 
 int verbs_post(rt_plink *base, const rt_work *items, uint32_t count, rt_posted *posted_out)
@@ -145,8 +150,8 @@ int verbs_post(rt_plink *base, const rt_work *items, uint32_t count, rt_posted *
         *posted_out = (rt_posted){0, 0};
         return error != 0 ? verbs_errno_status(error) : link->qp == NULL ? RT_E_DEVICE_LOST : RT_OK;
     }
-    return items[0].opcode == RT_WORK_RECV ? post_receives(link, items, count, posted_out)
-                                           : post_sends(link, items, count, posted_out);
+    return items[0].opcode == RT_WORK_RECV ? verbs_receives_post(link, items, count, posted_out)
+                                           : sends_post(link, items, count, posted_out);
 }
 
 #endif

@@ -1,11 +1,14 @@
-/* status.c: what libibverbs says, in our words: errno of set-up calls, and the status of completions.
+/* status.c: translates libibverbs' errors: the errno of set-up calls, and the status of
+ * completions.
  *
- * Both directions of a number are here: to an rt_status for programs, to a name or a hint for people. */
+ * Both translations of a number are here: to an rt_status for programs, to a name or a hint for
+ * people. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
 
 #include <inttypes.h>
+#include <linux/capability.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -27,10 +30,29 @@ static uint64_t pinned_kib(void)
     return total;
 }
 
+/* Whether the kernel does not hold this process to the limit: it has CAP_IPC_LOCK, and in the first user namespace, whose
+ * map is the whole range of users. */
+static bool memlock_is_ignored(void)
+{
+    char line[128];
+    uint64_t capabilities = 0, first = 1, outside = 1, count = 0;
+    FILE *file = fopen("/proc/self/status", "re");
+    while (file != NULL && fgets(line, sizeof line, file) != NULL)
+        if (sscanf(line, "CapEff: %" SCNx64, &capabilities) == 1)
+            break;
+    if (file != NULL)
+        fclose(file);
+    file = fopen("/proc/self/uid_map", "re");
+    bool read = file != NULL && fscanf(file, "%" SCNu64 " %" SCNu64 " %" SCNu64, &first, &outside, &count) == 3;
+    if (file != NULL)
+        fclose(file);
+    return (capabilities >> CAP_IPC_LOCK & 1) != 0 && read && first == 0 && outside == 0 && count == UINT32_MAX;
+}
+
 bool verbs_memlock_exceeded(uint64_t size, char *text_out, size_t capacity)
 {
     struct rlimit limit;
-    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY)
+    if (getrlimit(RLIMIT_MEMLOCK, &limit) != 0 || limit.rlim_cur == RLIM_INFINITY || memlock_is_ignored())
         return false;
     uint64_t pinned = pinned_kib() << 10;
     if (pinned < limit.rlim_cur && size <= limit.rlim_cur - pinned)
@@ -62,6 +84,11 @@ static const char *hint_of_errno(int error)
     case ENOMEM: return " (out of memory, or the device has no room for more such objects: `rdma resource show` counts them)";
     case EACCES:
     case EPERM: return " (no permission: look at the owner and mode of /dev/infiniband/uverbs*)";
+    case EAGAIN:
+        return " (a limit of RDMA objects is reached: `rdma.max` of this process's cgroup, which container managers set)";
+    case EREMOTEIO:
+        return " (the device's firmware refused it: it has no room for more such objects, or is too old; the kernel's log says more)";
+    case ENOSPC: return " (the device's own memory for such objects is full: ask for fewer or smaller queues, links or regions)";
     case ENOENT: return " (no /dev/infiniband/uverbs*: in a container pass it with --device /dev/infiniband)";
     default: return "";
     }
@@ -75,7 +102,7 @@ int verbs_fail(rt_detail *detail, int error, const char *format, ...)
     int used = vsnprintf(what, sizeof what, format, arguments);
     va_end(arguments);
     assert(used >= 0);
-    if (error == ENOMEM && verbs_memlock_exceeded(64 << 10, memlock, sizeof memlock)) /* what queues pin, about */
+    if (error == ENOMEM && verbs_memlock_exceeded(64 << 10, memlock, sizeof memlock)) /* about as much as queues pin */
         return rt_fail(detail, RT_E_MEMLOCK, 0, "cannot %s: %s", what, memlock);
     return rt_fail(detail, verbs_errno_status(error), error, "cannot %s%s", what, hint_of_errno(error));
 }
@@ -113,6 +140,9 @@ int32_t verbs_completion_status(uint32_t wc_status)
 
 const char *verbs_completion_name(uint32_t wc_status)
 {
+    if (wc_status == VERBS_NEVER_REACHED)
+        return "IBV_WC_RETRY_EXC_ERR, and the peer was never reached: if it lives, compare the GIDs of both ends, their VLANs or "
+               "partition keys, and the MTU on the way (`rdmatensor devices`); RoCE needs UDP port 4791 open";
 #define NAME(name)                                                                                                               \
     case name: return #name;
     switch ((enum ibv_wc_status)wc_status) {

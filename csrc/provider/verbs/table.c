@@ -1,4 +1,5 @@
-/* table.c: the table of the verbs provider, and what is left of it where it was built without libibverbs' header. */
+/* table.c: the table of the verbs provider, and the remainder of it in a build without libibverbs'
+ * header. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
@@ -31,6 +32,7 @@ const rt_provider rt_provider_verbs = {
     rt_absent_memory_wake,
     rt_absent_memory_event_fd,
     rt_absent_memory_arm,
+    rt_absent_memory_help,
     verbs_completion_name,
     verbs_link_describe,
     rt_absent_command,
@@ -40,39 +42,39 @@ const rt_provider rt_provider_verbs = {
 
 #else
 
-static int built_without_verbs(rt_detail *detail)
+static int absent_fail(rt_detail *detail)
 {
     return rt_fail(
         detail, RT_E_UNAVAILABLE, 0,
         "built without verbs: install libibverbs-dev (Fedora: rdma-core-devel), version 37 or newer, and rebuild rdmatensor");
 }
 
-static int list_nothing(rt_device_info *infos_out, int capacity, rt_detail *detail)
+static int absent_list(rt_device_info *infos_out, int capacity, rt_detail *detail)
 {
     (void)infos_out;
     (void)capacity;
-    return built_without_verbs(detail);
+    return absent_fail(detail);
 }
 
-static int open_nothing(const rt_open_options *options, rt_pdevice **device_out, rt_detail *detail)
+static int absent_open(const rt_open_options *options, rt_pdevice **device_out, rt_detail *detail)
 {
     (void)options;
     (void)device_out;
-    return built_without_verbs(detail);
+    return absent_fail(detail);
 }
 
-static const char *name_nothing(uint32_t foreign_status)
+static const char *absent_name(uint32_t foreign_status)
 {
     (void)foreign_status;
     return "unknown ibv_wc_status";
 }
 
-/* No device can be opened, so nothing that takes one is ever called. */
+/* No device can be opened, so no function that takes a device is ever called. */
 const rt_provider rt_provider_verbs = {
     "verbs",
-    built_without_verbs,
-    list_nothing,
-    open_nothing,
+    absent_fail,
+    absent_list,
+    absent_open,
     NULL,
     NULL,
     NULL,
@@ -96,7 +98,8 @@ const rt_provider rt_provider_verbs = {
     rt_absent_memory_wake,
     rt_absent_memory_event_fd,
     rt_absent_memory_arm,
-    name_nothing,
+    rt_absent_memory_help,
+    absent_name,
     NULL,
     rt_absent_command,
     NULL,

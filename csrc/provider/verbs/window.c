@@ -1,9 +1,11 @@
 /* window.c: a key for one peer: memory windows of type 2 (RDMA-RULES 14).
  *
- * A bound window is valid through the queue pair that bound it and no other, whether the device calls it 2A or 2B; so a key for
- * a peer has one window for each link. Binding is a work request: it is posted here, in room of the send queue and of the
- * completion queue that core does not know of (limits.c), and poll.c keeps its completion to itself. Freeing a window is
- * what takes the key back. It comes before the queue pair and the registration end, which do not end while one is bound. */
+ * A bound window is valid through the queue pair that bound it and no other, whether the device
+ * calls it 2A or 2B; so a key for a peer has one window for each link. Binding is a work request:
+ * it is posted here, in room of the send queue and of the completion queue that core does not know
+ * of (limits.c), and poll.c does not report its completion. Freeing a window revokes the key. It
+ * comes before the end of the queue pair and of the registration, neither of which can end while a
+ * window is bound. */
 #include "provider/verbs/verbs.h"
 
 #if RT_HAVE_VERBS
@@ -21,11 +23,18 @@ typedef struct verbs_window {
 
 /* Everything below has device->windows_lock held unless it says otherwise. */
 
-/* Whether the bind is over, well or not. Pairs with the release in poll. */
-static bool is_settled(const verbs_window *window)
+/* Whether the bind is over, with or without success. Pairs with the release in poll. */
+static bool window_is_settled(const verbs_window *window)
 {
     uint32_t done = atomic_load_explicit(&window->link->binds_done, memory_order_acquire);
     return (int32_t)(done - window->position) > 0;
+}
+
+void verbs_memory_free(const verbs_device *device, verbs_memory *memory)
+{
+    assert(rt_list_empty(&memory->windows));
+    device->library->ibv_dereg_mr(memory->mr);
+    free(memory);
 }
 
 static void window_end(const verbs_device *device, verbs_window *window)
@@ -40,16 +49,16 @@ static void window_end(const verbs_device *device, verbs_window *window)
 }
 
 /* A bind that the device will refuse would end the link, so a window whose bind is under way outlives its memory's release. */
-static void end_forgotten(const verbs_device *device, verbs_link *link)
+static void forgotten_end(const verbs_device *device, verbs_link *link)
 {
     RT_LIST_EACH_SAFE(node, &link->windows) {
         verbs_window *window = RT_LIST_ENTRY(node, verbs_window, of_link);
-        if (window->memory->released && is_settled(window))
+        if (window->memory->released && window_is_settled(window))
             window_end(device, window);
     }
 }
 
-static verbs_window *window_find(const verbs_link *link, const verbs_memory *memory)
+static verbs_window *verbs_window_find(const verbs_link *link, const verbs_memory *memory)
 {
     RT_LIST_EACH(node, &link->windows) {
         verbs_window *window = RT_LIST_ENTRY(node, verbs_window, of_link);
@@ -60,7 +69,7 @@ static verbs_window *window_find(const verbs_link *link, const verbs_memory *mem
 }
 
 /* Returns 0 or an errno. */
-static int post_bind(verbs_link *link, const verbs_memory *memory, verbs_window *window)
+static int bind_post(verbs_link *link, const verbs_memory *memory, verbs_window *window)
 {
     uint32_t access = memory->base.access;
     struct ibv_send_wr request = {
@@ -100,7 +109,7 @@ static int window_begin(verbs_device *device, verbs_link *link, verbs_memory *me
     window->memory = memory;
     window->position = link->binds_posted;
     window->key = ibv_inc_rkey(window->mw->rkey);
-    error = post_bind(link, memory, window);
+    error = bind_post(link, memory, window);
     if (error != 0)
         goto dealloc_mw;
     link->binds_posted++;
@@ -118,13 +127,13 @@ free_window:
 /* RT_OK with the key when the window of this link is bound. */
 static int link_key(verbs_device *device, verbs_link *link, verbs_memory *memory, uint32_t *key_out, rt_detail *detail)
 {
-    end_forgotten(device, link);
+    forgotten_end(device, link);
     if (link->qp == NULL || link->shut)
         return rt_fail(detail, RT_E_CLOSED, 0, "cannot make a key for the peer of queue pair 0x%x: it was shut", link->qpn);
-    const verbs_window *window = window_find(link, memory);
+    const verbs_window *window = verbs_window_find(link, memory);
     if (window == NULL)
         return window_begin(device, link, memory, detail);
-    if (!is_settled(window))
+    if (!window_is_settled(window))
         return RT_E_AGAIN;
     uint32_t failure = atomic_load_explicit(&link->failure, memory_order_relaxed);
     if (failure != 0)
@@ -168,7 +177,7 @@ bool verbs_windows_release(verbs_device *device, verbs_memory *memory)
     pthread_mutex_lock(&device->windows_lock);
     RT_LIST_EACH_SAFE(node, &memory->windows) {
         verbs_window *window = RT_LIST_ENTRY(node, verbs_window, of_memory);
-        if (is_settled(window))
+        if (window_is_settled(window))
             window_end(device, window);
     }
     memory->released = !rt_list_empty(&memory->windows);

@@ -1,4 +1,4 @@
-"""What an end of a collective is: it runs one operation many times, and checks its result once."""
+"""One end of a collective: it runs one operation many times, and checks its result once."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rdmatensor.bench.modes.base import End
 
 __all__ = ["OPERATIONS", "RANKS", "CollectiveEnd", "expected"]
 
-OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all")
+OPERATIONS = ("all_reduce", "reduce_scatter", "all_gather", "broadcast", "all_to_all", "barrier")
 RANKS = 2
 Result = Callable[[], np.ndarray[Any, np.dtype[np.float32]]]
 
@@ -25,10 +25,12 @@ def inputs(rank: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
 
 
 def expected(operation: str, rank: int, count: int) -> np.ndarray[Any, np.dtype[np.float32]]:
-    """What a rank must hold afterwards, of ranks that each put `count` elements in."""
+    """The values a rank must hold afterwards, when each rank put `count` elements in."""
     all_of = [inputs(other, count) for other in range(RANKS)]
     part = count // RANKS
     total: np.ndarray[Any, np.dtype[np.float32]] = np.sum(all_of, axis=0, dtype=np.float32)
+    if operation == "barrier":
+        return np.zeros(0, np.float32)
     if operation == "all_reduce":
         return total
     if operation == "reduce_scatter":
@@ -41,18 +43,20 @@ def expected(operation: str, rank: int, count: int) -> np.ndarray[Any, np.dtype[
 
 
 class CollectiveEnd(End):
-    """A rank. `bytes` of a row are those of one rank's input; the first end is rank 0."""
+    """One rank. A row's `bytes` are those of one rank's input; the first end is rank 0."""
 
     def rank(self) -> int:
         return 0 if self.setup.first else 1
 
     @abstractmethod
     def make(self, operation: str, count: int) -> tuple[Callable[[], object], Result, Callable[[], None]]:
-        """For float32 tensors of `count` elements: the call, what gives its result, and what sets the input anew."""
+        """For float32 tensors of `count` elements: the call, a function for its result, and one
+        that resets the input.
+        """
 
     @abstractmethod
     def barrier(self) -> None:
-        """Both ranks are here."""
+        """Waits until both ranks are here."""
 
     def call_begin(self, operation: str, size: int) -> None:
         """Prepares an operation on `size` bytes."""
@@ -61,7 +65,7 @@ class CollectiveEnd(End):
         self._times: list[float] = []
 
     def call_round(self, count: int, keep: bool) -> float:
-        """Runs it `count` times in a row; the median's seconds."""
+        """Runs the call `count` times in a row; gives the median in seconds."""
         self.barrier()
         times = []
         now, call = time.perf_counter, self._call
@@ -74,7 +78,7 @@ class CollectiveEnd(End):
         return float(np.median(times))
 
     def call_check(self) -> int:
-        """How many elements of the result are not what they must be."""
+        """The number of elements of the result that are wrong."""
         self._reset()
         self.barrier()
         self._call()

@@ -1,4 +1,6 @@
-"""A run of collectives: every backend in two processes of its own, operation by operation, in turn. As `bench.run`."""
+"""A run of collectives: every backend in two processes of its own, operation by operation, in turn,
+as in `bench.run`.
+"""
 
 from __future__ import annotations
 
@@ -21,15 +23,16 @@ BUDGET_S = 25.0
 
 @dataclass(slots=True)
 class CollectiveRow(Row):
-    """As a transfer's, of the operation `collective`: `one_way_us` is the time of one, `bytes` one rank's input,
-    `gbytes_per_s` those bytes by that time.
+    """A transfer's row with the operation `collective` added. `one_way_us` is the time of one call,
+    `bytes` one rank's input, `gbytes_per_s` those bytes divided by that time. A barrier has no
+    bytes: its row stands at the first size.
     """
 
     collective: str = ""
 
 
 def local(options: Options, setup: Setup, progress: Progress) -> Run:
-    """Measures the operations of the backends that are there."""
+    """Measures the operations of the available backends."""
     run = Run(options)
     modes = [COLLECTIVES[name] for name in options.modes]
     with Spot() as spot, contextlib.ExitStack() as ending:
@@ -39,7 +42,7 @@ def local(options: Options, setup: Setup, progress: Progress) -> Run:
         cells = len(pairs) * len(options.sizes) * len(OPERATIONS)
         duration = options.duration or min(0.5, BUDGET_S / max(1, cells))
         for operation in OPERATIONS:
-            for size in options.sizes:
+            for size in options.sizes if operation != "barrier" else options.sizes[:1]:
                 progress(f"{operation}, {human(size)}:")
                 one(run, [pair for pair in pairs.values() if not pair.failure], operation, size, duration)
     return run
@@ -73,7 +76,8 @@ def one(run: Run, pairs: list[Pair], operation: str, size: int, duration: float)
         row = rows[pair.mode.name]
         took = max(call(pair, "round", count=counts[pair.mode.name], keep=True).values())
         row.rounds.setdefault("one_way_us", []).append(took * 1e6)
-        row.rounds.setdefault("gbytes_per_s", []).append(size / took / 1e9)
+        if operation != "barrier":
+            row.rounds.setdefault("gbytes_per_s", []).append(size / took / 1e9)
 
     def end(pair: Pair) -> None:
         row = rows[pair.mode.name]
@@ -84,8 +88,9 @@ def one(run: Run, pairs: list[Pair], operation: str, size: int, duration: float)
                 run.wrong.append(f"{row.mode}, {operation}, {human(size)}: {wrong} elements")
         told = max(call(pair, "summary").values(), key=lambda rank: rank["one_way_us"]["p50"])  # a root may run ahead
         row.samples, row.one_way_us = told["samples"], told["one_way_us"]
-        row.gbytes_per_s = statistics.median(row.rounds["gbytes_per_s"])
-        row.transfers_per_s = row.gbytes_per_s * 1e9 / size
+        row.transfers_per_s = 1e6 / statistics.median(row.rounds["one_way_us"])
+        if operation != "barrier":
+            row.gbytes_per_s = row.transfers_per_s * size / 1e9
 
     for pair in pairs:
         attempt(pair, begin)
@@ -99,6 +104,6 @@ def one(run: Run, pairs: list[Pair], operation: str, size: int, duration: float)
 
 
 def call(pair: Pair, name: str, **arguments: Any) -> dict[str, Any]:
-    """Calls both ends; their results by role."""
+    """Calls both ends; gives their results by role."""
     answers = pair.ask_both(2 * DEADLINE_S, "call", name=name, arguments=arguments)
     return {role: answer["result"] for role, answer in answers.items()}

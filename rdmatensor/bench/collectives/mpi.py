@@ -15,7 +15,7 @@ __all__ = ["MpiCollectives"]
 
 
 class MpiCollectives(Mpi):
-    """Started by mpirun, as the transfers are."""
+    """The MPI backend, started by mpirun as its transfers are."""
 
     def end(self, setup: Setup) -> End:
         return MpiRank(setup)
@@ -52,8 +52,9 @@ class MpiRank(CollectiveEnd):
             "all_gather": lambda: world.Allgather(sent, got),
             "broadcast": lambda: world.Bcast(sent, 0),
             "all_to_all": lambda: world.Alltoall(sent, got),
+            "barrier": world.Barrier,
         }
-        result = got if operation in empty else sent
+        result = got if operation in empty or operation == "barrier" else sent
         return calls[operation], lambda: result, reset
 
     def close(self) -> None:

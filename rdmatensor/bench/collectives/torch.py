@@ -16,7 +16,7 @@ __all__ = ["GlooCollectives", "OurCollectives", "OurCollectivesInRegion", "Torch
 
 
 class GlooCollectives(Mode):
-    """A backend of torch.distributed by its name."""
+    """A backend of torch.distributed, by its name."""
 
     package = "torch"
     install = "pip install torch"
@@ -32,7 +32,7 @@ class GlooCollectives(Mode):
 
 
 class OurCollectives(GlooCollectives):
-    """This library's own."""
+    """This library's own backend."""
 
     kind = "ours"
 
@@ -43,7 +43,9 @@ class OurCollectives(GlooCollectives):
 
 
 class OurCollectivesInRegion(OurCollectives):
-    """The same, of tensors that lie in a region: read and written where they are."""
+    """The same backend with tensors that lie in a region, so that they are read and written in
+    place.
+    """
 
     def __init__(self) -> None:
         super().__init__("rdmatensor-region")
@@ -79,7 +81,7 @@ class TorchEnd(CollectiveEnd):
         )
 
     def place(self, nbytes: int) -> contextlib.AbstractContextManager[object]:
-        """Where tensors of an operation are made, which take so much."""
+        """The context in which an operation's tensors, of `nbytes` together, are made."""
         return contextlib.nullcontext()
 
     def barrier(self) -> None:
@@ -96,7 +98,7 @@ class TorchEnd(CollectiveEnd):
         def reset() -> None:
             sent.copy_(given)
 
-        # torch 2.13 named two of them anew, and warns at each call by the old name
+        # torch 2.13 renamed two of them, and warns at each call by the old name
         all_gather = getattr(dist, "all_gather_single", dist.all_gather_into_tensor)
         reduce_scatter = getattr(dist, "reduce_scatter_single", dist.reduce_scatter_tensor)
         calls: dict[str, Callable[[], object]] = {
@@ -105,8 +107,9 @@ class TorchEnd(CollectiveEnd):
             "all_gather": lambda: all_gather(got, sent),
             "broadcast": lambda: dist.broadcast(sent, 0),
             "all_to_all": lambda: dist.all_to_all_single(got, sent),
+            "barrier": dist.barrier,
         }
-        result = got if operation in empty else sent
+        result = got if operation in empty or operation == "barrier" else sent
         return calls[operation], result.numpy, reset
 
     def close(self) -> None:
@@ -114,7 +117,7 @@ class TorchEnd(CollectiveEnd):
 
 
 class RegionEnd(TorchEnd):
-    """With a region for each operation, which peers may read and write."""
+    """A rank that allocates a region for each operation, which peers may read and write."""
 
     def meet(self, offer: dict[str, Any]) -> None:
         super().meet(offer)

@@ -1,4 +1,6 @@
-"""borrow: a dynamic edge whose receiver reads the tensor where it lies at the sender, on one host. Moves no byte."""
+"""borrow: a dynamic edge on one host whose receiver reads the tensor in place at the sender. Moves
+no byte.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ __all__ = ["Borrow"]
 
 
 class BorrowEnd(EdgeEnd):
-    """GB/s are those of tensors handed over, not of bytes moved."""
+    """The end of a borrowing edge. Its GB/s are those of tensors handed over, not of bytes moved."""
 
     static = False
     borrows = True
@@ -22,9 +24,10 @@ class BorrowEnd(EdgeEnd):
 
 
 class Borrow(OwnMode):
-    """Handing over instead of moving, where the provider maps memory."""
+    """Tensors handed over instead of moved, where the provider maps memory."""
 
     name = "borrow"
+    in_place = True
 
     def end(self, setup: Setup) -> BorrowEnd:
         return BorrowEnd(setup)

@@ -1,4 +1,4 @@
-"""copy: a static edge whose tensors are copied into registered memory first. The paper's RDMA.cp."""
+"""copy: a static edge whose tensors are first copied into registered memory; the paper's RDMA.cp."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ __all__ = ["Copy"]
 
 
 class CopyEnd(EdgeEnd):
-    """`staging`, since shared memory could send from anywhere and would not copy."""
+    """The end of a copying edge. It sets `staging`, since shared memory could send from anywhere
+    without a copy.
+    """
 
     staging = True
 
@@ -21,7 +23,7 @@ class CopyEnd(EdgeEnd):
 
 
 class Copy(OwnMode):
-    """What a user gets whose tensors are not born in registered memory."""
+    """The path of tensors that do not lie in registered memory."""
 
     name = "copy"
 

@@ -1,4 +1,6 @@
-"""dynamic: the receiver learns the shape with each tensor, from a record, and READs it. Small ones ride in it."""
+"""dynamic: the receiver learns each tensor's shape from a record and READs the tensor; small ones
+travel in the record.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +12,7 @@ __all__ = ["Dynamic"]
 
 
 class DynamicEnd(EdgeEnd):
-    """The library's default of what rides in the record."""
+    """The end of a dynamic edge, with the library's default size for tensors in the record."""
 
     static = False
 

@@ -1,9 +1,10 @@
-"""What the modes over tensor edges share: an edge each way, and a tensor that is bound once and sent again."""
+"""The common part of the modes over tensor edges: an edge each way, and a tensor that is bound once
+and sent repeatedly.
+"""
 
 from __future__ import annotations
 
 from collections import deque
-from typing import Any
 
 import numpy as np
 
@@ -14,11 +15,13 @@ from rdmatensor.bench.modes.own import OwnEnd
 __all__ = ["EdgeEnd"]
 
 ONE_SLOT = 1 << 30
-"""Bytes of a tensor that gets no second slot: rdma_rxe registers no more than 1 GiB at once."""
+"""The size from which a tensor gets no second slot: rdma_rxe registers at most 1 GiB at once."""
 
 
 class EdgeEnd(OwnEnd):
-    """An end with one edge out and one in, made anew for each size. Subclasses say of what kind."""
+    """An end with one edge out and one in, made anew for each size. Subclasses choose the kind of
+    edge.
+    """
 
     static = True
     borrows = False
@@ -28,14 +31,11 @@ class EdgeEnd(OwnEnd):
         super().__init__(setup)
         self._number = 0
 
-    def _words(self) -> dict[str, Any]:
-        """What both ends of an edge say of it."""
-        setup = self.setup
-        words: dict[str, Any] = {"stripes": setup.qps, "dtype": "uint8"}
-        words |= {"shape": (self.size,)} if self.static else {"rank": 1}
-        if setup.ordering != "auto":
-            words["ordering"] = setup.ordering
-        return words
+    def _options(self, slots: int) -> rt.EdgeOptions:
+        """The options of both edges."""
+        ordering = None if self.setup.ordering == "auto" else self.setup.ordering
+        rank = None if self.static else 1
+        return rt.EdgeOptions(rank=rank, ordering=ordering, stripes=self.setup.qps, slots=slots, staging=self.staging)
 
     def prepare(self, size: int, depth: int) -> float | None:
         super().prepare(size, depth)
@@ -43,13 +43,14 @@ class EdgeEnd(OwnEnd):
         before = self.device.stats.registering_ns
         mine, other = ("first", "second") if self.setup.first else ("second", "first")
         slots = max(depth, 2) if size < ONE_SLOT else depth
-        self._in = self.device.recv_edge(f"{mine} {self._number}", slots=slots, **self._words())
+        shape, options = (self.size,) if self.static else None, self._options(slots)
+        self._in = self.device.recv_edge(f"{mine} {self._number}", shape=shape, dtype="uint8", options=options)
         self._out = self.channel.send_edge(
-            f"{other} {self._number}", timeout=DEADLINE_S, staging=self.staging, **self._words()
+            f"{other} {self._number}", shape=shape, dtype="uint8", options=options, timeout=DEADLINE_S
         )
         self.outgoing = self._tensor()
-        send = self._out.bind(self.outgoing)
-        self._under_way: deque[rt.Sending] = deque()
+        send = self._out.prepare(self.outgoing)
+        self._under_way: deque[rt.Transfer] = deque()
         self._begin = send.start
         if self.device.limits.completes_in_post or not self.static:
             self.send = send  # type: ignore[method-assign]
@@ -57,15 +58,18 @@ class EdgeEnd(OwnEnd):
         return (self.device.stats.registering_ns - before) / 1e9
 
     def _tensor(self) -> Bytes:
-        """What is sent: in registered memory, which the peer may READ where it is to fetch."""
-        access = rt.Access.LOCAL if self.static else rt.Access.REMOTE_READ
+        """The tensor to send: in registered memory, which the peer may READ where it is to fetch
+        the tensor, or a part of it where memory is mapped.
+        """
+        limits = self.device.limits
+        access = rt.Access.LOCAL if self.static and not limits.maps_remote else rt.Access.REMOTE_READ
         self._region = self.region(self.size, access=access)
         tensor = self._region.empty((self.size,), "uint8")
         found: Bytes = tensor.numpy()
         return found
 
     def send(self) -> None:
-        """Where a WRITE goes on after the call: as many as the receiver has places for at once."""
+        """Sends where a WRITE outlives the call; at most `depth` transfers are under way."""
         if len(self._under_way) >= self.depth:
             self._under_way.popleft().wait(DEADLINE_S)
         self._under_way.append(self._begin())

@@ -1,4 +1,4 @@
-"""Ends that run a program which measures by itself: ucx_perftest, perftest."""
+"""Ends that run a program which measures on its own: ucx_perftest, perftest."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from rdmatensor.bench.modes.base import DEADLINE_S, End, NotHere
 __all__ = ["ProgramEnd", "numbers_of"]
 
 TRIES = 100
-PAUSE_S = 0.05  # between tries to reach a server that is starting
+PAUSE_S = 0.05  # between attempts to reach a server that is starting
 
 
 def numbers_of(text: str) -> list[float]:
-    """The last line of a program's output that is only numbers."""
+    """The last line of a program's output that consists of numbers."""
     for line in reversed(text.splitlines()):
         try:
             found = [float(word) for word in line.split()]
@@ -28,8 +28,11 @@ def numbers_of(text: str) -> list[float]:
 
 
 class ProgramEnd(End):
-    """The second runs the server, the first the client, anew for every measurement. Bytes cannot be looked at."""
+    """An end that runs a program anew for every measurement: the second end the server, the first
+    the client. Bytes cannot be inspected.
+    """
 
+    touches = ("none",)
     checks = False
     samples = False
 
@@ -42,7 +45,9 @@ class ProgramEnd(End):
         self._port = int(offer["port"])
 
     def run(self, command: list[str], seconds: float = DEADLINE_S) -> str:
-        """Runs the program at this end and gives its output. The client tries until the server is there."""
+        """Runs the program at this end and gives its output. The client tries until the server is
+        ready.
+        """
         words = [command[0], *([self.setup.connect] if self.setup.first else []), "-p", str(self._port), *command[1:]]
         for _ in range(TRIES if self.setup.first else 1):
             done = subprocess.run(words, capture_output=True, text=True, timeout=seconds, check=False)

@@ -1,4 +1,6 @@
-"""gloo: torch.distributed's send and recv over Gloo (TCP), the default of torch for tensors in CPU memory."""
+"""gloo: torch.distributed's send and recv over Gloo (TCP), torch's default for tensors in CPU
+memory.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ __all__ = ["Gloo"]
 
 
 class Gloo(Mode):
-    """Gloo, as torch brings it."""
+    """Gloo, as torch ships it."""
 
     name = "gloo"
     package = "torch"
@@ -27,7 +29,7 @@ class Gloo(Mode):
 
 
 class GlooEnd(PostedEnd):
-    """Tensors are made once. Gloo copies through the kernel and waits on sockets."""
+    """One end of Gloo. Tensors are made once. Gloo copies through the kernel and waits on sockets."""
 
     transport = "tcp"
     note = "torch.distributed send/recv, isend/irecv with depth"

@@ -1,4 +1,6 @@
-"""grpc: unary calls of gRPC for Python, bytes in and bytes out: no serialisation but gRPC's own framing."""
+"""grpc: unary calls of gRPC for Python with bytes in and bytes out, so without serialisation beyond
+gRPC's framing.
+"""
 
 from __future__ import annotations
 
@@ -21,21 +23,23 @@ FRAME = 16 * 1024 * 1024 - 1  # the largest frame of HTTP/2
 
 
 class Grpc(Mode):
-    """grpcio, as its performance guide has it: unary calls (streams are slower in Python), one channel kept open."""
+    """grpcio, used as its performance guide recommends: unary calls (streams are slower in Python),
+    one channel kept open.
+    """
 
     name = "grpc"
     package = "grpcio"
     install = "pip install grpcio"
 
     def memory(self, size: int, depth: int) -> int:
-        return size * (4 + 2 * depth)  # messages, slices and what flow control holds back
+        return size * (4 + 2 * depth)  # messages, slices and data held back by flow control
 
     def end(self, setup: Setup) -> GrpcEnd:
         return GrpcEnd(setup)
 
 
 class GrpcTcp(Grpc):
-    """The same over TCP where a Unix socket would do: the paper's gRPC.TCP. On request."""
+    """The same over TCP where a Unix socket would do: the paper's gRPC.TCP. Measured on request."""
 
     name = "grpc-tcp"
     standard = False
@@ -45,7 +49,11 @@ class GrpcTcp(Grpc):
 
 
 class GrpcEnd(End):
-    """The first calls, the second serves. A round trip is one call with the tensor as request and as response."""
+    """One end of gRPC: the first end calls, the second serves. A round trip is one call with the
+    tensor as request and response.
+    """
+
+    touches = ("none",)
 
     def __init__(self, setup: Setup, *, tcp: bool = False) -> None:
         super().__init__(setup)
@@ -61,7 +69,7 @@ class GrpcEnd(End):
         self._seen: queue.SimpleQueue[bytes | None] = queue.SimpleQueue()
         self._given: queue.SimpleQueue[bytes] = queue.SimpleQueue()
 
-    # ---- the second serves ----
+    # ---- the serving end ----
 
     def offer(self) -> dict[str, Any]:
         import grpc
@@ -153,7 +161,7 @@ class GrpcEnd(End):
         self._served(count + 1)
 
     def both(self, count: int) -> float:
-        """The tensor as request and as response: one each way for every call."""
+        """Sends the tensor as request and as response: one each way for every call."""
         begin = time.perf_counter()
         if self.setup.first:
             self._call_many(self._calls["Echo"], count)

@@ -1,4 +1,6 @@
-"""memcpy: the channel's verb alone: a prepared WRITE to an address that was handed out once, and a word behind it."""
+"""memcpy: the channel's verb alone: a prepared WRITE to an address known from the start, followed
+by a word.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,9 @@ LINE = 64
 
 
 class Memcpy(OwnMode):
-    """No edge; of flow control what the benchmark itself needs: a place is used anew after the peer said so."""
+    """memcpy without an edge. The benchmark adds its own flow control: a place is reused once the
+    peer has released it.
+    """
 
     name = "memcpy"
 
@@ -25,17 +29,21 @@ class Memcpy(OwnMode):
 
 
 class MemcpyEnd(OwnEnd):
-    """Slots at the receiver, each with its word; a credit word at the sender. An edge, as thin as Python allows."""
+    """An edge as thin as Python allows: slots at the receiver, each with its word, and a credit
+    word at the sender.
+    """
 
     def prepare(self, size: int, depth: int) -> float | None:
         super().prepare(size, depth)
-        self._step = max(1, depth // 2)  # places that are given free at once; so many more than may be under way
+        self._step = max(1, depth // 2)  # places released at once; there are so many more than `depth`
         slots = self.slots = depth + self._step
         stride = -(-size // LINE) * LINE
         words = slots * stride
         total = words + (slots + 1) * LINE
         inbox = self.inbox = self.region(total, access=rt.Access.REMOTE_WRITE)
-        outbox = self.outbox = self.region(stride + (slots + 1) * LINE)
+        # Where memory is mapped, a peer that waits copies a part of what it may READ.
+        access = rt.Access.REMOTE_READ if self.device.limits.maps_remote else rt.Access.LOCAL
+        outbox = self.outbox = self.region(stride + (slots + 1) * LINE, access=access)
         self.device.publish("inbox", inbox)
         self.remote = self.channel.lookup("inbox", timeout=DEADLINE_S)
         self.outgoing = outbox[:size].array()
@@ -101,7 +109,7 @@ class MemcpyEnd(OwnEnd):
             self._giving = self._give.start()
 
     def copies(self) -> Copies:
-        return Copies(0, self._sent)  # there is no code on this path that copies
+        return Copies(0, self._sent)  # no code on this path copies
 
     def release(self) -> None:
         self.finish()

@@ -1,4 +1,4 @@
-"""memcpy-read: the channel's verb in the other direction, a READ; the counterpart of perftest-read. On request."""
+"""memcpy-read: the channel's READ; the counterpart of perftest-read. Measured on request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ LINE = 64
 
 
 class MemcpyRead(OwnMode):
-    """A READ brings a tensor one way by itself, so its time is that of one, not half of a round trip."""
+    """The READ mode. A READ moves a tensor one way by itself, so its time is that of one READ, not
+    half of a round trip.
+    """
 
     name = "memcpy-read"
     standard = False
@@ -29,13 +31,17 @@ class MemcpyRead(OwnMode):
 
 
 class MemcpyReadEnd(OwnEnd):
-    """The first READs out of memory that the second published, which does nothing for it."""
+    """One end of the READ mode. The first end READs memory that the second published; the second
+    stays idle.
+    """
+
+    touches = ("none",)
 
     def prepare(self, size: int, depth: int) -> float | None:
         super().prepare(size, depth)
         stride = -(-size // LINE) * LINE
         access = rt.Access.REMOTE_READ | rt.Access.REMOTE_WRITE
-        source = self.source = self.region(stride + 2 * LINE, access=access)  # tensor, word that comes, word that goes
+        source = self.source = self.region(stride + 2 * LINE, access=access)  # tensor, incoming word, outgoing word
         into = self.into = self.region(stride * depth)
         self.device.publish("source", source)
         self.remote = self.channel.lookup("source", timeout=DEADLINE_S)
@@ -68,7 +74,7 @@ class MemcpyReadEnd(OwnEnd):
         return times / 1e9
 
     def pong(self, count: int) -> None:
-        """Nothing: that is the point."""
+        """Does nothing: a READ needs no help from this end."""
 
     def push(self, count: int) -> float:
         under_way: deque[rt.Transfer] = deque()
@@ -85,7 +91,7 @@ class MemcpyReadEnd(OwnEnd):
         return elapsed
 
     def pull(self, count: int) -> None:
-        """Sleeps until it is over."""
+        """Waits until the READs are over."""
         self._hear()
 
     def both(self, count: int) -> float:

@@ -1,4 +1,6 @@
-"""mooncake: synchronous WRITEs of Mooncake's transfer engine over TCP, and a word behind them for the receiver."""
+"""mooncake: synchronous WRITEs of Mooncake's transfer engine over TCP, each followed by a word for
+the receiver.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +19,9 @@ LINE = 64
 
 
 class Mooncake(Mode):
-    """The build without CUDA when it is there, since the other wants a GPU's driver."""
+    """Mooncake; the build without CUDA where it is installed, since the other one needs a GPU
+    driver.
+    """
 
     name = "mooncake"
     install = "pip install mooncake-transfer-engine-non-cuda (mooncake-transfer-engine on a machine with CUDA)"
@@ -44,8 +48,11 @@ class Mooncake(Mode):
 
 
 class MooncakeEnd(End):
-    """With a depth, payloads go as one batch and one word follows. No flow control: the receiver only counts."""
+    """One end of Mooncake. With a depth, payloads go as one batch, followed by one word. No flow
+    control: the receiver only counts.
+    """
 
+    touches = ("none", "read")
     transport = "tcp"
     note = "transfer_sync_write, then its word; batch_transfer_sync_write of depth payloads; the receiver polls"
 
@@ -63,7 +70,7 @@ class MooncakeEnd(End):
         super().prepare(size, depth)
         stride = self._stride = -(-size // LINE) * LINE
         total = 2 * LINE + stride * (1 + depth)
-        self._memory = np.zeros(total, np.uint8)  # the word that comes, the word that goes, what is sent, the slots
+        self._memory = np.zeros(total, np.uint8)  # incoming word, outgoing word, outgoing tensor, slots
         begin = time.perf_counter()
         if self._engine.register_memory(self._memory.ctypes.data, total) != 0:
             raise RuntimeError("Mooncake's engine did not register the memory")
@@ -121,7 +128,7 @@ class MooncakeEnd(End):
             looks += 1
             if looks % 1024 == 0 and time.monotonic() > deadline:
                 raise TimeoutError(f"nothing came for {DEADLINE_S:g} s")
-            time.sleep(0)  # lets the engine's threads have the interpreter's core
+            time.sleep(0)  # yields the core to the engine's threads
         if look is not None:
             look(self._memory[self._slot(self._taken) :][: self.size])
         self._taken = wanted

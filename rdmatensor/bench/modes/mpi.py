@@ -1,4 +1,4 @@
-"""mpi: Send and Recv of mpi4py over the MPI that is installed; on one host its shared memory."""
+"""mpi: Send and Recv of mpi4py over the installed MPI; on one host it uses shared memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ __all__ = ["Mpi"]
 
 
 class Mpi(Mode):
-    """Started by mpirun, which puts both processes into one job: only so does Open MPI use shared memory."""
+    """MPI, started by mpirun, which puts both processes into one job: only then does Open MPI use
+    shared memory.
+    """
 
     name = "mpi"
     package = "mpi4py"
@@ -48,7 +50,7 @@ class Mpi(Mode):
 
 
 class MpiEnd(PostedEnd):
-    """Upper-case methods on NumPy arrays: no pickling."""
+    """One end of MPI, with upper-case methods on NumPy arrays: no pickling."""
 
     transport = "mpi"
     note = "mpirun -n 2, its own binding; Send/Recv, Isend/Irecv with depth"

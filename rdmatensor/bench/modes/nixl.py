@@ -1,4 +1,6 @@
-"""nixl: WRITEs with a notification over NIXL's UCX backend, prepared once, progress thread off (by far the better)."""
+"""nixl: prepared WRITEs with a notification over NIXL's UCX backend; progress thread off (by far
+the faster setting).
+"""
 
 from __future__ import annotations
 
@@ -13,7 +15,7 @@ __all__ = ["Nixl"]
 
 
 class Nixl(Mode):
-    """NIXL, as its Python examples drive it."""
+    """NIXL, driven as in its Python examples."""
 
     name = "nixl"
     package = "nixl"
@@ -24,7 +26,9 @@ class Nixl(Mode):
 
 
 class NixlEnd(End):
-    """Each slot has a prepared transfer into the same one over there. NIXL has no flow control: the receiver counts."""
+    """One end of NIXL. Each slot has a prepared transfer into the same slot of the peer. No flow
+    control: the receiver counts.
+    """
 
     transport = "ucx"
     note = "prepared WRITE with notification, progress thread off, both ends poll"
@@ -39,7 +43,7 @@ class NixlEnd(End):
 
     def prepare(self, size: int, depth: int) -> float | None:
         super().prepare(size, depth)
-        self._memory = np.zeros((1 + depth, size), np.uint8)  # what is sent, then the slots
+        self._memory = np.zeros((1 + depth, size), np.uint8)  # the outgoing tensor, then the slots
         at = self._memory.ctypes.data
         begin = time.perf_counter()
         self._registered = self._agent.register_memory([(at, self._memory.nbytes, 0, "")], "DRAM")
@@ -108,7 +112,7 @@ class NixlEnd(End):
         while self._seen <= self._taken:
             self._poll()
             if self._seen <= self._taken:
-                for slot in range(self.depth):  # without a progress thread, looking is what moves what was sent
+                for slot in range(self.depth):  # without a progress thread, polling a transfer moves it
                     if self._busy[slot]:
                         self._busy[slot] = self._agent.check_xfer_state(self._handles[slot]) != "DONE"
                 deadline = self._late(deadline)

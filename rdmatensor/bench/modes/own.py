@@ -1,4 +1,4 @@
-"""What our own modes share: a device each, and a channel between them."""
+"""The common part of our own modes: a device for each end, and a channel between them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ __all__ = ["OwnEnd", "OwnMode"]
 
 
 class OwnMode(Mode):
-    """A mode of this library: always installed."""
+    """A mode of this library, which is always installed."""
 
     kind = "ours"
 
@@ -24,7 +24,9 @@ class OwnMode(Mode):
 
 
 class OwnEnd(End):
-    """An end with a device and a channel. The second listens; both are the library's defaults but for the settings."""
+    """An end with a device and a channel; the second listens. Both use the library's defaults
+    except for the settings.
+    """
 
     def __init__(self, setup: Setup) -> None:
         super().__init__(setup)
@@ -52,12 +54,12 @@ class OwnEnd(End):
         return self._channel
 
     def region(self, nbytes: int, *, access: rt.Access = rt.Access.LOCAL) -> rt.Region:
-        """Registered memory of this mode."""
+        """Registered memory of this end."""
         return self.device.region(nbytes, access=access)
 
     @staticmethod
     def registration_s(*regions: rt.Region) -> float:
-        """What registering took, as the regions counted it."""
+        """The seconds that registration took, from the regions' counters."""
         return sum(region.stats.registering_ns for region in regions) / 1e9
 
     def close(self) -> None:

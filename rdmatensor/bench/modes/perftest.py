@@ -1,10 +1,12 @@
-"""perftest: ib_write_lat and ib_write_bw on the same RDMA device, the limit of WRITEs through libibverbs."""
+"""perftest: ib_write_lat and ib_write_bw on the same RDMA device; the limit of WRITEs through
+libibverbs.
+"""
 
 from __future__ import annotations
 
 import shutil
 import subprocess
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 import rdmatensor as rt
 from rdmatensor.bench.modes.base import Mode, Setup
@@ -13,11 +15,17 @@ from rdmatensor.bench.modes.external import ProgramEnd, numbers_of
 __all__ = ["Perftest", "PerftestRead"]
 
 TOOLS = {"write": ("ib_write_lat", "ib_write_bw"), "read": ("ib_read_lat", "ib_read_bw")}
-MESSAGE_MAX = 8 << 20  # soft-RoCE's largest message; perftest does not cut
+MESSAGE_MAX = 8 << 20  # soft-RoCE's largest message; perftest does not split
+
+
+def gid_of(url: str) -> list[str]:
+    """The arguments by which perftest takes the GID of a device URL: an index, which is all it knows."""
+    gid = dict(parse_qsl(urlsplit(url).query)).get("gid", "")
+    return ["-x", gid] if gid.isdecimal() else []
 
 
 class Perftest(Mode):
-    """The yardstick of RDMA devices; needs one."""
+    """The yardstick of RDMA devices; needs such a device."""
 
     name = "perftest"
     kind = "limit"
@@ -44,7 +52,7 @@ class Perftest(Mode):
 
 
 class PerftestRead(Perftest):
-    """The same of READs; on request."""
+    """The same for READs; measured on request."""
 
     name = "perftest-read"
     verb = "read"
@@ -52,7 +60,9 @@ class PerftestRead(Perftest):
 
 
 class PerftestEnd(ProgramEnd):
-    """A message is at most 8 MiB; larger sizes are measured with that, and their latency is not."""
+    """One end of perftest. A message is at most 8 MiB; larger sizes are measured with 8 MiB, and
+    their latency is not.
+    """
 
     transport = "verbs"
 
@@ -60,15 +70,14 @@ class PerftestEnd(ProgramEnd):
         super().__init__(setup)
         self._latency, self._bandwidth = TOOLS[verb]
         self._verb = verb
-        self._device = (
-            urlsplit(setup.url).netloc
-            or next(info for info in rt.providers() if info.provider == "verbs").devices[0].name
-        )
+        with rt.Device(setup.url) as chosen:
+            self._device, _, port = chosen.name.partition(":")
+        self._where = ["-d", self._device, *(["-i", port] if port else []), *gid_of(setup.url)]
         self.note = f"{self._latency}, {self._bandwidth} on {self._device}; C at both ends, which spin"
 
     def _run(self, tool: str, count: int, *more: str) -> list[float]:
         size = str(min(self.size, MESSAGE_MAX))
-        said = self.run([tool, "-d", self._device, "-F", "-s", size, "-n", str(max(5, count)), *more])
+        said = self.run([tool, *self._where, "-F", "-s", size, "-n", str(max(5, count)), *more])
         return numbers_of(said) if self.setup.first else []
 
     def quantiles(self, count: int, warm: bool) -> dict[str, float | None]:

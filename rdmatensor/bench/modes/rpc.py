@@ -1,6 +1,10 @@
-"""rpc: the paper's gRPC.RDMA. Messages over the channel through private, registered buffers (csrc/bench/rpc.c).
+"""rpc: the paper's gRPC.RDMA: messages over the channel through private, registered buffers
+(csrc/bench/rpc.c).
 
-Fragments with a header each, copied in at the sender and out at the receiver, pipelined, with credits.
+rpc-c is the same, driven from C at both ends, to be compared with static-c.
+
+A message travels as fragments, each with a header. They are copied in at the sender and out at the
+receiver, pipelined, with credits.
 """
 
 from __future__ import annotations
@@ -12,19 +16,20 @@ import numpy as np
 
 import rdmatensor as rt
 from rdmatensor.bench import native
-from rdmatensor.bench.modes.base import DEADLINE_S, Copies, Look, Setup
+from rdmatensor.bench.modes.base import DEADLINE_S, Copies, Look, NotHere, Setup
+from rdmatensor.bench.modes.looped import LoopedEnd
 from rdmatensor.bench.modes.own import OwnEnd, OwnMode
 
-__all__ = ["RpcMode"]
+__all__ = ["RpcC", "RpcMode"]
 
 FRAGMENT, SLOTS = 128 * 1024, 16
-"""2 MiB of buffers each way: with smaller fragments the headers and words cost more, with larger ones the second copy
-finds the first's bytes no longer in the cache. Chosen, not tuned.
+"""2 MiB of buffers each way. Smaller fragments cost more in headers and words; with larger ones,
+the second copy no longer finds the first one's bytes in the cache. Chosen, not tuned.
 """
 
 
 class RpcMode(OwnMode):
-    """RPC over RDMA, without serialisation: a message is the tensor's bytes behind a header."""
+    """RPC over RDMA without serialisation: a message is the tensor's bytes behind a header."""
 
     name = "rpc"
 
@@ -36,7 +41,7 @@ class RpcMode(OwnMode):
 
 
 class RpcEnd(OwnEnd):
-    """The buffers are registered once, when the ends meet, as an RPC library does; tensors lie in ordinary memory."""
+    """One end of the RPC. Its buffers are registered for each size; tensors lie in ordinary memory."""
 
     def prepare(self, size: int, depth: int) -> float | None:
         super().prepare(size, depth)
@@ -61,7 +66,9 @@ class RpcEnd(OwnEnd):
             look(self.incoming)
 
     def both(self, count: int) -> float:
-        """A thread of its own receives, as in an RPC library: a message may be larger than all buffers together."""
+        """Receives in a thread of its own, as an RPC library does: a message may be larger than all
+        buffers together.
+        """
         begin = time.perf_counter()
         with futures.ThreadPoolExecutor(1) as receiver:
             coming = receiver.submit(lambda: [self._take() for _ in range(count)])
@@ -77,8 +84,32 @@ class RpcEnd(OwnEnd):
 
     def release(self) -> None:
         self.finish()
-        del self.rpc, self.send, self._take, self.outgoing, self.incoming
+        self.__dict__.pop("send", None)
+        del self.rpc, self._take, self.outgoing, self.incoming
         self.device.unpublish("rpc")
         self.remote.close()
         self.buffers.close()
         del self.buffers
+
+
+class RpcCEnd(LoopedEnd, RpcEnd):
+    """One end of the RPC whose loops are in C."""
+
+    def prepare(self, size: int, depth: int) -> float | None:
+        took = super().prepare(size, depth)
+        self.__dict__.pop("send", None)
+        self.loops = native.Loops.of_rpc(self.rpc, self.incoming, self.outgoing, self.setup.touch, DEADLINE_S)
+        return took
+
+    def both(self, count: int) -> float:
+        raise NotHere("a message may be larger than all buffers: both directions need a thread, as in rpc")
+
+
+class RpcC(RpcMode):
+    """The RPC as a program in C uses it."""
+
+    name = "rpc-c"
+    standard = False
+
+    def end(self, setup: Setup) -> RpcCEnd:
+        return RpcCEnd(setup)

@@ -17,7 +17,8 @@ from rdmatensor.bench.modes.base import DEADLINE_S, End, Mode, Setup
 
 __all__ = ["TorchRpc"]
 
-# What calls leave for this process's loop: an RPC finds functions by name.
+# Calls leave their results for this process's loop here; module-level, since an RPC finds functions
+# by name.
 SEEN: queue.SimpleQueue[Any] = queue.SimpleQueue()
 GIVEN: queue.SimpleQueue[Any] = queue.SimpleQueue()
 
@@ -41,7 +42,7 @@ def give() -> Any:
 
 
 class TorchRpc(Mode):
-    """The RPC that comes with torch."""
+    """The RPC that torch ships."""
 
     name = "torch-rpc"
     package = "torch"
@@ -58,8 +59,9 @@ class TorchRpc(Mode):
 
 
 class TorchRpcEnd(End):
-    """The first calls functions of the second."""
+    """One end of torch's RPC: the first end calls functions of the second."""
 
+    touches = ("none",)
     transport = "tensorpipe"
     note = "rpc_sync, rpc_async with depth"
 
@@ -119,7 +121,7 @@ class TorchRpcEnd(End):
         self._served(count + 1)
 
     def both(self, count: int) -> float:
-        """The tensor as argument and as result: one each way for every call."""
+        """Sends the tensor as argument and as result: one each way for every call."""
         begin = time.perf_counter()
         if self.setup.first:
             self._call_many(echo, count)

@@ -1,4 +1,6 @@
-"""ucx: ucx_perftest, tagged messages of UCP over the best transports that UCX finds. A C program at both ends."""
+"""ucx: ucx_perftest with tagged UCP messages over the best transports that UCX finds; a C program
+at both ends.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,7 @@ RANKS = {"p50": 50.0, "p90": 90.0, "p99": 99.0, "p999": 99.9}
 
 
 class Ucx(Mode):
-    """UCX by its own benchmark."""
+    """UCX, measured by its own benchmark."""
 
     name = "ucx"
     install = "apt-get install ucx-utils"
@@ -31,7 +33,9 @@ class Ucx(Mode):
 
 
 class UcxEnd(ProgramEnd):
-    """`tag_lat` and `tag_bw`. It tells one percentile a run, so each round asks for another one beside the median."""
+    """One end of `tag_lat` and `tag_bw`. The program reports one percentile a run, so each round
+    asks for another besides the median.
+    """
 
     transport = "ucx"
     note = "ucx_perftest tag_lat, tag_bw; C at both ends, which spin"

@@ -1,14 +1,15 @@
-// backend.cpp: the operations of torch.distributed over a team, and the Python module with it.
+// backend.cpp: the operations of torch.distributed over a team, and the Python module.
 //
-// Each operation checks its tensors, turns them into contiguous memory, and gives one call to the C core; `submit` runs it at
-// once when the caller waits for it and nothing is before it, else in the group's worker (calls.h).
+// Each operation checks its tensors, turns them into contiguous memory, and makes one call to the C
+// core. `submit` makes the call at once when the caller waits for it and no call is queued before
+// it, else in the group's worker (life.h).
 #include "calls.h"
 
 namespace rdmatensor {
 
-class BackendRdmatensor : public TeamBackend {
+class BackendRdmatensor : public TeamCalls {
   public:
-    using TeamBackend::TeamBackend;
+    using TeamCalls::TeamCalls;
 
     // ---- reductions ----
 
@@ -16,31 +17,34 @@ class BackendRdmatensor : public TeamBackend {
     {
         if (tensors.size() == 1 && tensors[0].defined() && tensors[0].is_sparse())
             return allreduce_sparse(tensors, options);
-        check_one("all_reduce", tensors);
-        return reduce_all(OpType::ALLREDUCE, "all_reduce", tensors, options);
+        if (tensors.size() > 1)
+            return reduce_together(tensors, options);
+        return reduce_each(OpType::ALLREDUCE, "all_reduce", tensors, options);
     }
 
     WorkPointer allreduce_coalesced(Tensors &tensors, const c10d::AllreduceCoalescedOptions &options) override
     {
-        return reduce_all(OpType::ALLREDUCE_COALESCED, "all_reduce_coalesced", tensors, options);
+        return reduce_each(OpType::ALLREDUCE_COALESCED, "all_reduce_coalesced", tensors, options);
     }
 
     WorkPointer allreduce_sparse(Tensors &tensors, const c10d::AllreduceOptions &options) override
     {
-        TORCH_CHECK_VALUE(tensors.size() == 1 && tensors[0].is_sparse() && tensors[0].device().is_cpu(),
-                          "rdmatensor all_reduce: one sparse tensor on the CPU is needed");
-        TORCH_CHECK_VALUE(options.reduceOp == c10d::ReduceOp::SUM, "rdmatensor all_reduce: sparse tensors can only be summed");
+        RDMATENSOR_NEEDS(tensors.size() == 1 && tensors[0].is_sparse() && tensors[0].device().is_cpu(), "all_reduce",
+                         "one sparse tensor on the CPU is needed");
+        RDMATENSOR_NEEDS(options.reduceOp == c10d::ReduceOp::SUM, "all_reduce", "sparse tensors can only be summed");
+        check_tensor("all_reduce", tensors[0]._indices(), " of indices");
+        check_tensor("all_reduce", tensors[0]._values(), " of values");
         at::Tensor tensor = tensors[0];
         return submit(OpType::_ALLREDUCE_SPARSE, "sparse_all_reduce", tensors, {{tensor}}, options, [this, tensor](auto &call) {
-            c10::InferenceMode off(false);
-            at::NoGradGuard guard;
+            Writing guard(tensor);
             at::Tensor(tensor).copy_(sum_sparse(call, tensor.coalesce()));
         });
     }
 
     WorkPointer reduce(Tensors &tensors, const c10d::ReduceOptions &options) override
     {
-        check_one("reduce", tensors);
+        check_single("reduce", tensors);
+        check_output("reduce", tensors[0]);
         check_root("reduce", options.rootRank);
         const Reduction reduction = reduction_of("reduce", options.reduceOp, tensors[0].scalar_type());
         const int root = static_cast<int>(options.rootRank);
@@ -50,53 +54,64 @@ class BackendRdmatensor : public TeamBackend {
             at::Tensor input = scale(reduction, target.memory);
             call.about(tensor, reduction.code, root);
             call("reduce", group_->api()->reduce(group_->team(), &call.call, bytes_of(input), target.bytes(), input.numel()));
-            if (root == rank_)
-                finish_reduction(reduction, target);
+            if (root != rank_)
+                return;
+            average(reduction, target);
+            target.put();
         });
     }
 
     WorkPointer _reduce_scatter_base(at::Tensor &output, at::Tensor &input, const c10d::ReduceScatterOptions &options) override
     {
-        check_tensor("reduce_scatter", output);
         check_tensor("reduce_scatter", input);
-        TORCH_CHECK_TYPE(output.scalar_type() == input.scalar_type(),
-                         "rdmatensor reduce_scatter: input and output tensors must have the same dtype");
-        TORCH_CHECK_VALUE(output.numel() * size_ == input.numel(),
-                          "rdmatensor reduce_scatter: input tensor must be the same size as output size times world size");
+        check_same_type("reduce_scatter", output, input, 0);
+        check_output("reduce_scatter", output);
+        RDMATENSOR_NEEDS(output.numel() * size_ == input.numel(), "reduce_scatter", "the input must be ", std::to_string(size_),
+                         " times the output of ", shape_of(output), ", not ", shape_of(input));
         Tensors inputs{input};
         return submit(OpType::_REDUCE_SCATTER_BASE, "_reduce_scatter_base", inputs, {{output}}, options,
                       [this, output, input,
                        op = reduction_of("reduce_scatter", options.reduceOp, input.scalar_type())](auto &call) {
-                          const at::Tensor source = scale(op, input.contiguous());
+                          const at::Tensor source = scale(op, apart_but_for_own(input, output));
                           scatter_reduced(call, op, output, parts_of(bytes_of(source), source.nbytes() / size_, size_));
                       });
     }
 
     WorkPointer reduce_scatter(Tensors &outputs, Lists &inputs, const c10d::ReduceScatterOptions &options) override
     {
-        check_one("reduce_scatter", outputs);
-        TORCH_CHECK_VALUE(inputs.size() == 1 && inputs[0].size() == static_cast<size_t>(size_),
-                          "rdmatensor reduce_scatter: one input tensor per rank is needed");
+        check_single("reduce_scatter", outputs);
+        check_output("reduce_scatter", outputs[0]);
+        RDMATENSOR_NEEDS(inputs.size() == 1 && inputs[0].size() == static_cast<size_t>(size_), "reduce_scatter",
+                         "one list with one input tensor per rank is needed: ", std::to_string(size_));
         at::Tensor output = outputs[0];
-        for (const auto &input : inputs[0])
-            check_alike("reduce_scatter", input, output);
+        bool even = true;
+        for (int rank = 0; rank < size_; rank++) {
+            check_same_type("reduce_scatter", inputs[0][rank], output, rank);
+            even = even && inputs[0][rank].numel() == output.numel();
+        }
+        check_alike("reduce_scatter", inputs[0][rank_], output, rank_);
         return submit(OpType::REDUCE_SCATTER, "reduce_scatter", inputs[0], {outputs}, options,
-                      [this, output, list = inputs[0],
+                      [this, output, even, list = inputs[0],
                        op = reduction_of("reduce_scatter", options.reduceOp, output.scalar_type())](auto &call) {
                           Tensors blocks;
-                          std::vector<void *> inputs;
-                          for (const auto &input : list) {
-                              blocks.push_back(scale(op, input.contiguous()));
-                              inputs.push_back(bytes_of(blocks.back()));
+                          std::vector<void *> places;
+                          for (int rank = 0; rank < size_; rank++) {
+                              const void *own = even && rank == rank_ ? place_of(output) : nullptr;
+                              blocks.push_back(scale(op, apart_from(list[rank], {output}, own)));
+                              places.push_back(bytes_of(blocks.back()));
                           }
-                          scatter_reduced(call, op, output, inputs);
+                          if (even)
+                              scatter_reduced(call, op, output, places);
+                          else
+                              scatter_uneven(call, op, output, blocks);
                       });
     }
 
     WorkPointer reduce_scatter_tensor_coalesced(Tensors &outputs, Tensors &inputs,
                                                 const c10d::ReduceScatterOptions &options) override
     {
-        TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "rdmatensor reduce_scatter: as many inputs as outputs are needed");
+        RDMATENSOR_NEEDS(outputs.size() == inputs.size(), "reduce_scatter", "as many inputs as outputs are needed");
+        check_outputs("reduce_scatter", outputs);
         WorkPointer work;
         for (size_t index = 0; index < outputs.size(); index++)
             work = _reduce_scatter_base(outputs[index], inputs[index], options);
@@ -105,45 +120,73 @@ class BackendRdmatensor : public TeamBackend {
 
     // ---- gathering and spreading ----
 
+    // The root's tensor at `rootTensor` is copied to all tensors of all ranks.
     WorkPointer broadcast(Tensors &tensors, const c10d::BroadcastOptions &options) override
     {
-        check_one("broadcast", tensors);
         check_root("broadcast", options.rootRank);
-        at::Tensor tensor = tensors[0];
+        RDMATENSOR_NEEDS(options.rootTensor >= 0 && options.rootTensor < static_cast<int64_t>(tensors.size()), "broadcast",
+                         "invalid root tensor: ", std::to_string(options.rootTensor));
+        for (size_t index = 0; index < tensors.size(); index++) {
+            check_alike("broadcast", tensors[index], tensors[0], index);
+            check_output("broadcast", tensors[index], tensors.size() > 1 ? at_index(index) : "");
+        }
+        at::Tensor tensor = tensors[options.rootTensor];
         const int root = static_cast<int>(options.rootRank);
-        return submit(OpType::BROADCAST, "broadcast", tensors, {tensors}, options, [this, tensor, root](auto &call) {
-            Target target(tensor);
+        return submit(OpType::BROADCAST, "broadcast", tensors, {tensors}, options, [this, tensors, tensor, root](auto &call) {
+            Target target(tensor, root == rank_);
             call.about(tensor, 0, root);
             call("broadcast", group_->api()->broadcast(group_->team(), &call.call, target.bytes(), target.memory.nbytes()));
             if (root != rank_)
                 target.put();
+            for (const auto &other : tensors) {
+                Writing guard(other);
+                if (!other.is_same(tensor))
+                    at::Tensor(other).copy_(target.memory);
+            }
         });
     }
 
+    // With several inputs for each rank, there are as many output lists, each with all tensors of
+    // all ranks.
     WorkPointer allgather(Lists &outputs, Tensors &inputs, const c10d::AllgatherOptions &options) override
     {
-        check_one("all_gather", inputs);
-        TORCH_CHECK_VALUE(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_),
-                          "rdmatensor all_gather: one output tensor per rank is needed");
-        for (const auto &output : outputs[0])
-            check_alike("all_gather", output, inputs[0]);
-        return submit(OpType::ALLGATHER, "all_gather", inputs, outputs, options,
-                      [this, list = outputs[0], input = inputs[0]](auto &call) { gather_all(call, input, list); });
+        RDMATENSOR_NEEDS(!inputs.empty() && outputs.size() == inputs.size(), "all_gather",
+                         "requires input and output tensor lists of the same length, not ", std::to_string(inputs.size()),
+                         " and ", std::to_string(outputs.size()));
+        const size_t count = inputs.size() * size_;
+        Tensors written;
+        for (size_t list = 0; list < outputs.size(); list++) {
+            check_alike("all_gather", inputs[list], inputs[0], list);
+            RDMATENSOR_NEEDS(outputs[list].size() == count, "all_gather", "invalid output tensor list", at_index(list),
+                             ", expected length ", std::to_string(count), ", got ", std::to_string(outputs[list].size()));
+            for (size_t index = 0; index < count; index++)
+                check_alike("all_gather", outputs[list][index], inputs[0], index);
+            written.insert(written.end(), outputs[list].begin(), outputs[list].end());
+        }
+        check_outputs("all_gather", written);
+        return submit(OpType::ALLGATHER, "all_gather", inputs, outputs, options, [this, outputs, inputs](auto &call) {
+            for (size_t index = 0; index < inputs.size(); index++)
+                gather_all(call, inputs[index], every(outputs[0], index, inputs.size()));
+            for (size_t list = 1; list < outputs.size(); list++)
+                for (size_t index = 0; index < outputs[0].size(); index++) {
+                    Writing guard(outputs[list][index]);
+                    at::Tensor(outputs[list][index]).copy_(outputs[0][index]);
+                }
+        });
     }
 
     WorkPointer _allgather_base(at::Tensor &output, at::Tensor &input, const c10d::AllgatherOptions &options) override
     {
-        check_tensor("all_gather", output);
         check_tensor("all_gather", input);
-        TORCH_CHECK_TYPE(output.scalar_type() == input.scalar_type(),
-                         "rdmatensor all_gather: output tensor must have the same type as input tensor");
-        TORCH_CHECK_VALUE(input.numel() * size_ == output.numel(),
-                          "rdmatensor all_gather: output tensor size must be equal to world_size times input tensor size");
+        check_same_type("all_gather", output, input, 0);
+        check_output("all_gather", output);
+        RDMATENSOR_NEEDS(input.numel() * size_ == output.numel(), "all_gather", "the output must be ", std::to_string(size_),
+                         " times the input of ", shape_of(input), ", not ", shape_of(output));
         Tensors inputs{input};
         return submit(OpType::_ALLGATHER_BASE, "_all_gather_base", inputs, {{output}}, options,
                       [this, output, input](auto &call) {
                           Target target(output, false);
-                          const at::Tensor source = input.contiguous();
+                          const at::Tensor source = apart_but_for_own(input, target.memory);
                           gather_into(call, source, parts_of(target.bytes(), source.nbytes(), size_));
                           target.put();
                       });
@@ -151,16 +194,20 @@ class BackendRdmatensor : public TeamBackend {
 
     WorkPointer allgather_coalesced(Lists &outputs, Tensors &inputs, const c10d::AllgatherOptions &options) override
     {
-        TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_),
-                          "rdmatensor all_gather_coalesced: one list of outputs per rank is needed");
+        RDMATENSOR_NEEDS(outputs.size() == static_cast<size_t>(size_), "all_gather_coalesced",
+                         "one list of outputs per rank is needed: ", std::to_string(size_));
         Lists lists(inputs.size());
-        for (size_t index = 0; index < inputs.size(); index++)
+        Tensors written;
+        for (size_t index = 0; index < inputs.size(); index++) {
+            check_tensor("all_gather_coalesced", inputs[index], at_index(index));
             for (auto &list : outputs) {
-                TORCH_CHECK_VALUE(list.size() == inputs.size(),
-                                  "rdmatensor all_gather_coalesced: one output per input and rank is needed");
-                check_alike("all_gather_coalesced", list[index], inputs[index]);
+                RDMATENSOR_NEEDS(list.size() == inputs.size(), "all_gather_coalesced", "one output per input and rank is needed");
+                check_alike("all_gather_coalesced", list[index], inputs[index], index);
                 lists[index].push_back(list[index]);
+                written.push_back(list[index]);
             }
+        }
+        check_outputs("all_gather_coalesced", written);
         return submit(OpType::ALLGATHER_COALESCED, "all_gather", inputs, outputs, options, [this, lists, inputs](auto &call) {
             for (size_t index = 0; index < inputs.size(); index++)
                 gather_all(call, inputs[index], lists[index]);
@@ -169,7 +216,8 @@ class BackendRdmatensor : public TeamBackend {
 
     WorkPointer allgather_into_tensor_coalesced(Tensors &outputs, Tensors &inputs, const c10d::AllgatherOptions &options) override
     {
-        TORCH_CHECK_VALUE(outputs.size() == inputs.size(), "rdmatensor all_gather: as many inputs as outputs are needed");
+        RDMATENSOR_NEEDS(outputs.size() == inputs.size(), "all_gather", "as many inputs as outputs are needed");
+        check_outputs("all_gather", outputs);
         WorkPointer work;
         for (size_t index = 0; index < outputs.size(); index++)
             work = _allgather_base(outputs[index], inputs[index], options);
@@ -178,38 +226,40 @@ class BackendRdmatensor : public TeamBackend {
 
     WorkPointer gather(Lists &outputs, Tensors &inputs, const c10d::GatherOptions &options) override
     {
-        check_one("gather", inputs);
+        check_single("gather", inputs);
         check_root("gather", options.rootRank);
         const int root = static_cast<int>(options.rootRank);
         if (root == rank_) {
-            TORCH_CHECK_VALUE(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_),
-                              "rdmatensor gather: the root needs one output tensor per rank");
-            for (const auto &output : outputs[0])
-                check_alike("gather", output, inputs[0]);
+            RDMATENSOR_NEEDS(outputs.size() == 1 && outputs[0].size() == static_cast<size_t>(size_), "gather",
+                             "the root needs one output tensor per rank: ", std::to_string(size_));
+            for (int rank = 0; rank < size_; rank++)
+                check_alike("gather", outputs[0][rank], inputs[0], rank);
+            check_outputs("gather", outputs[0]);
         } else {
-            TORCH_CHECK_VALUE(outputs.empty(), "rdmatensor gather: requires empty output on non-root");
+            RDMATENSOR_NEEDS(outputs.empty(), "gather", "requires empty output on non-root");
         }
         return submit(OpType::GATHER, "gather", inputs, outputs, options, [this, outputs, input = inputs[0], root](auto &call) {
             Tensors sends(size_), receives(size_);
             sends[root] = input;
             if (root == rank_)
                 receives = outputs[0];
-            exchange(call, "gather", sends, receives, input, root);
+            exchange(call, RT_TEAM_GATHER, sends, receives, input, root);
         });
     }
 
     WorkPointer scatter(Tensors &outputs, Lists &inputs, const c10d::ScatterOptions &options) override
     {
-        check_one("scatter", outputs);
+        check_single("scatter", outputs);
+        check_output("scatter", outputs[0]);
         check_root("scatter", options.rootRank);
         const int root = static_cast<int>(options.rootRank);
         if (root == rank_) {
-            TORCH_CHECK_VALUE(inputs.size() == 1 && inputs[0].size() == static_cast<size_t>(size_),
-                              "rdmatensor scatter: the root needs one input tensor per rank");
-            for (const auto &input : inputs[0])
-                check_alike("scatter", input, outputs[0]);
+            RDMATENSOR_NEEDS(inputs.size() == 1 && inputs[0].size() == static_cast<size_t>(size_), "scatter",
+                             "the root needs one input tensor per rank: ", std::to_string(size_));
+            for (int rank = 0; rank < size_; rank++)
+                check_alike("scatter", inputs[0][rank], outputs[0], rank);
         } else {
-            TORCH_CHECK_VALUE(inputs.empty(), "rdmatensor scatter: requires empty input on non-root");
+            RDMATENSOR_NEEDS(inputs.empty(), "scatter", "requires empty input on non-root");
         }
         Tensors given = inputs.empty() ? Tensors() : inputs[0];
         return submit(OpType::SCATTER, "scatter", given, {outputs}, options,
@@ -218,35 +268,39 @@ class BackendRdmatensor : public TeamBackend {
                           receives[root] = output;
                           if (root == rank_)
                               sends = given;
-                          exchange(call, "scatter", sends, receives, output, root);
+                          exchange(call, RT_TEAM_SCATTER, sends, receives, output, root);
                       });
     }
 
     WorkPointer alltoall(Tensors &outputs, Tensors &inputs, const c10d::AllToAllOptions &options) override
     {
-        TORCH_CHECK_VALUE(outputs.size() == static_cast<size_t>(size_) && inputs.size() == static_cast<size_t>(size_),
-                          "rdmatensor all_to_all: one input and one output tensor per rank are needed");
-        for (const auto &tensors : {outputs, inputs})
-            for (const auto &tensor : tensors)
-                check_tensor("all_to_all", tensor);
-        return submit(OpType::ALLTOALL, "all_to_all", inputs, {outputs}, options,
-                      [this, outputs, inputs](auto &call) { exchange(call, "all_to_all", inputs, outputs, inputs[0], -1); });
+        RDMATENSOR_NEEDS(outputs.size() == static_cast<size_t>(size_) && inputs.size() == static_cast<size_t>(size_),
+                         "all_to_all", "one input and one output tensor per rank are needed: ", std::to_string(size_));
+        for (int rank = 0; rank < size_; rank++) {
+            check_same_type("all_to_all", inputs[rank], inputs[0], rank);
+            check_same_type("all_to_all", outputs[rank], inputs[0], rank);
+        }
+        check_alike("all_to_all", outputs[rank_], inputs[rank_], rank_);
+        check_outputs("all_to_all", outputs);
+        return submit(OpType::ALLTOALL, "all_to_all", inputs, {outputs}, options, [this, outputs, inputs](auto &call) {
+            exchange(call, RT_TEAM_ALL_TO_ALL, inputs, outputs, inputs[0], -1);
+        });
     }
 
     WorkPointer alltoall_base(at::Tensor &output, at::Tensor &input, std::vector<int64_t> &output_splits,
                               std::vector<int64_t> &input_splits, const c10d::AllToAllOptions &options) override
     {
-        check_tensor("all_to_all", output);
         check_tensor("all_to_all", input);
+        check_same_type("all_to_all", output, input, 0);
+        check_output("all_to_all", output);
         c10d::checkSplitSizes(input_splits, input, size_);
         c10d::checkSplitSizes(output_splits, output, size_);
-        TORCH_CHECK_TYPE(output.scalar_type() == input.scalar_type(),
-                         "rdmatensor all_to_all: tensors are not equal in data type");
         Tensors inputs{input};
         return submit(OpType::ALLTOALL_BASE, "all_to_all", inputs, {{output}}, options,
                       [this, output, input, output_splits, input_splits](auto &call) {
                           Target target(output, false);
-                          exchange(call, "all_to_all", split_rows(input.contiguous(), input_splits),
+                          const at::Tensor source = input.contiguous();
+                          exchange(call, RT_TEAM_ALL_TO_ALL, split_rows(source, input_splits),
                                    split_rows(target.memory, output_splits), input, -1);
                           target.put();
                       });
@@ -266,29 +320,30 @@ class BackendRdmatensor : public TeamBackend {
 
     WorkPointer send(Tensors &tensors, int peer, int tag) override
     {
-        check_one("send", tensors);
+        check_single("send", tensors);
         check_peer("send", peer);
-        TORCH_CHECK_VALUE(tag >= 0, "rdmatensor send: tag must be nonnegative");
+        RDMATENSOR_NEEDS(tag >= 0, "send", "tag must be nonnegative");
         return start_send(tensors[0], peer, static_cast<uint64_t>(tag));
     }
 
     WorkPointer recv(Tensors &tensors, int peer, int tag) override
     {
-        check_one("recv", tensors);
+        check_single("recv", tensors);
         check_peer("recv", peer);
-        TORCH_CHECK_VALUE(tag >= 0, "rdmatensor recv: tag must be nonnegative");
+        RDMATENSOR_NEEDS(tag >= 0, "recv", "tag must be nonnegative");
         return start_receive(OpType::RECV, "recv", tensors[0], peer, static_cast<uint64_t>(tag));
     }
 
     WorkPointer recvAnysource(Tensors &tensors, int tag) override
     {
-        check_one("recv", tensors);
-        TORCH_CHECK_VALUE(tag >= 0, "rdmatensor recv: tag must be nonnegative");
+        check_single("recv", tensors);
+        RDMATENSOR_NEEDS(tag >= 0, "recv", "tag must be nonnegative");
         return start_receive(OpType::RECVANYSOURCE, "recvAnySource", tensors[0], -1, static_cast<uint64_t>(tag));
     }
 };
 
-// Rank 0 hears from everybody and answers everybody; who does not come is named. The group goes on in any case.
+// Rank 0 receives a token from every rank and answers each; the error names the missing ranks. The
+// group remains usable in either case.
 void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions &options, bool wait_all_ranks)
 {
     const int64_t timeout = options.timeout == c10d::kUnsetTimeout ? group_->timeout_ms.load() : options.timeout.count();
@@ -299,7 +354,7 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions &options, bo
     if (rank_ != 0) {
         start_send(token, 0, tag)->wait(left());
         try {
-            start_receive(OpType::RECV, nullptr, token, 0, tag)->wait(left());
+            start_receive(OpType::RECV, nullptr, token, 0, tag)->wait(left()); // given up if the wait fails
         } catch (const c10::Error &error) {
             TORCH_CHECK(false, "Rank ", std::to_string(rank_),
                         " successfully reached monitoredBarrier, but received errors while waiting for send/recv from rank 0. "
@@ -326,6 +381,8 @@ void BackendRdmatensor::monitoredBarrier(const c10d::BarrierOptions &options, bo
                 break;
         }
     }
+    for (const auto &work : works) // a token that comes later has no receiver
+        work->give_up();
     if (missing.empty()) {
         for (int rank = 1; rank < size_; rank++)
             start_send(token, rank, tag)->wait(left());
@@ -346,6 +403,7 @@ PYBIND11_MODULE(RDMATENSOR_MODULE, module)
     using rdmatensor::BackendRdmatensor;
     py::module_::import("torch._C._distributed_c10d");
     module.doc() = "torch.distributed over rdmatensor's teams";
+    rdmatensor::translate_errors();
     py::class_<BackendRdmatensor, c10d::Backend, c10::intrusive_ptr<BackendRdmatensor>>(module, "Backend")
         .def(py::init([](int rank, int size, py::object member, uintptr_t team, uintptr_t api, std::chrono::milliseconds timeout,
                          std::string events) {
@@ -354,4 +412,5 @@ PYBIND11_MODULE(RDMATENSOR_MODULE, module)
         .def_property_readonly("options", &BackendRdmatensor::getBackendOptions)
         .def("stats", &BackendRdmatensor::stats)
         .def_property_readonly("_member", &BackendRdmatensor::member);
+    module.def("end_all", &BackendRdmatensor::end_all, py::call_guard<py::gil_scoped_release>());
 }

@@ -1,200 +1,16 @@
-// calls.h: a process group's life, and the calls of the core that its operations are made of: one at a time, at once or in the group's
-// worker (`submit`), each with the deadline and the errors of torch. backend.cpp has the operations.
+// calls.h: the calls of the core that the operations of a process group are made of. backend.cpp has
+// the operations.
 #pragma once
 
-#include "group.h"
-#include "reduce.h"
-#include "tensors.h"
-#include "work.h"
+#include "life.h"
 
 namespace rdmatensor {
 
-using c10d::OpType;
-using c10d::Work;
-using Tensors = std::vector<at::Tensor>;
-using Lists = std::vector<Tensors>;
-using WorkPointer = c10::intrusive_ptr<Work>;
-
-constexpr uint64_t kInternalTag = 1ull << 63;
-
-class TeamBackend : public c10d::Backend {
+class TeamCalls : public TeamBackend {
   public:
-    struct Options : c10d::Backend::Options {
-        explicit Options(Milliseconds timeout) : c10d::Backend::Options("rdmatensor", timeout)
-        {
-        }
-    };
-
-    TeamBackend(int rank, int size, pybind11::object member, uintptr_t team, uintptr_t api, Milliseconds timeout,
-                std::string events)
-        : Backend(rank, size), events_(std::move(events)), group_(std::make_shared<Group>(std::move(member), team, api, timeout)),
-          options_(c10::make_intrusive<Options>(timeout))
-    {
-        init();
-    }
-
-    ~TeamBackend() override
-    {
-        group_->end("the process group was destroyed", false);
-    }
-
-    const std::string getBackendName() const override
-    {
-        return "rdmatensor";
-    }
-    bool supportsSplitting() const override
-    {
-        return true;
-    }
-    c10::intrusive_ptr<c10d::Backend::Options> getBackendOptions() override
-    {
-        return options_;
-    }
-    c10d::ErrorType getError() override
-    {
-        return group_->failure() == RT_OK ? c10d::ErrorType::SUCCESS : c10d::ErrorType::COMM_ERROR;
-    }
-
-    void setTimeout(Milliseconds timeout) override
-    {
-        group_->timeout_ms = timeout.count();
-        options_->timeout = timeout;
-    }
-
-    void abort() override
-    {
-        group_->end("the process group was aborted", true);
-    }
-
-    void shutdown() override
-    {
-        group_->end("the process group was shut down", false);
-        group_->leave();
-    }
-
-    void setSequenceNumberForGroup() override
-    {
-    }
-    uint64_t getSequenceNumberForGroup() override
-    {
-        return sequence_;
-    }
-
-    c10::intrusive_ptr<Backend> split(const c10::intrusive_ptr<c10d::Store> &store, const std::vector<int> &ranks,
-                                      const c10::intrusive_ptr<c10d::Backend::Options> &options) override
-    {
-        auto here = std::find(ranks.begin(), ranks.end(), rank_);
-        if (here == ranks.end())
-            return nullptr;
-        pybind11::gil_scoped_acquire gil;
-        auto make = pybind11::module_::import("rdmatensor.torch.backend").attr("create_split");
-        return make(store, here - ranks.begin(), ranks.size(), options ? options->timeout : Milliseconds(group_->timeout_ms))
-            .cast<c10::intrusive_ptr<Backend>>();
-    }
-
-    std::map<std::string, uint64_t> stats() const
-    {
-        rt_team_stats stats;
-        group_->api()->get_stats(group_->team(), &stats);
-        return {{"collectives", stats.collectives},
-                {"sends", stats.sends},
-                {"receives", stats.receives},
-                {"bytes_sent", stats.bytes_sent},
-                {"bytes_received", stats.bytes_received},
-                {"staged_bytes", stats.staged_bytes},
-                {"direct_bytes", stats.direct_bytes},
-                {"direct_received_bytes", stats.direct_received_bytes},
-                {"reduced_in_place_bytes", stats.reduced_in_place_bytes},
-                {"unexpected", stats.unexpected},
-                {"unexpected_bytes", stats.unexpected_bytes},
-                {"sleeps", stats.sleeps}};
-    }
-
-    pybind11::object member() const
-    {
-        return group_->member();
-    }
+    using TeamBackend::TeamBackend;
 
   protected:
-    // One call of the core, with what it needs to know and how it ended.
-    struct Call {
-        rt_team_call call = {};
-        rt_detail detail = {};
-        Call(int64_t timeout_ms, bool here)
-        {
-            call.root = -1;
-            call.timeout_ns = timeout_ms > INT64_MAX / 1000000 ? INT64_MAX : timeout_ms * 1000000;
-            call.reduce = reduce_with_torch;
-            call.interrupted = here ? interrupted : nullptr;
-            call.detail = &detail;
-        }
-        Call(const Call &) = delete;
-        void about(const at::Tensor &tensor, uint32_t reduction, int root)
-        {
-            call.dtype = dtype_code(tensor.scalar_type());
-            call.reduction = reduction;
-            call.root = root;
-        }
-        void operator()(const char *what, int status) const
-        {
-            if (status != RT_OK)
-                raise(what, status, detail);
-        }
-    };
-
-    template <typename Opts>
-    WorkPointer submit(OpType type, const char *title, const Tensors &inputs, Lists outputs, const Opts &options,
-                       std::function<void(Call &)> body)
-    {
-        const int64_t timeout = options.timeout == c10d::kUnsetTimeout ? group_->timeout_ms.load() : options.timeout.count();
-        const std::string event = event_of(title);
-        auto work = c10::make_intrusive<CollectiveWork>(rank_, type, event.empty() ? nullptr : event.c_str(), inputs,
-                                                        std::move(outputs), ++sequence_);
-        const auto run = [timeout, &body, &work](bool here) {
-            work->execute([&] {
-                Call call(timeout, here);
-                body(call);
-            });
-        };
-        if (group_->run_here(!options.asyncOp, [&] { run(true); }))
-            return work;
-        group_->enqueue([timeout, body = std::move(body), work, state = at::ThreadLocalState()] {
-            at::ThreadLocalStateGuard guard(state);
-            work->execute([&] {
-                Call call(timeout, false);
-                body(call);
-            });
-        });
-        return work;
-    }
-
-    // What a profiler shows; nothing while none looks.
-    std::string event_of(const char *title) const
-    {
-        return title != nullptr && at::hasCallbacks() ? events_ + ":" + title : std::string();
-    }
-
-    void check_root(const char *what, int64_t root) const
-    {
-        TORCH_CHECK_VALUE(root >= 0 && root < size_, "rdmatensor ", what, ": invalid root rank: ", std::to_string(root));
-    }
-
-    void check_peer(const char *what, int peer) const
-    {
-        TORCH_CHECK_VALUE(peer >= 0 && peer < size_ && peer != rank_, "rdmatensor ", what, ": rank ", std::to_string(peer),
-                          " is not another rank of this group of ", std::to_string(size_));
-    }
-
-    WorkPointer last_of(const WorkPointer &work, Tensors &outputs)
-    {
-        if (work)
-            return work;
-        auto none =
-            c10::make_intrusive<CollectiveWork>(rank_, OpType::COALESCED, nullptr, std::nullopt, Lists{outputs}, sequence_);
-        none->execute([] {});
-        return none;
-    }
-
     static Tensors blocks_of(const at::Tensor &tensor, int size)
     {
         Tensors blocks;
@@ -215,36 +31,96 @@ class TeamBackend : public c10d::Backend {
         return rows;
     }
 
-    WorkPointer reduce_all(OpType type, const char *title, const Tensors &tensors, const c10d::AllreduceOptions &options)
+    // Reduces each tensor by itself. Tensors that share memory are reduced as copies: otherwise the
+    // second reduction would take sums for inputs.
+    WorkPointer reduce_each(OpType type, const char *title, const Tensors &tensors, const c10d::AllreduceOptions &options)
     {
-        TORCH_CHECK_VALUE(!tensors.empty(), "rdmatensor all_reduce: requires a non-empty tensor list");
+        RDMATENSOR_NEEDS(!tensors.empty(), "all_reduce", "requires a non-empty tensor list");
         std::vector<Reduction> reductions;
-        for (const auto &tensor : tensors) {
-            check_tensor("all_reduce", tensor);
-            reductions.push_back(reduction_of("all_reduce", options.reduceOp, tensor.scalar_type()));
+        for (size_t index = 0; index < tensors.size(); index++) {
+            check_tensor("all_reduce", tensors[index], at_index(index));
+            check_output("all_reduce", tensors[index], at_index(index));
+            reductions.push_back(reduction_of("all_reduce", options.reduceOp, tensors[index].scalar_type()));
         }
-        return submit(type, title, tensors, {tensors}, options, [this, tensors, reductions](auto &call) {
-            for (size_t index = 0; index < tensors.size(); index++) {
-                Target target(tensors[index]);
-                at::Tensor input = scale(reductions[index], target.memory);
-                call.about(input, reductions[index].code, -1);
-                call("all_reduce",
-                     group_->api()->reduce(group_->team(), &call.call, bytes_of(input), target.bytes(), input.numel()));
-                finish_reduction(reductions[index], target);
+        const bool shared = tensors.size() > 1 && first_overlap(tensors).first >= 0;
+        return submit(type, title, tensors, {tensors}, options, [this, tensors, reductions, shared](auto &call) {
+            std::vector<Target> targets;
+            for (const auto &tensor : tensors)
+                targets.emplace_back(tensor, true, shared);
+            for (size_t index = 0; index < tensors.size(); index++)
+                reduce_one(call, reductions[index], targets[index]);
+            for (const auto &target : targets)
+                target.put();
+        });
+    }
+
+    // Several tensors of one rank count like those of several ranks: all of them become the result.
+    WorkPointer reduce_together(const Tensors &tensors, const c10d::AllreduceOptions &options)
+    {
+        for (size_t index = 0; index < tensors.size(); index++) {
+            check_alike("all_reduce", tensors[index], tensors[0], index);
+            check_output("all_reduce", tensors[index], at_index(index));
+        }
+        const Reduction reduction = reduction_of("all_reduce", options.reduceOp, tensors[0].scalar_type());
+        return submit(OpType::ALLREDUCE, "all_reduce", tensors, {tensors}, options, [this, tensors, reduction](auto &call) {
+            Target target(tensors[0], true, true);
+            for (size_t index = 1; index < tensors.size(); index++) {
+                const at::Tensor more = tensors[index].contiguous();
+                const int status = reduce_with_torch(dtype_code(more.scalar_type()), reduction.code, target.bytes(),
+                                                     target.bytes(), bytes_of(more), more.numel());
+                TORCH_CHECK(status == 0, "rdmatensor all_reduce: this reduction is not there for ", more.scalar_type());
+            }
+            reduce_one(call, reduction, target);
+            for (const auto &tensor : tensors) {
+                Writing guard(tensor);
+                at::Tensor(tensor).copy_(target.memory);
             }
         });
     }
 
-    void finish_reduction(const Reduction &reduction, const Target &target) const
+    void reduce_one(Call &call, const Reduction &reduction, const Target &target)
     {
-        if (reduction.averages) {
-            at::NoGradGuard guard;
-            at::Tensor(target.memory).div_(size_);
-        }
-        target.put();
+        at::Tensor input = scale(reduction, target.memory);
+        call.about(input, reduction.code, -1);
+        call("all_reduce", group_->api()->reduce(group_->team(), &call.call, bytes_of(input), target.bytes(), input.numel()));
+        average(reduction, target);
     }
 
-    // Where each rank's part of a contiguous tensor begins.
+    void average(const Reduction &reduction, const Target &target) const
+    {
+        if (!reduction.averages)
+            return;
+        Writing guard(target.memory);
+        at::Tensor(target.memory).div_(size_);
+    }
+
+    // A contiguous input of a call with a part for each rank. It is a copy when the output shares
+    // memory with it, unless the shared memory is exactly this rank's own part.
+    at::Tensor apart_but_for_own(const at::Tensor &input, const at::Tensor &output) const
+    {
+        const bool gathers = output.nbytes() > input.nbytes();
+        const at::Tensor &whole = gathers ? output : input, &part = gathers ? input : output;
+        const auto *own = static_cast<const uint8_t *>(whole.const_data_ptr()) + rank_ * (whole.nbytes() / size_);
+        if (!Span(input).meets(Span(output)) || (whole.is_contiguous() && part.is_contiguous() && part.const_data_ptr() == own))
+            return input.contiguous();
+        return input.clone(at::MemoryFormat::Contiguous);
+    }
+
+    // From each run of `step` tensors in a list, the one at this index.
+    static Tensors every(const Tensors &list, size_t index, size_t step)
+    {
+        Tensors found;
+        for (; index < list.size(); index += step)
+            found.push_back(list[index]);
+        return found;
+    }
+
+    static const void *place_of(const at::Tensor &tensor)
+    {
+        return tensor.defined() ? tensor.const_data_ptr() : nullptr;
+    }
+
+    // The start of each rank's part of a contiguous tensor.
     static std::vector<void *> parts_of(void *bytes, size_t size, int count)
     {
         std::vector<void *> parts(count);
@@ -253,13 +129,29 @@ class TeamBackend : public c10d::Backend {
         return parts;
     }
 
-    void scatter_reduced(Call &call, const Reduction &op, const at::Tensor &output, const std::vector<void *> &inputs)
+    // `blocks` holds one contiguous block for each rank; this rank's own block may be the output.
+    void scatter_reduced(Call &call, const Reduction &op, const at::Tensor &output, const std::vector<void *> &blocks)
     {
         Target target(output, false);
         call.about(output, op.code, -1);
         call("reduce_scatter",
-             group_->api()->reduce_scatter(group_->team(), &call.call, inputs.data(), target.bytes(), output.numel()));
-        finish_reduction(op, target);
+             group_->api()->reduce_scatter(group_->team(), &call.call, blocks.data(), target.bytes(), output.numel()));
+        average(op, target);
+        target.put();
+    }
+
+    // As above, with blocks of several sizes: each block is reduced to its rank.
+    void scatter_uneven(Call &call, const Reduction &op, const at::Tensor &output, const Tensors &blocks)
+    {
+        Target target(output, false);
+        for (int root = 0; root < size_; root++) {
+            call.about(output, op.code, root);
+            void *to = root == rank_ ? target.bytes() : nullptr;
+            call("reduce_scatter",
+                 group_->api()->reduce(group_->team(), &call.call, bytes_of(blocks[root]), to, blocks[root].numel()));
+        }
+        average(op, target);
+        target.put();
     }
 
     void gather_all(Call &call, const at::Tensor &input, const Tensors &outputs)
@@ -270,7 +162,7 @@ class TeamBackend : public c10d::Backend {
             targets.emplace_back(output, false);
         for (const auto &target : targets)
             places.push_back(target.bytes());
-        gather_into(call, input.contiguous(), places);
+        gather_into(call, apart_from(input, outputs, places[rank_]), places);
         for (const auto &target : targets)
             target.put();
     }
@@ -282,8 +174,9 @@ class TeamBackend : public c10d::Backend {
              group_->api()->gather_all(group_->team(), &call.call, bytes_of(source), places.data(), source.nbytes()));
     }
 
-    // To and from each rank; an undefined tensor is none.
-    void exchange(Call &call, const char *what, const Tensors &sends, const Tensors &receives, const at::Tensor &like, int root)
+    // Exchanges a tensor with each rank; an undefined tensor means none.
+    void exchange(Call &call, rt_team_exchange_for what, const Tensors &sends, const Tensors &receives, const at::Tensor &like,
+                  int root)
     {
         std::vector<rt_team_piece> out(size_), in(size_);
         Tensors sources;
@@ -291,7 +184,7 @@ class TeamBackend : public c10d::Backend {
         std::vector<int> of;
         for (int rank = 0; rank < size_; rank++) {
             if (sends[rank].defined()) {
-                sources.push_back(sends[rank].contiguous());
+                sources.push_back(apart_from(sends[rank], receives, rank == rank_ ? place_of(receives[rank]) : nullptr));
                 out[rank] = {bytes_of(sources.back()), sources.back().nbytes()};
             }
             if (receives[rank].defined()) {
@@ -299,13 +192,16 @@ class TeamBackend : public c10d::Backend {
                 in[rank] = {targets.back().bytes(), targets.back().memory.nbytes()};
             }
         }
-        call.about(like, 0, root);
-        call(what, group_->api()->exchange(group_->team(), &call.call, out.data(), in.data()));
+        call.about(like, what, root);
+        call(what == RT_TEAM_GATHER    ? "gather"
+             : what == RT_TEAM_SCATTER ? "scatter"
+                                       : "all_to_all",
+             group_->api()->exchange(group_->team(), &call.call, out.data(), in.data()));
         for (const auto &target : targets)
             target.put();
     }
 
-    // The sum of everybody's sparse tensors: sizes first, then indices and values.
+    // The sum of all ranks' sparse tensors: exchanges the sizes first, then indices and values.
     at::Tensor sum_sparse(Call &call, const at::Tensor &own)
     {
         at::Tensor mine = at::tensor({own._nnz()}, at::kLong);
@@ -320,50 +216,43 @@ class TeamBackend : public c10d::Backend {
             index_parts.push_back(at::empty({indices.size(0), count}, indices.options()));
             value_parts.push_back(at::empty(shape, values.options()));
         }
-        exchange(call, "all_reduce", index_sends, index_parts, indices, -1);
-        exchange(call, "all_reduce", value_sends, value_parts, values, -1);
+        exchange(call, RT_TEAM_ALL_TO_ALL, index_sends, index_parts, indices, -1);
+        exchange(call, RT_TEAM_ALL_TO_ALL, value_sends, value_parts, values, -1);
         return at::sparse_coo_tensor(at::cat(index_parts, 1), at::cat(value_parts, 0), own.sizes()).coalesce();
     }
 
     c10::intrusive_ptr<TransferWork> start_send(const at::Tensor &tensor, int peer, uint64_t tag)
     {
-        group_->check_open();
-        const std::string event = event_of("send");
-        auto work = c10::make_intrusive<TransferWork>(group_, rank_, OpType::SEND, event.empty() ? nullptr : event.c_str(),
-                                                      Target(tensor), ++sequence_);
-        at::Tensor source = tensor.contiguous();
-        work->keep(source);
-        work->peer = peer;
-        rt_team_transfer *transfer = nullptr;
-        rt_detail detail = {};
-        int status = group_->api()->send(group_->team(), static_cast<uint32_t>(peer), tag, dtype_code(tensor.scalar_type()),
-                                         bytes_of(source), source.nbytes(), &transfer, &detail);
-        work->started(status, transfer, -1, detail);
+        const at::Tensor source = tensor.contiguous();
+        auto work = work_of(OpType::SEND, "send", peer, Target(tensor), source);
+        const auto go = [&] {
+            rt_team_transfer *transfer = nullptr;
+            rt_detail detail = {};
+            int status = group_->api()->send(group_->team(), static_cast<uint32_t>(peer), tag, dtype_code(tensor.scalar_type()),
+                                             bytes_of(source), source.nbytes(), &transfer, &detail);
+            work->started(status, transfer, -1, detail);
+        };
+        go_seen("send", {{tensor}, {{tensor}}, work->getSequencenumber(), peer, true, true}, go);
         return work;
     }
 
     c10::intrusive_ptr<TransferWork> start_receive(OpType type, const char *title, const at::Tensor &tensor, int peer,
                                                    uint64_t tag)
     {
-        group_->check_open();
+        check_output("recv", tensor);
         Target target(tensor, false);
-        const std::string event = event_of(title);
-        auto work =
-            c10::make_intrusive<TransferWork>(group_, rank_, type, event.empty() ? nullptr : event.c_str(), target, ++sequence_);
-        work->peer = peer;
-        rt_team_transfer *transfer = nullptr;
-        rt_detail detail = {};
-        int32_t source = -1;
-        int status = group_->api()->receive(group_->team(), peer, tag, dtype_code(tensor.scalar_type()), target.bytes(),
-                                            target.memory.nbytes(), &transfer, &source, &detail);
-        work->started(status, transfer, source, detail);
+        auto work = work_of(type, title, peer, target, at::Tensor());
+        const auto go = [&] {
+            rt_team_transfer *transfer = nullptr;
+            rt_detail detail = {};
+            int32_t source = -1;
+            int status = group_->api()->receive(group_->team(), peer, tag, dtype_code(tensor.scalar_type()), target.bytes(),
+                                                target.memory.nbytes(), &transfer, &source, &detail);
+            work->started(status, transfer, source, detail);
+        };
+        go_seen(title, {{tensor}, {{tensor}}, work->getSequencenumber(), peer, true, true}, go);
         return work;
     }
-
-    const std::string events_; // what a profiler sees in front of an operation's name
-    GroupPointer group_;
-    c10::intrusive_ptr<Options> options_;
-    std::atomic<uint64_t> sequence_{0};
 };
 
 } // namespace rdmatensor

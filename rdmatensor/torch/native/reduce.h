@@ -1,4 +1,5 @@
-// reduce.h: reductions of memory by torch's own kernels, for element types and reductions the C core has no loop for.
+// reduce.h: reductions of memory by torch's own kernels, for element types and reductions without a
+// loop in the C core.
 #pragma once
 
 #include <ATen/ATen.h>
@@ -27,23 +28,8 @@ inline void apply(uint32_t reduction, at::Tensor &to, const at::Tensor &left, co
     }
 }
 
-// Types without arithmetic of their own are reduced in a wider one and rounded.
-inline at::ScalarType wider(at::ScalarType type)
-{
-    switch (type) {
-    case at::kFloat8_e4m3fn:
-    case at::kFloat8_e5m2:
-    case at::kFloat8_e4m3fnuz:
-    case at::kFloat8_e5m2fnuz:
-    case at::kFloat8_e8m0fnu: return at::kFloat;
-    case at::kComplexHalf: return at::kComplexFloat;
-    case at::kUInt16:
-    case at::kUInt32: return at::kLong;
-    default: return type;
-    }
-}
-
-// The top bit flipped: the order of unsigned numbers as that of signed ones, for which there are kernels.
+// Flips the top bit, which maps the order of unsigned numbers to that of signed ones, for which
+// there are kernels.
 inline void reduce_uint64(uint32_t reduction, void *target, const void *left, const void *right, uint64_t count)
 {
     at::Tensor to = view_of(target, at::kLong, count), a = view_of(left, at::kLong, count), b = view_of(right, at::kLong, count);
@@ -62,7 +48,8 @@ inline int reduce_with_torch(uint32_t dtype, uint32_t reduction, void *target, c
 {
     try {
         c10::InferenceMode mode;
-        at::ScalarType type = dtype_of(dtype), wide = wider(type);
+        // Types without arithmetic of their own are reduced in a wider one and rounded.
+        const auto [type, wide] = dtype_of(dtype);
         if (type == at::kUInt64) {
             reduce_uint64(reduction, target, left, right, count);
             return 0;
@@ -81,7 +68,7 @@ inline int reduce_with_torch(uint32_t dtype, uint32_t reduction, void *target, c
     }
 }
 
-// Before 2.13 it bore the name of the backend that it was made for.
+// Before torch 2.13 the class was named after NCCL.
 #if TORCH_VERSION_MAJOR > 2 || TORCH_VERSION_MINOR >= 13
 using Factor = c10d::PreMulSumSupplement;
 #else
@@ -94,12 +81,12 @@ struct Reduction {
     c10::intrusive_ptr<Factor> scaled;
 };
 
-// Which reduction, and whether it makes sense for the type: found before anything is sent.
+// The reduction, checked against the element type before anything is sent.
 inline Reduction reduction_of(const char *what, const c10d::ReduceOp &op, at::ScalarType type)
 {
     const bool whole = c10::isIntegralType(type, true), complex = c10::isComplexType(type);
     const auto only = [&](bool good, const char *name) {
-        TORCH_CHECK_VALUE(good, "rdmatensor ", what, ": cannot use ReduceOp.", name, " with tensors of ", type);
+        RDMATENSOR_NEEDS(good, what, "cannot use ReduceOp.", name, " with tensors of ", type);
     };
     switch (op.op_) {
     case c10d::ReduceOp::SUM: return {RT_TEAM_SUM};
@@ -113,7 +100,7 @@ inline Reduction reduction_of(const char *what, const c10d::ReduceOp &op, at::Sc
     case c10d::ReduceOp::PREMUL_SUM:
         only(!whole, "PREMUL_SUM");
         return {RT_TEAM_SUM, false, c10::dynamic_intrusive_pointer_cast<Factor>(op.supplement_)};
-    default: TORCH_CHECK_VALUE(false, "rdmatensor ", what, ": no such reduction");
+    default: refuse<ArgumentError>(what, "no such reduction");
     }
 }
 

@@ -1,14 +1,12 @@
-// work.h: what a call gives back: a collective call that is done or will be, or a send or receive.
+// work.h: the Works that calls return: a collective call that is done or will be, or a send or
+// receive.
 #pragma once
 
-#include <ATen/ThreadLocalState.h>
-
 #include "group.h"
-#include "tensors.h"
 
 namespace rdmatensor {
 
-// Outputs as Gloo's futures give them: nothing, the tensors of one list, or several lists.
+// The outputs in the form of Gloo's futures: nothing, the tensors of one list, or several lists.
 inline c10::IValue value_of(const std::vector<std::vector<at::Tensor>> &outputs)
 {
     if (outputs.empty())
@@ -24,38 +22,80 @@ inline c10::TypePtr type_of(const std::vector<std::vector<at::Tensor>> &outputs)
     return outputs.size() > 1 ? c10::TypePtr(c10::ListType::create(list)) : c10::TypePtr(list);
 }
 
+// The Work keeps the tensors of the call, so that the group's worker never frees one.
 class CollectiveWork : public c10d::Work {
   public:
-    CollectiveWork(int rank, c10d::OpType type, const char *title, const std::optional<std::vector<at::Tensor>> &inputs,
-                   std::vector<std::vector<at::Tensor>> outputs, uint64_t sequence)
-        : Work(rank, type, title, inputs), outputs_(std::move(outputs)), sequence_(sequence)
+    CollectiveWork(std::shared_ptr<Completer> completer, int rank, c10d::OpType type, const char *title,
+                   const std::vector<at::Tensor> &inputs, std::vector<std::vector<at::Tensor>> outputs, uint64_t sequence)
+        : Work(rank, type, title, inputs), completer_(std::move(completer)), inputs_(inputs), outputs_(std::move(outputs)),
+          sequence_(sequence)
     {
     }
 
-    // Here or in the group's worker; nothing is thrown, the work keeps it.
+    // Runs in the caller's thread or the group's worker; an exception is stored in the work, not
+    // thrown.
     void execute(const std::function<void()> &call)
     {
         std::exception_ptr error;
         try {
+            NoPythonModes none;
             call();
         } catch (...) {
+            error = std::current_exception();
+        }
+        settle(error);
+    }
+
+    const std::vector<std::vector<at::Tensor>> &outputs() const
+    {
+        return outputs_;
+    }
+
+    // Stores the caller's thread state for a call that runs in another thread: its callbacks, too,
+    // run in the modes that were set in the caller.
+    void called_here()
+    {
+        caller_ = at::ThreadLocalState();
+    }
+    const at::ThreadLocalState &caller() const
+    {
+        return *caller_;
+    }
+
+    bool isCompleted() override
+    {
+        if (!Work::isCompleted())
+            return false;
+        std::lock_guard<std::mutex> lock(future_mutex_);
+        return !future_ || future_->completed();
+    }
+
+    bool wait(Milliseconds timeout) override
+    {
+        Completer::may_wait();
+        std::exception_ptr error;
+        try {
+            Work::wait(timeout);
+        } catch (...) {
+            if (!Work::isCompleted())
+                throw; // the time is over
             error = std::current_exception();
         }
         c10::intrusive_ptr<c10::ivalue::Future> future;
         {
             std::lock_guard<std::mutex> lock(future_mutex_);
-            over_ = true;
-            error_ = error;
             future = future_;
         }
-        finish(error);
-        if (future)
-            mark(*future);
+        if (future) // it has its value when this returns; its callbacks may still run
+            future->wait();
+        if (error)
+            std::rethrow_exception(error);
+        return true;
     }
 
     std::vector<at::Tensor> result() override
     {
-        TORCH_CHECK(isCompleted(), "rdmatensor: the work has no result before it is done");
+        TORCH_CHECK(Work::isCompleted(), "rdmatensor: the work has no result before it is done");
         std::vector<at::Tensor> all;
         for (const auto &list : outputs_)
             all.insert(all.end(), list.begin(), list.end());
@@ -64,13 +104,18 @@ class CollectiveWork : public c10d::Work {
 
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override
     {
-        std::lock_guard<std::mutex> lock(future_mutex_);
-        if (!future_) {
-            future_ = c10::make_intrusive<c10::ivalue::Future>(type_of(outputs_));
-            if (over_)
-                mark(*future_);
+        Completer::may_wait();
+        c10::intrusive_ptr<c10::ivalue::Future> made;
+        {
+            std::lock_guard<std::mutex> lock(future_mutex_);
+            if (future_)
+                return future_;
+            made = future_ = c10::make_intrusive<c10::ivalue::Future>(type_of(outputs_));
+            if (!over_)
+                return made;
         }
-        return future_;
+        mark(*made); // no thread can have added a callback yet
+        return made;
     }
 
     uint64_t getSequencenumber() const override
@@ -79,7 +124,24 @@ class CollectiveWork : public c10d::Work {
     }
 
   private:
-    void mark(c10::ivalue::Future &future)
+    void settle(const std::exception_ptr &error)
+    {
+        bool told;
+        {
+            std::lock_guard<std::mutex> lock(future_mutex_);
+            over_ = true;
+            error_ = error;
+            told = static_cast<bool>(future_);
+        }
+        finish(error);
+        if (told) // so it does not run in the caller's thread
+            completer_->post([self = c10::intrusive_ptr<CollectiveWork>::reclaim_copy(this)] {
+                at::ThreadLocalStateGuard guard(self->caller());
+                self->mark(*self->future_);
+            });
+    }
+
+    void mark(c10::ivalue::Future &future) const
     {
         if (error_)
             future.setError(error_);
@@ -87,67 +149,69 @@ class CollectiveWork : public c10d::Work {
             future.markCompleted(value_of(outputs_));
     }
 
-    std::vector<std::vector<at::Tensor>> outputs_;
-    uint64_t sequence_;
-    std::mutex future_mutex_;
+    const std::shared_ptr<Completer> completer_;
+    const std::vector<at::Tensor> inputs_;
+    const std::vector<std::vector<at::Tensor>> outputs_;
+    const uint64_t sequence_;
+    std::mutex future_mutex_; // guards the following, which no longer change once it is over and has a future
     bool over_ = false;
     std::exception_ptr error_;
     c10::intrusive_ptr<c10::ivalue::Future> future_;
+    std::optional<at::ThreadLocalState> caller_;
 };
 
 class TransferWork : public c10d::Work {
   public:
-    TransferWork(GroupPointer group, int rank, c10d::OpType type, const char *title, Target target, uint64_t sequence)
-        : Work(rank, type, title, std::vector<at::Tensor>{target.tensor}), group_(std::move(group)), target_(std::move(target)),
-          sequence_(sequence)
+    TransferWork(GroupPointer group, int rank, c10d::OpType type, const char *title, std::shared_ptr<Flight> flight,
+                 uint64_t sequence)
+        : Work(rank, type, title, std::vector<at::Tensor>{flight->tensor()}), group_(std::move(group)),
+          flight_(std::move(flight)), sequence_(sequence)
     {
     }
 
+    // The transfer goes on without its Work, unless a wait for it failed: then it must not arrive
+    // later.
     ~TransferWork() override
     {
-        if (transfer_ != nullptr)
-            group_->api()->transfer_drop(transfer_);
+        if (group_->foreign() || flight_->over())
+            return;
+        if (in_vain_)
+            group_->give_up(flight_, "it was waited for in vain, and given up");
+        else
+            group_->watch(flight_);
     }
 
-    // What a send reads from, when that is not the tensor itself.
-    void keep(at::Tensor memory)
-    {
-        kept_ = std::move(memory);
-    }
-
-    // The transfer that goes on, or how it ended at once.
+    // Takes the result of the core's call that started the transfer.
     void started(int status, rt_team_transfer *transfer, int32_t source, const rt_detail &detail)
     {
-        transfer_ = transfer;
-        source_ = source;
-        if (status == RT_E_AGAIN)
-            group_->poke();
+        if (flight_->started(status, transfer, source, detail))
+            group_->follow(flight_);
         else
-            settle(status, detail);
+            ended();
     }
 
     bool isCompleted() override
     {
-        std::lock_guard<std::mutex> lock(transfer_mutex_);
-        return over_ || look(0);
+        group_->refuse_fork();
+        return (flight_->over() || flight_->look(0)) && ended();
     }
 
     bool isSuccess() const override
     {
-        return const_cast<TransferWork *>(this)->isCompleted() && !error_;
+        return const_cast<TransferWork *>(this)->isCompleted() && !flight_->error();
     }
 
     std::exception_ptr exception() const override
     {
-        return error_;
+        return flight_->over() ? flight_->error() : nullptr;
     }
     int sourceRank() const override
     {
-        return source_;
+        return flight_->over() ? flight_->source() : -1;
     }
     std::vector<at::Tensor> result() override
     {
-        return {target_.tensor};
+        return {flight_->tensor()};
     }
     uint64_t getSequencenumber() const override
     {
@@ -156,20 +220,14 @@ class TransferWork : public c10d::Work {
 
     bool wait(Milliseconds timeout) override
     {
-        const int64_t limit = timeout == kNoTimeout ? group_->timeout_ms.load() : timeout.count();
-        const auto end = Clock::now() + Milliseconds(limit);
-        group_->waiters.fetch_add(1);
-        std::exception_ptr error;
-        try {
-            wait_until(end, limit);
-        } catch (...) {
-            error = std::current_exception();
-        }
-        group_->waiters.fetch_sub(1);
-        if (error)
-            std::rethrow_exception(error);
-        if (error_)
-            std::rethrow_exception(error_);
+        group_->refuse_fork();
+        Completer::may_wait();
+        if (!flight_->over())
+            wait_for(timeout == kNoTimeout ? group_->timeout_ms.load() : timeout.count());
+        ended();
+        flight_->await_future();
+        if (flight_->error())
+            std::rethrow_exception(flight_->error());
         return true;
     }
 
@@ -180,94 +238,70 @@ class TransferWork : public c10d::Work {
 
     c10::intrusive_ptr<c10::ivalue::Future> getFuture() override
     {
-        std::unique_lock<std::mutex> lock(transfer_mutex_);
-        if (future_)
-            return future_;
-        future_ = c10::make_intrusive<c10::ivalue::Future>(c10::ListType::create(c10::TensorType::get()));
-        auto future = future_;
-        if (over_) {
-            mark();
-            return future;
-        }
-        lock.unlock();
-        auto self = c10::intrusive_ptr<TransferWork>::reclaim_copy(this);
-        group_->watch([self] { return !self->isCompleted(); });
+        group_->refuse_fork();
+        Completer::may_wait();
+        auto future = flight_->future();
+        if (!flight_->over())
+            group_->watch(flight_);
         return future;
     }
 
-  private:
-    // transfer_mutex_ held. Whether it is over.
-    bool look(int64_t nanoseconds)
+    // Ensures that the transfer does not continue when this Work goes.
+    void give_up()
     {
-        rt_detail detail = {};
-        int status = group_->api()->transfer_wait(transfer_, nanoseconds, &source_, &detail);
-        if (status == RT_E_AGAIN)
-            return false;
-        group_->api()->transfer_drop(transfer_);
-        transfer_ = nullptr;
-        settle(status, detail);
+        group_->give_up(flight_, "it was given up");
+    }
+
+  private:
+    // Reports the end to profilers, once, from the thread that finds it.
+    bool ended()
+    {
+        if (!ended_.exchange(true)) {
+            group_->forget(flight_);
+            finish(flight_->error());
+        }
         return true;
     }
 
-    void settle(int status, const rt_detail &detail)
+    void wait_for(int64_t limit)
     {
+        const auto end = Clock::now() + Milliseconds(limit);
+        in_vain_ = true;
+        group_->waiters.fetch_add(1);
+        std::exception_ptr error;
         try {
-            if (status != RT_OK)
-                raise(opType_ == c10d::OpType::SEND ? "send" : "recv", status, detail);
-            if (opType_ != c10d::OpType::SEND)
-                target_.put();
+            wait_until(end, limit);
+            in_vain_ = false;
         } catch (...) {
-            error_ = std::current_exception();
+            error = std::current_exception();
         }
-        over_ = true;
-        if (future_)
-            mark();
-        finish(error_);
-    }
-
-    void mark()
-    {
-        if (error_)
-            future_->setError(error_);
-        else
-            future_->markCompleted(c10::IValue(std::vector<at::Tensor>{target_.tensor}));
+        group_->waiters.fetch_sub(1);
+        if (error)
+            std::rethrow_exception(error);
     }
 
     void wait_until(Clock::time_point end, int64_t limit)
     {
         for (;;) {
-            {
-                std::lock_guard<std::mutex> lock(transfer_mutex_);
-                const int64_t left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - Clock::now()).count();
-                if (over_ || look(std::max<int64_t>(left, 0)))
-                    return;
-            }
+            const int64_t left = std::chrono::duration_cast<std::chrono::nanoseconds>(end - Clock::now()).count();
+            if (flight_->look(std::max<int64_t>(left, 0)))
+                return;
             if (Clock::now() >= end) {
                 rt_detail detail = {};
                 snprintf(detail.text, sizeof detail.text,
                          "Timed out waiting %lldms for %s operation to complete: rank %d has not come",
-                         static_cast<long long>(limit), opType_ == c10d::OpType::SEND ? "send" : "recv", peer);
-                raise(opType_ == c10d::OpType::SEND ? "send" : "recv", RT_E_DEADLINE, detail);
+                         static_cast<long long>(limit), flight_->sends ? "send" : "recv", flight_->peer);
+                raise(flight_->sends ? "send" : "recv", RT_E_DEADLINE, detail);
             }
             if (interrupted() != 0)
                 raise("wait", RT_E_INTERRUPTED, rt_detail{});
         }
     }
 
-  public:
-    int peer = -1;
-
-  private:
-    GroupPointer group_;
-    Target target_;
-    at::Tensor kept_;
-    uint64_t sequence_;
-    std::mutex transfer_mutex_;
-    rt_team_transfer *transfer_ = nullptr;
-    int32_t source_ = -1;
-    bool over_ = false;
-    std::exception_ptr error_;
-    c10::intrusive_ptr<c10::ivalue::Future> future_;
+    const GroupPointer group_;
+    const std::shared_ptr<Flight> flight_;
+    const uint64_t sequence_;
+    std::atomic<bool> in_vain_{false}, ended_{false};
 };
 
 } // namespace rdmatensor

@@ -1,1 +1,3 @@
-"""The guest's half: what boots, how its network is laid, and the agent that runs a command. None of it runs outside."""
+"""The guest's half: the boot scripts, the network setup, and the agent that runs a command. None of
+it runs outside.
+"""

@@ -1,9 +1,11 @@
-"""Runs inside the guest, on the interpreter of the image: imports the heavy modules, waits for one job from the host,
-runs its command and sends what it prints; meanwhile serves copies of itself to `python.c`.
+"""The agent: runs inside the guest, on the interpreter of the image, and runs the host's command
+there.
 
-A copy is a fork of this process, so it starts with everything imported; it then makes itself look like an interpreter
-that was just started, and runs what it was asked to. Three virtual serial ports lead to the host: `control` (lines of
-JSON), `out` and `err`.
+It imports the heavy modules, waits for one job from the host, runs its command and sends the
+output. Meanwhile it serves copies of itself to `python.c`. A copy is a fork of this process, so it
+starts with everything imported; it then makes itself look like an interpreter that was just
+started, and runs what was requested. Three virtual serial ports lead to the host: `control` (lines
+of JSON), `out` and `err`.
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ import gc
 import importlib
 import io
 import json
-import multiprocessing.process  # noqa: F401  (what it keeps of its start is set anew in copies)
+import multiprocessing.process  # noqa: F401  (copies reset the start-up state that it keeps)
 import os
 import resource
 import runpy
@@ -39,11 +41,13 @@ from preloading import RUN, preload  # type: ignore[import-not-found]
 
 SOCKET = f"{RUN}/python.socket"
 HIGH = 1 << 11
-"""Descriptors of a copy are collected from here upwards before they take their places."""
+"""The lowest number to which a copy moves its descriptors before they take their places."""
 LIMITS = 16
-"""Kinds of resource limits that Linux has."""
+"""The number of kinds of resource limits in Linux."""
 STOP_POLL = 0.02
-"""Seconds between looks at whether a stand-in was stopped; nobody is told of a SIGSTOP but its parent."""
+"""The seconds between checks whether a stand-in was stopped; only its parent is notified of a
+SIGSTOP.
+"""
 ADD_ENTROPY, RESEED = 0x40085203, 0x5207
 
 
@@ -94,19 +98,19 @@ def put_stand_in() -> None:
 
 
 def receive(control: int) -> dict[str, Any]:
-    """The next line of the host."""
+    """The next message of the host."""
     data = b""
     while not data.endswith(b"\n"):
         piece = os.read(control, 1 << 16)
-        if not piece:  # nobody at the other end yet
-            time.sleep(0.01)
+        if not piece:  # the other end is not connected yet
+            time.sleep(0.01)  # a fixed nap: the agent stands alone, without the package that has the growing ones
         data += piece
     message: dict[str, Any] = json.loads(data)
     return message
 
 
 def prepare(job: dict[str, Any]) -> None:
-    """Makes the guest ready for a job: clock, randomness, shared folders, network."""
+    """Prepares the guest for a job: clock, randomness, shared folders, network."""
     time.clock_settime(time.CLOCK_REALTIME, job["time"])
     seed = bytes.fromhex(job["seed"])
     random = os.open("/dev/urandom", os.O_RDWR)
@@ -121,8 +125,8 @@ def prepare(job: dict[str, Any]) -> None:
 
 
 def mount_shares(shares: list[list[str]], fast: bool) -> None:
-    """Mounts folders of the host under their own paths. A virtual environment inside of one is then covered by the
-    image's, where the stand-in is, unless the run is a plain one.
+    """Mounts folders of the host under their own paths. A virtual environment inside one of them is
+    then covered by the image's, which contains the stand-in, unless the run is a plain one.
     """
     for tag, path in shares:
         os.makedirs(path, exist_ok=True)
@@ -135,7 +139,7 @@ def mount_shares(shares: list[list[str]], fast: bool) -> None:
 
 
 def start(job: dict[str, Any]) -> tuple[int, int, int]:
-    """Starts the command in a session of its own; its pid, and where its output can be read."""
+    """Starts the command in a session of its own; gives its pid and the descriptors of its output."""
     out, write_out = os.pipe()
     err, write_err = os.pipe()
     pid = os.fork()
@@ -165,7 +169,9 @@ def start(job: dict[str, Any]) -> tuple[int, int, int]:
 
 
 class Request:
-    """What python.c asks for: an interpreter with these arguments, directory, environment and descriptors."""
+    """A request of python.c: an interpreter with these arguments, directory, environment and
+    descriptors.
+    """
 
     def __init__(self, connection: socket.socket) -> None:
         connection.settimeout(10)
@@ -190,7 +196,7 @@ class Request:
 
 
 class Copy:
-    """A copy that runs, and the stand-in that waits for it."""
+    """A running copy, and the stand-in that waits for it."""
 
     def __init__(self, pid: int, stand_in: int, connection: socket.socket) -> None:
         self.pid = pid
@@ -201,7 +207,7 @@ class Copy:
         self.abandoned = False
 
     def follow(self) -> None:
-        """Stops or continues the copy as its stand-in was."""
+        """Stops or continues the copy, following its stand-in."""
         with contextlib.suppress(OSError):
             state = Path(f"/proc/{self.stand_in}/stat").read_text().rpartition(")")[2].split()[0]
             if (state == "T") != self.stopped:
@@ -209,12 +215,12 @@ class Copy:
                 os.kill(self.pid, signal.SIGSTOP if self.stopped else signal.SIGCONT)
 
     def abandon(self) -> None:
-        """Its stand-in was killed, so it is."""
+        """Kills the copy, since its stand-in was killed."""
         self.abandoned = True
         os.kill(self.pid, signal.SIGKILL)
 
     def finish(self) -> None:
-        """Tells the stand-in how it ended."""
+        """Tells the stand-in how the copy ended."""
         _, status = os.waitpid(self.pid, 0)
         with contextlib.suppress(OSError):
             self.connection.send(struct.pack("=i", status))
@@ -223,7 +229,7 @@ class Copy:
 
 
 class Server:
-    """Passes on what the command prints and serves copies, until the command ends."""
+    """Forwards the command's output and serves copies, until the command ends."""
 
     def __init__(self, pid: int, routes: dict[int, int], listener: socket.socket) -> None:
         self.listener = listener
@@ -234,7 +240,7 @@ class Server:
         self.followed = 0.0
 
     def serve(self) -> Request | None:
-        """Returns None when the command has ended; in a copy, what it is to be."""
+        """Returns None when the command has ended; in a copy, returns the request to carry out."""
         while True:
             sources = [self.listener.fileno(), self.ended, *self.routes]
             for copy in self.copies:
@@ -255,7 +261,7 @@ class Server:
                 return None
 
     def pass_on(self, source: int) -> int:
-        """Sends what can be read now; how many bytes that was."""
+        """Forwards the bytes that can be read now; returns their number."""
         try:
             data = os.read(source, 1 << 16)
         except BlockingIOError:
@@ -269,7 +275,7 @@ class Server:
         return len(data)
 
     def look_after(self, ready: set[int]) -> Request | None:
-        """Ends, stops and starts copies; in a new one, returns what it is to be."""
+        """Ends, stops and starts copies; in a new one, returns the request to carry out."""
         follow = time.monotonic() > self.followed + STOP_POLL
         self.followed = time.monotonic() if follow else self.followed
         for copy in list(self.copies):
@@ -288,7 +294,7 @@ class Server:
                 connection.close()
                 return None
             with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # that this process has threads: they are idle
+                warnings.simplefilter("ignore")  # the warning that this process has threads, which are idle
                 pid = os.fork()
             if pid == 0:
                 for held in [self.listener, connection, *(copy.connection for copy in self.copies)]:
@@ -304,7 +310,7 @@ class Server:
 
 # ---- what a copy does ----
 def take_over(request: Request) -> None:
-    """Gives this process what the stand-in was started with."""
+    """Gives this process the state with which the stand-in was started."""
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     high = {number: fcntl.fcntl(held, fcntl.F_DUPFD, HIGH) for number, held in request.descriptors.items()}
@@ -325,7 +331,7 @@ def take_over(request: Request) -> None:
 
 
 def open_streams(unbuffered: bool) -> None:
-    """Standard streams on the descriptors of now."""
+    """Opens the standard streams on the current descriptors."""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         stream: io.TextIOWrapper | None = None
         with contextlib.suppress(OSError):
@@ -358,7 +364,9 @@ def import_paths(first: str) -> list[str]:
 
 
 def become(request: Request) -> None:
-    """Runs what was asked for as the real interpreter would; returns, or raises SystemExit, when it is done."""
+    """Carries out a request as the real interpreter would; returns, or raises SystemExit, when it
+    is done.
+    """
     try:
         take_over(request)
     except Exception:
@@ -376,10 +384,10 @@ def become(request: Request) -> None:
     sys.path_importer_cache.clear()
     importlib.invalidate_caches()
     if "numpy" in sys.modules:
-        sys.modules["numpy"].random.seed()  # else every copy would draw the same numbers
+        sys.modules["numpy"].random.seed()  # otherwise every copy would draw the same numbers
     torch_extensions.call_when_imported()
     process: Any = sys.modules["multiprocessing.process"]
-    process.ORIGINAL_DIR = os.getcwd()  # where it looks for the script in a process that it spawns
+    process.ORIGINAL_DIR = os.getcwd()  # a spawned process looks for the script in this directory
     main = types.ModuleType("__main__")
     main.__builtins__ = __builtins__  # type: ignore[attr-defined]
     sys.modules["__main__"] = main
@@ -406,7 +414,7 @@ def become(request: Request) -> None:
 
 
 def run_file(arguments: list[str], main: types.ModuleType) -> None:
-    """Runs a script, or a folder or archive with a __main__."""
+    """Runs a script, or a folder or archive that contains a __main__."""
     path = arguments[0]
     sys.argv = arguments
     sys.path[:] = import_paths(os.path.dirname(os.path.realpath(path)))
@@ -429,7 +437,7 @@ START = {"path": sys.path[1:]}
 
 
 def work() -> Request | None:
-    """The agent's life. Returns in copies only."""
+    """The life of the agent. Returns only in copies."""
     fast = option("mode") == "fast"
     took: dict[str, float] = {}
     listener = socket.socket(socket.AF_UNIX)

@@ -1,4 +1,6 @@
-"""Runs inside the guest: the imports that most commands would make, once for all interpreters that are forked later."""
+"""Runs inside the guest: the imports that most commands make, done once for all interpreters that
+are forked later.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +15,13 @@ from pathlib import Path
 import torch_extensions  # type: ignore[import-not-found]  # beside this file
 
 RUN = "/run/rdmatensor"
-"""Where the guest's half keeps what it needs."""
+"""The directory of the guest's half."""
 COMPILE_TIMEOUT = 120.0
-"""Seconds after the imports in which pytest may go on compiling its plugins."""
+"""The seconds after the imports during which pytest may continue to compile its plugins."""
 
 
 def preload() -> dict[str, float]:
-    """Imports what most commands would; seconds of each."""
+    """Imports the modules that most commands use; gives the seconds of each import."""
     took: dict[str, float] = {}
     names = Path("/etc/rdmatensor-preload").read_text().strip().split(",")
     compiling = compile_pytest() if "pytest" in names else None
@@ -39,15 +41,16 @@ def preload() -> dict[str, float]:
     if compiling is not None:
         try:
             compiling.wait(COMPILE_TIMEOUT)
-        except subprocess.TimeoutExpired:  # on a busy host; then pytest's first start is slower
+        except subprocess.TimeoutExpired:  # on a busy host pytest's first start is then slower
             compiling.kill()
             compiling.wait()
     return took
 
 
 def compile_pytest() -> subprocess.Popen[bytes]:
-    """Starts a pytest with nothing to do beside the imports. It compiles plugins in a way of its own: once here, into
-    the memory that the snapshot keeps. That takes two thirds of the time of importing torch, on another processor.
+    """Starts a pytest with an empty folder beside the imports. pytest compiles its plugins in a way
+    of its own; doing so once here puts the result into the memory that the snapshot keeps. That
+    takes two thirds of the time of importing torch, on another processor.
     """
     os.makedirs(f"{RUN}/empty")
     command = ["env", "-u", "PYTHONDONTWRITEBYTECODE", "RDMATENSOR_VM_FAST=0", sys.executable, "-m", "pytest"]

@@ -1,7 +1,7 @@
 /* python.c: stands in for `python` in the guest, so that an interpreter starts in milliseconds. It asks the agent for a
  * copy of an interpreter that has the heavy modules imported already, hands over its arguments, directory, environment
- * and descriptors, passes signals on, and ends as that copy ends. Whatever the copy could not do exactly as a fresh
- * interpreter would (flags, variables that Python or the loader read at the start), it leaves to the real one. */
+ * and descriptors, passes signals on, and ends as that copy ends. Requests that the copy could not serve exactly as
+ * a fresh interpreter would (flags, variables that Python or the loader read at the start) are left to the real one. */
 #include <dirent.h>
 #include <errno.h>
 #include <libgen.h>
@@ -211,7 +211,7 @@ int main(int count, char **arguments)
     for (size_t i = 0; i < sizeof forwarded / sizeof forwarded[0]; i++)
         sigaction(forwarded[i], &(struct sigaction){.sa_handler = forward}, NULL);
     sigprocmask(SIG_SETMASK, &before, NULL);
-    for (int i = 0; i < descriptors; i++) { /* the copy holds them now; what waits for their end must see it */
+    for (int i = 0; i < descriptors; i++) { /* the copy holds them now; a reader that waits for their end must see it */
         if (numbers[i] > STDERR_FILENO)
             close(numbers[i]);
     }

@@ -1,8 +1,10 @@
-"""Runs inside the guest: what torch does at the end of its import, in interpreters that have torch imported already.
+"""Runs inside the guest: the end of torch's import, for interpreters that have torch imported
+already.
 
-Then torch calls the extensions of others, entry points of the group `torch.backends`. A project's own may lie in a
-folder that is there in runs only, and not yet when torch is imported for them all; and each is to see the command's own
-environment. So torch is first imported without them, and in a copy they are called when the command imports torch.
+At that point torch calls extensions of other packages, entry points of the group `torch.backends`.
+A project's own extension may lie in a folder that exists only during runs, not when torch is
+imported for all of them; and each extension must see the command's own environment. So torch is
+first imported without them, and in a copy they are called when the command imports torch.
 """
 
 from __future__ import annotations
@@ -16,12 +18,12 @@ from importlib.machinery import ModuleSpec
 from typing import Any
 
 SWITCH = "TORCH_DEVICE_BACKEND_AUTOLOAD"
-"""The environment variable that has torch leave them alone, with "0"."""
+"""The environment variable that, set to "0", makes torch skip its extensions."""
 
 
 @contextlib.contextmanager
 def left_alone() -> Iterator[None]:
-    """Torch that is imported meanwhile calls no extensions."""
+    """A context in which an import of torch calls no extensions."""
     before = os.environ.get(SWITCH)
     os.environ[SWITCH] = "0"
     try:
@@ -33,7 +35,7 @@ def left_alone() -> Iterator[None]:
 
 
 class Finder:
-    """Finds torch as it was imported, once, and finishes that as torch does."""
+    """A finder that gives torch as it was imported, once, and finishes its import as torch does."""
 
     def __init__(self, torch: types.ModuleType) -> None:
         self.torch = torch
@@ -53,7 +55,7 @@ class Finder:
 
 
 def call_when_imported() -> None:
-    """Has the next import of torch call them, where this torch does such things."""
+    """Makes the next import of torch call the extensions, where this torch has them."""
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "_import_device_backends"):
         del sys.modules["torch"]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-TORCH = Path(__file__).resolve().parents[2] / "torch"
+TORCH = Path(__file__).resolve().parents[2] / "torch" / "ranks"
 sys.path.insert(0, str(TORCH))  # what ranks do in the tests over shared memory, they do here
 
 DEVICES = [name for name in os.environ.get("RDMATENSOR_RXE_DEVICES", "").split(",") if name]

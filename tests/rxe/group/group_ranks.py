@@ -1,4 +1,4 @@
-"""What ranks do in test_group.py."""
+"""The functions of ranks in test_group.py."""
 
 from __future__ import annotations
 

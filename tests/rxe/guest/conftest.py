@@ -25,7 +25,7 @@ def _soft_roce() -> None:
 @pytest.fixture
 def device() -> Iterator[rt.Device]:
     """The first soft-RoCE device."""
-    with rt.Device(f"verbs://{DEVICES[0]}", timeout=20) as opened:
+    with rt.Device(f"verbs://{DEVICES[0]}", timeout=300) as opened:
         yield opened
 
 

@@ -1,9 +1,10 @@
-"""What the other party does with tensor edges: functions that run there."""
+"""The other party's side of tensor edges: functions that run there."""
 
 from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import Any
 
 from peers import digest, filled
@@ -14,7 +15,7 @@ from rdmatensor.testing import Party
 SIZE = 256 << 10
 WORDS: dict[str, dict[str, Any]] = {
     "static": {"shape": (SIZE,), "dtype": "uint8"},
-    "striped": {"shape": (SIZE,), "dtype": "uint8", "stripes": 2, "verify": "crc32c"},
+    "striped": {"shape": (SIZE,), "dtype": "uint8", "options": rt.EdgeOptions(stripes=2, verify="crc32c")},
     "dynamic": {},
 }
 
@@ -26,7 +27,8 @@ def content(name: str, number: int) -> bytes:
 
 def make_edges(party: Party) -> None:
     for name, words in WORDS.items():
-        party.kept[f"edge {name}"] = party.device.recv_edge(name, slots=3, **words)
+        options = replace(words.get("options", rt.EdgeOptions()), slots=3)
+        party.kept[f"edge {name}"] = party.device.recv_edge(name, **{**words, "options": options})
 
 
 def open_edges(party: Party) -> None:
@@ -40,7 +42,7 @@ def open_edges(party: Party) -> None:
 
 
 def send_until_error(party: Party) -> tuple[str, float]:
-    """Sends in turn over every edge; what ended it, and seconds that the last send took."""
+    """Sends in turn over every edge; returns the error that ended it, and seconds that the last send took."""
     for turn in range(1 << 60):
         for name in WORDS:
             began = time.monotonic()
@@ -52,8 +54,8 @@ def send_until_error(party: Party) -> tuple[str, float]:
 
 
 def receive_until_error(party: Party) -> tuple[str, float, int]:
-    """Takes in turn from every edge and looks at every byte; what ended it, seconds that the last took, and how many
-    tensors came.
+    """Takes in turn from every edge and looks at every byte; returns the error that ended it, seconds that the last
+    took, and how many tensors came.
     """
     wanted = {name: [digest(content(name, number)) for number in range(8)] for name in WORDS}
     for turn in range(1 << 60):
@@ -68,7 +70,7 @@ def receive_until_error(party: Party) -> tuple[str, float, int]:
 
 
 def take_rest(party: Party, counts: dict[str, int]) -> dict[str, str]:
-    """What is left on every edge after the loss is whole; how each ended. `counts` are those taken before."""
+    """Takes what is left on every edge after the loss, whole; returns how each ended. `counts` were taken before."""
     ended = {}
     for name in WORDS:
         number = counts[name]

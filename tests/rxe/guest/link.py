@@ -12,7 +12,7 @@ OTHER = {"net-a": "net-b", "net-b": "net-a"}
 
 
 def tool(*words: str) -> str:
-    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=30).stdout
+    return subprocess.run(words, capture_output=True, text=True, check=True, timeout=900).stdout
 
 
 @contextmanager
@@ -56,7 +56,7 @@ def cut() -> Iterator[None]:
 
 
 def counters() -> dict[str, int]:
-    """What both drivers counted, and packets that the shaping of the link dropped."""
+    """The counts of both drivers, and the packets that the shaping of the link dropped."""
     found: dict[str, int] = {}
     for name in ("rxa", "rxb"):
         for path in Path("/sys/class/infiniband", name, "ports/1/hw_counters").iterdir():

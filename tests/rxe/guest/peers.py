@@ -27,7 +27,7 @@ RANGE = struct.Struct("<QQIQ")  # before it and its length: offset, size, rights
 
 @dataclass(frozen=True)
 class Key:
-    """What a handle of the verbs provider says."""
+    """The fields of a handle of the verbs provider."""
 
     rkey: int
     address: int
@@ -135,7 +135,7 @@ def failure_of(party: Party, name: str, timeout: float) -> tuple[str, str, float
 
 def until_word(party: Party, channel: str, flag: str, value: int, name: str, start: int, stop: int) -> str:
     """Waits for a word, then at once the digest of a part of a region."""
-    party.kept[channel].wait_word(party.kept[flag][:8], value, timeout=30)
+    party.kept[channel].wait_word(party.kept[flag][:8], value, timeout=300)
     return digest(party.kept[name][start:stop].view())
 
 

@@ -38,11 +38,13 @@ from pyverbs.wr import SGE, SendWR
 SIZE = 300_000
 TIMEOUT = 20.0
 OFFER, READY = 1, 2
-ADDRESS = struct.Struct(
-    "<BBBBBBHII16s"
-)  # version, link layer, GID kind, MTU, READs begun and served, LID, QPN, PSN, GID
+ADDRESS = struct.Struct("<BBBBBBHII16sBH")
+"""Version, link layer, GID kind, MTU, READs begun and served, LID, QPN, PSN, GID, placement, partition key."""
 KEY = struct.Struct("<BIQQI")  # version, rkey, address, size, rights
+ADDRESS_VERSION = 2
 ETHERNET, V2_IPV4 = 2, 5
+ORDERED = 1
+DEFAULT_PARTITION = 0xFFFF
 
 
 def say(**words: Any) -> None:
@@ -164,12 +166,14 @@ class Stranger:
 
     def address_bytes(self) -> bytes:
         gid = bytes.fromhex(str(self.gid).replace(":", ""))
-        return ADDRESS.pack(1, ETHERNET, V2_IPV4, self.mtu, 16, 16, 0, self.qp.qp_num, self.psn, gid)
+        head = (ADDRESS_VERSION, ETHERNET, V2_IPV4, self.mtu, 16, 16, 0)
+        return ADDRESS.pack(*head, self.qp.qp_num, self.psn, gid, ORDERED, DEFAULT_PARTITION)
 
     def join(self, theirs: bytes) -> dict[str, int]:
-        """INIT, RTR, RTS. What the other end says of itself."""
-        version, layer, kind, mtu, _begun, served, _lid, qpn, psn, gid = ADDRESS.unpack(theirs)
-        assert (version, layer, kind) == (1, ETHERNET, V2_IPV4)
+        """Goes through INIT, RTR and RTS. `theirs` is the other end's description of itself."""
+        version, layer, kind, mtu, _begun, served, _lid, qpn, psn, gid, placement, partition = ADDRESS.unpack(theirs)
+        assert (version, layer, kind) == (ADDRESS_VERSION, ETHERNET, V2_IPV4)
+        assert (placement, partition) == (ORDERED, DEFAULT_PARTITION)
         attr = QPAttr(port_num=1)
         attr.qp_access_flags = e.IBV_ACCESS_LOCAL_WRITE | e.IBV_ACCESS_REMOTE_WRITE | e.IBV_ACCESS_REMOTE_READ
         self.qp.to_init(attr)
@@ -197,7 +201,7 @@ class Stranger:
         return {"status": None}
 
     def obey(self, command: dict[str, Any]) -> dict[str, Any]:
-        """What a line of standard input asks for."""
+        """Does the act that a line of standard input asks for."""
         match command.pop("do"):
             case "write":
                 return self.work(e.IBV_WR_RDMA_WRITE, **command)

@@ -12,7 +12,7 @@ from peers import BOTH, digest, digest_of, expose, filled
 import rdmatensor as rt
 from rdmatensor.testing import VerbsFabric
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)
 Make = Callable[[str], VerbsFabric]
 
 
@@ -23,13 +23,13 @@ def make() -> Iterator[Make]:
 
         def made(arguments: str) -> VerbsFabric:
             here, there = (f"verbs://{name}?{arguments}" for name in (DEVICES[0], DEVICES[-1]))
-            return stack.enter_context(VerbsFabric(here, there=there, timeout=20))
+            return stack.enter_context(VerbsFabric(here, there=there, timeout=300))
 
         yield made
 
 
 def moves(fabric: VerbsFabric, channel: rt.Channel, sizes: list[int]) -> rt.ChannelStats:
-    """Writes pieces of these sizes, one behind the other, and reads all back; what the channel counted."""
+    """Writes pieces of these sizes, one behind the other, and reads all back; returns the channel's counts."""
     total = sum(sizes)
     remote = channel.attach(fabric.there.call(expose, f"memory of {total}", total, int(BOTH), 1))
     source, back = (fabric.here.device.region(total) for _ in range(2))

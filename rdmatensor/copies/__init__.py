@@ -1,0 +1,1 @@
+"""One-sided copies between local memory and a peer's memory."""

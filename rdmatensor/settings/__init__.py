@@ -1,0 +1,1 @@
+"""Settings from users and the environment, checked: addresses, secrets, names, numbers of seconds."""

@@ -1,0 +1,1 @@
+../../../../csrc/proto/dtype.h
