@@ -29,19 +29,47 @@ static PyTypeObject *call_type;
 
 /* ---- what C asks while it waits ---- */
 
+/* What Python code raised within the call that this thread is in. It is put aside until the call
+ * returns: the call may run more such code, and may even succeed, since what it waits for can come
+ * together with a signal. A handler that makes calls of its own ends them before anything is put
+ * aside for the outer one. */
+static _Thread_local struct {
+    PyObject *type, *value, *trace;
+} aside;
+
+/* With the interpreter's lock, here and in the next one. The first exception stays. */
+static void aside_put(void)
+{
+    if (aside.type == NULL)
+        PyErr_Fetch(&aside.type, &aside.value, &aside.trace);
+    else
+        PyErr_Clear();
+}
+
+/* Whether the call raises, whatever became of it. */
+static bool aside_raise(void)
+{
+    if (aside.type == NULL)
+        return false;
+    PyErr_Restore(aside.type, aside.value, aside.trace);
+    aside.type = aside.value = aside.trace = NULL;
+    return true;
+}
+
 static int team_interrupted(void)
 {
-    if (!Py_IsInitialized())
+    if (aside.type != NULL || !Py_IsInitialized())
         return 1;
     PyGILState_STATE state = PyGILState_Ensure();
     int interrupted = PyErr_CheckSignals();
+    if (interrupted != 0)
+        aside_put();
     PyGILState_Release(state);
     return interrupted;
 }
 
 static PyObject *reduce_function; /* _reduce of rdmatensor/team/reducing.py */
 
-/* An exception stays set, and is raised when the call returns. */
 static int team_reduce_in_python(uint32_t dtype, uint32_t reduction, void *target, const void *left, const void *right,
                                  uint64_t count)
 {
@@ -52,6 +80,8 @@ static int team_reduce_in_python(uint32_t dtype, uint32_t reduction, void *targe
                                      (unsigned long long)(uintptr_t)left, (unsigned long long)(uintptr_t)right,
                                      (unsigned long long)count);
     int status = done != NULL ? 0 : -1;
+    if (done == NULL && reduce_function != NULL)
+        aside_put();
     Py_XDECREF(done);
     PyGILState_Release(state);
     return status;
@@ -246,7 +276,9 @@ static PyObject *call_call(PyObject *object, PyObject *args, PyObject *names)
     team->inside--;
     team->collective = 0;
     Py_DECREF(handle);
-    PyObject *result = status == RT_OK ? Py_NewRef(self->result) : quick_team_raise((PyObject *)team, status, detail.text);
+    PyObject *result = NULL;
+    if (!aside_raise())
+        result = status == RT_OK ? Py_NewRef(self->result) : quick_team_raise((PyObject *)team, status, detail.text);
     Py_DECREF(kept);
     return result;
 }

@@ -9,6 +9,9 @@
 #include <c10/util/Exception.h>
 #include <torch/csrc/utils/pybind.h>
 
+#include <exception>
+#include <utility>
+
 #include "rdmatensor_team.h"
 
 namespace rdmatensor {
@@ -40,23 +43,37 @@ template <typename Kind> [[noreturn]] inline void refuse(const char *call, const
             refuse<ArgumentTypeError>(call, c10::str(__VA_ARGS__));                                                              \
     } while (0)
 
-// Called while a call waits: whether Python has a signal to handle. The error is then set in
-// Python.
+// What a signal's handler raised within the call that this thread is in: put aside until the call
+// ends. The call may end with another error, and may even succeed, since what it waits for can come
+// together with the signal. A handler that makes calls of its own ends them before anything is put
+// aside for the outer one.
+inline std::exception_ptr &put_aside()
+{
+    static thread_local std::exception_ptr error;
+    return error;
+}
+
+// Called while a call waits: whether a signal ends it.
 inline int interrupted()
 {
-    if (!Py_IsInitialized())
+    if (put_aside() || !Py_IsInitialized())
         return 1;
     pybind11::gil_scoped_acquire gil;
-    return PyErr_CheckSignals() != 0;
+    if (PyErr_CheckSignals() == 0)
+        return 0;
+    put_aside() = std::make_exception_ptr(pybind11::error_already_set());
+    return 1;
+}
+
+// Throws what was put aside, if anything was.
+inline void raise_aside()
+{
+    if (put_aside())
+        std::rethrow_exception(std::exchange(put_aside(), nullptr));
 }
 
 [[noreturn]] inline void raise(const char *what, int status, const rt_detail &detail)
 {
-    if (status == RT_E_INTERRUPTED) {
-        pybind11::gil_scoped_acquire gil;
-        if (PyErr_Occurred())
-            throw pybind11::error_already_set();
-    }
     if (status == RT_E_INVALID || status == RT_E_PROTOCOL)
         refuse<DisagreementError>(what, detail.text);
     if (status == RT_E_UNSUPPORTED)

@@ -43,6 +43,8 @@ class CollectiveWork : public c10d::Work {
         } catch (...) {
             error = std::current_exception();
         }
+        if (put_aside())
+            error = std::exchange(put_aside(), nullptr);
         settle(error);
     }
 
@@ -293,8 +295,10 @@ class TransferWork : public c10d::Work {
                          static_cast<long long>(limit), flight_->sends ? "send" : "recv", flight_->peer);
                 raise(flight_->sends ? "send" : "recv", RT_E_DEADLINE, detail);
             }
-            if (interrupted() != 0)
+            if (interrupted() != 0) {
+                raise_aside();
                 raise("wait", RT_E_INTERRUPTED, rt_detail{});
+            }
         }
     }
 

@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -267,6 +268,47 @@ def ctrl_c_ends_a_wait(team: rt.Team) -> None:
     else:
         with pytest.raises(rt.RdmaError):
             team.recv(np.empty(1), 0, timeout=60)  # ends with the team
+
+
+def a_signal_may_come_with_the_result(team: rt.Team) -> None:
+    """The handler lets the other member come, and then raises: the call has what it waits for, and it is interrupted."""
+    with rt.Team.join() as helper:
+
+        def handler(number: int, frame: object) -> None:
+            for _ in range(2):  # the other one is let into its call, and comes out of it
+                helper.barrier(timeout=60)
+            raise ArithmeticError("from the handler")
+
+        def strike() -> None:
+            while not team._collective:
+                time.sleep(0.001)
+            time.sleep(0.2)
+            os.kill(os.getpid(), signal.SIGUSR1)
+
+        signal.signal(signal.SIGUSR1, handler)
+        for kind in ("float32", "complex128"):  # NumPy reduces the latter
+            array = np.ones(3, kind)
+            if team.rank == 0:
+                threading.Thread(target=strike).start()
+                with pytest.raises(ArithmeticError, match="from the handler"):
+                    team.all_reduce(array)
+            else:
+                helper.barrier(timeout=60)
+                team.all_reduce(array)
+                helper.barrier(timeout=60)
+            assert (array == 2).all()
+            team.barrier()
+
+
+def a_reduction_that_fails_ends_the_call(team: rt.Team) -> None:
+    from rdmatensor import _core
+
+    def fails(*about: int) -> None:
+        raise ArithmeticError("no reduction today")
+
+    _core.team_reduces_with(fails)
+    with pytest.raises(ArithmeticError, match="no reduction today"):
+        team.all_reduce(np.ones(3, "complex128"))
 
 
 def torch_tensors_too(team: rt.Team) -> None:

@@ -41,6 +41,8 @@ def test_every_call_gives_what_numpy_gives(name: str, number: int) -> None:
         ("one_that_does_not_come_is_named", 2),
         ("a_closed_team_refuses", 2),
         ("ctrl_c_ends_a_wait", 2),
+        ("a_signal_may_come_with_the_result", 2),
+        ("a_reduction_that_fails_ends_the_call", 2),
         ("in_its_own_child_by_fork_it_refuses", 2),
         ("leaves_without_closing", 3),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from datetime import timedelta
 
@@ -109,3 +110,31 @@ def aborted(rank: int, size: int) -> str:
     except RuntimeError as error:
         return str(error)
     return "nothing"
+
+
+def signalled(rank: int, size: int) -> tuple[str, float]:
+    """The handler of a signal lets rank 1 come, and then raises: rank 0 has what it waits for, and is interrupted."""
+    group, helper = dist.new_group(list(range(size))), dist.new_group(list(range(size)))
+    tensor = torch.ones(3)
+
+    def handler(number: int, frame: object) -> None:
+        for _ in range(2):  # rank 1 is let into its call, and comes out of it
+            dist.barrier(group=helper)
+        raise ArithmeticError("from the handler")
+
+    said = "nothing"
+    dist.barrier()
+    if rank == 0:
+        before = signal.signal(signal.SIGUSR1, handler)
+        threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        try:
+            dist.all_reduce(tensor, group=group)
+        except ArithmeticError as error:
+            said = str(error)
+        signal.signal(signal.SIGUSR1, before)
+    else:
+        dist.barrier(group=helper)
+        dist.all_reduce(tensor, group=group)
+        dist.barrier(group=helper)
+    dist.barrier(group=group)
+    return said, tensor[0].item()

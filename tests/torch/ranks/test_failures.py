@@ -46,3 +46,8 @@ def test_an_abort_ends_what_is_under_way_at_every_rank(ranks: Ranks) -> None:
     found = ranks.run(failures.aborted, 2)
     assert "aborted" in found[0]
     assert "rank 0" in found[1] and "aborted" in found[1]
+
+
+def test_a_signal_may_come_with_the_result(ranks: Ranks) -> None:
+    found = ranks.run(failures.signalled, 2)
+    assert found == [("from the handler", 2.0), ("nothing", 2.0)]
