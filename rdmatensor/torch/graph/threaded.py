@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import heapq
 import threading
+import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from rdmatensor.errors import RdmaError
+from rdmatensor.errors import DeadlineExceeded, RdmaError
 from rdmatensor.torch.graph.engine import _FLYING_S, _SLICE_S, Engine, _Step
 from rdmatensor.torch.graph.workers import Workers
 
@@ -56,6 +57,7 @@ class _Threaded(_Step):
         self.error: BaseException | None = None
         self._caller = threading.get_ident()
         self._numbers: dict[int, int] = {}  # of the workers, by thread
+        self._slow: tuple[Transfer, float] | None = None  # the send that the caller's thread rests for, and until when
         self._lander: int | None = None  # the idle worker that looks after the sends under way
         self._intra = torch.get_num_threads()  # sums depend on it, and each thread has its own
 
@@ -84,15 +86,29 @@ class _Threaded(_Step):
         raise self.error
 
     def _rest(self) -> None:
-        """Waits a while for the workers, or for the sends under way, when nothing is to be received."""
+        """Waits a while for the workers, or for the sends under way, when nothing is to be received.
+
+        The lock is given up meanwhile. DeadlineExceeded when a send takes longer than the timeout
+        while nothing is computed.
+        """
         with self.lock:
             if self.error is not None:
                 return
             if self.running or self.ready:
+                self._slow = None
                 self.workers.done.wait(_SLICE_S)
-            elif self.flying:
-                self._land(wait=True)
+            elif self.flying and not self._land(wait=False):
+                self._check_slow(*self.flying[0])
+                self.workers.done.wait(_FLYING_S)
         self.engine.notes.read()
+
+    def _check_slow(self, send: Send, transfer: Transfer) -> None:
+        now, timeout = time.monotonic(), self.engine.timeout
+        if self._slow is None or self._slow[0] is not transfer:
+            self._slow = transfer, now + timeout
+        elif now >= self._slow[1]:
+            why = f"{send.edge.name} was not sent in {timeout:g} s: see what {send.edge.target} does, or raise timeout="
+            raise DeadlineExceeded("run a step", self.engine.notes.process, why, status="deadline")
 
     def _awake(self) -> bool:
         with self.lock:

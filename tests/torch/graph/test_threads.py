@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -50,17 +51,38 @@ class Receiving:
         return np.ones(self.shape, self.dtype)
 
 
+class Flying:
+    """A send under way: it is done when `end` is set."""
+
+    def __init__(self) -> None:
+        self.end = threading.Event()
+
+    def done(self) -> bool:
+        return self.end.is_set()
+
+    def wait(self, timeout: float | None = None) -> None:
+        assert self.end.wait(HANG_S if timeout is None else timeout)
+
+
 class Sending:
-    """A sending end, which notes what was sent. `lost` is raised instead, if given."""
+    """A sending end, which notes what was sent. `lost` is raised instead, if given; `flying` is what its sends become."""
 
     def __init__(self) -> None:
         self.sent: list[torch.Tensor] = []
         self.lost: PeerLost | None = None
+        self.flying: Flying | None = None
 
     def send(self, tensor: torch.Tensor, timeout: float | None = None) -> None:
         if self.lost is not None:
             raise self.lost
+        if self.flying is not None:
+            raise DeadlineExceeded("send", "", "no slot is free", status="deadline")
         self.sent.append(tensor.clone())
+
+    def send_async(self, tensor: torch.Tensor, timeout: float | None = None) -> Flying:
+        assert self.flying is not None
+        self.sent.append(tensor.clone())
+        return self.flying
 
 
 class Notes:
@@ -288,6 +310,39 @@ def test_a_long_segment_is_no_wait_for_peers(made: Callable[..., Server]) -> Non
     finally:
         over.set()
     assert server.pauses >= 5
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_a_step_that_rests_for_a_send_keeps_no_lock(made: Callable[..., Server], threads: int) -> None:
+    """Another thread gets the workers' lock while the step waits for its last send, and then lets that be done."""
+    server = made(threads)
+    edge = list(server.sends.values())[-1]
+    edge.flying = Flying()
+    got: list[bool] = []
+
+    def other() -> None:
+        while not edge.sent:
+            time.sleep(0.001)
+        time.sleep(0.1)
+        if server.workers is not None:
+            got.append(server.workers.lock.acquire(timeout=HANG_S))
+            server.workers.lock.release()
+        assert edge.flying is not None
+        edge.flying.end.set()
+
+    thread = threading.Thread(target=other)
+    thread.start()
+    server.step()
+    thread.join()
+    assert edge.flying.done() and got == [True] * (threads > 1)
+
+
+def test_a_send_that_is_never_done_is_told_with_the_edge_and_its_receiver(made: Callable[..., Server]) -> None:
+    server = made(threads=2, timeout=0.5)
+    name, edge = list(server.sends.items())[-1]
+    edge.flying = Flying()
+    with pytest.raises(DeadlineExceeded, match=f"{name} was not sent in 0.5 s: see what worker"):
+        server.step()
 
 
 def test_an_interrupt_ends_the_step_while_a_worker_computes(made: Callable[..., Server]) -> None:
