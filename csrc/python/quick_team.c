@@ -29,10 +29,10 @@ static PyTypeObject *call_type;
 
 /* ---- what C asks while it waits ---- */
 
-/* What Python code raised within the call that this thread is in. It is put aside until the call
- * returns: the call may run more such code, and may even succeed, since what it waits for can come
- * together with a signal. A handler that makes calls of its own ends them before anything is put
- * aside for the outer one. */
+/* The exception of Python code that ran within this thread's call: put aside until the call
+ * returns. The call may run more such code before that, and may even succeed, since its data can
+ * come together with a signal. A handler that makes calls of its own ends them before anything is
+ * put aside for the outer one. */
 static _Thread_local struct {
     PyObject *type, *value, *trace;
 } aside;

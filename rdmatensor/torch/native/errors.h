@@ -43,10 +43,10 @@ template <typename Kind> [[noreturn]] inline void refuse(const char *call, const
             refuse<ArgumentTypeError>(call, c10::str(__VA_ARGS__));                                                              \
     } while (0)
 
-// What a signal's handler raised within the call that this thread is in: put aside until the call
-// ends. The call may end with another error, and may even succeed, since what it waits for can come
-// together with the signal. A handler that makes calls of its own ends them before anything is put
-// aside for the outer one.
+// The exception of a signal's handler that ran within this thread's call: put aside until the call
+// ends. The call may end with another error, and may even succeed, since its data can come together
+// with the signal. A handler that makes calls of its own ends them before anything is put aside for
+// the outer one.
 inline std::exception_ptr &put_aside()
 {
     static thread_local std::exception_ptr error;

@@ -9,7 +9,6 @@ import os
 import signal
 import sys
 import threading
-import time
 from collections.abc import Callable
 from typing import Any
 
@@ -271,7 +270,7 @@ def ctrl_c_ends_a_wait(team: rt.Team) -> None:
 
 
 def a_signal_may_come_with_the_result(team: rt.Team) -> None:
-    """The handler lets the other member come, and then raises: the call has what it waits for, and it is interrupted."""
+    """The handler lets the other member come, and then raises: the call has its data, and is interrupted."""
     with rt.Team.join() as helper:
 
         def handler(number: int, frame: object) -> None:
@@ -281,8 +280,8 @@ def a_signal_may_come_with_the_result(team: rt.Team) -> None:
 
         def strike() -> None:
             while not team._collective:
-                time.sleep(0.001)
-            time.sleep(0.2)
+                threading.Event().wait(0.001)
+            threading.Event().wait(0.2)
             os.kill(os.getpid(), signal.SIGUSR1)
 
         signal.signal(signal.SIGUSR1, handler)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -65,7 +64,7 @@ class Flying:
 
 
 class Sending:
-    """A sending end, which notes what was sent. `lost` is raised instead, if given; `flying` is what its sends become."""
+    """A sending end, which notes what was sent. `lost` is raised instead, if given; `flying` stands for its sends."""
 
     def __init__(self) -> None:
         self.sent: list[torch.Tensor] = []
@@ -322,8 +321,8 @@ def test_a_step_that_rests_for_a_send_keeps_no_lock(made: Callable[..., Server],
 
     def other() -> None:
         while not edge.sent:
-            time.sleep(0.001)
-        time.sleep(0.1)
+            threading.Event().wait(0.001)
+        threading.Event().wait(0.1)
         if server.workers is not None:
             got.append(server.workers.lock.acquire(timeout=HANG_S))
             server.workers.lock.release()
