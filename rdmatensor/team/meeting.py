@@ -37,7 +37,7 @@ failures and a second group; `explore_cards.py` does so with cards of an earlier
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 __all__ = ["Making", "Step"]
 
@@ -71,20 +71,20 @@ class Making:
 
     def next(self) -> Making:
         """The state after the step was done."""
-        return replace(self, done=self.done + 1)
+        return Making(self.rank, self.size, self.done + 1, self.renewed)
 
     def past(self) -> Making:
         """The state after the step was done with all peers at once."""
-        kind, after = self.step.kind, self.next()
-        while after.step.kind == kind:
-            after = after.next()
-        return after
+        steps, kind, done = _steps(self.rank, self.size), self.step.kind, self.done
+        while done < len(steps) and steps[done].kind == kind:
+            done += 1
+        return Making(self.rank, self.size, done, self.renewed)
 
     def again(self) -> Making:
         """The state after a card had changed, or was of an earlier run: the card is renewed, if it
         is not yet, and all cards are awaited again.
         """
-        return replace(self, done=1 if self.renewed else 0, renewed=True)
+        return Making(self.rank, self.size, 1 if self.renewed else 0, renewed=True)
 
     @property
     def ready(self) -> bool:
