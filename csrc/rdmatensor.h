@@ -246,6 +246,9 @@ int64_t rt_channel_dump(rt_channel *channel, char *text_out, size_t capacity);
  * caller waited for it. Different QPs: no order. */
 int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_remote *remote, uint64_t remote_offset,
                         rt_region *region, uint64_t region_offset, uint64_t size, int64_t timeout_ns);
+/* As rt_channel_copy on QP 0, but checks at most `looks` times whether it is done, not at all where
+ * that costs another thread its core. RT_E_BUSY: another thread copies there. */
+int64_t rt_channel_copy_briefly(rt_channel *channel, const rt_copy *copy, uint32_t looks);
 /* Copies many ranges, in order, as one operation. `copies` is read before this returns, and not
  * afterwards. Every copy is checked before the first is posted; bad_out is the index of a bad one.
  * RT_E_NO_MEMORY: nothing is posted. */
@@ -258,10 +261,7 @@ int rt_prepared_create(rt_channel *channel, int32_t qp, const rt_copy *copies, u
 void rt_prepared_drop(rt_prepared *prepared);
 /* As rt_channel_copy_many, working for up to one slice. */
 int64_t rt_prepared_run(rt_prepared *prepared);
-/* As rt_prepared_run, for a caller that must not wait long: posts the copies and checks at most
- * `looks` times whether they are done, not at all where checking would cost another thread its
- * core. RT_OK when they are done; a number that goes on is passed to rt_prepared_finish next. */
-int64_t rt_prepared_run_briefly(rt_prepared *prepared, uint32_t looks);
+int64_t rt_prepared_run_briefly(rt_prepared *prepared, uint32_t looks); /* as rt_channel_copy_briefly */
 /* Waits up to one slice for one of its numbers. RT_OK when the operation ended well, and the number
  * is void; else the number. */
 int64_t rt_prepared_finish(rt_prepared *prepared, int64_t number);

@@ -138,7 +138,9 @@ class QuickChannel:
     _handle: Any
     _pointer: int
     _slice_ns: int
+    _brief: int
 
+    def memcpy(self, dst: Any, src: Any, *, qp: int | None = None, timeout: float | None = None) -> None: ...
     def wait_word(self, span: Any, value: int, *, timeout: float | None = None) -> None: ...
 
 @disjoint_base

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from rdmatensor import _core
 from rdmatensor.backoff import Backoff
 from rdmatensor.copies.pairs import Local, Pair, as_pair, copy_refusal, pack
-from rdmatensor.copies.prepared import PreparedCopy, prepare
+from rdmatensor.copies.prepared import PreparedCopy, brief, prepare
 from rdmatensor.copies.transfer import Operations
 from rdmatensor.edges.base import make_terms
 from rdmatensor.edges.opening import SendEdges
@@ -86,6 +86,7 @@ class Channel(_core.QuickChannel):
         self._pointer = _core.channel_pointer(handle)
         self._closed = False
         self._slice_ns = min(_SLICE_NS, device.timeout_ns)
+        self._brief = brief(device.limits)
         self._regions = regions  # the device's
         self._operations = Operations()
         self._limbo = self._operations.limbo  # the C core finds it by this name
@@ -95,22 +96,12 @@ class Channel(_core.QuickChannel):
 
     # ---- copies ----
 
-    def memcpy(
+    # `memcpy` is in csrc/python/quick_copy.c, with its description. It comes here when an end is no
+    # range, with options, and to explain errors.
+
+    def _memcpy(
         self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None, timeout: float | None = None
     ) -> None:
-        """Copies `src` to `dst`, of equal size, exactly one of them remote, and blocks until it is done.
-
-        The local end is a region or a range of one, or a tensor or an array that lies in a region;
-        a range is the fastest. A remote `dst` makes it a one-sided WRITE, done when the bytes are
-        placed in the peer's memory; a remote `src` makes it a one-sided READ. Any size is allowed;
-        a copy larger than the provider's limit is split. `qp` chooses the QP (default 0). `timeout`
-        is in seconds, None takes the device's; 0 tries once.
-
-        Raises OutOfBounds, AccessDenied, InvalidArgument and ClosedError before anything is posted,
-        and DeadlineExceeded, TransferError and PeerLost afterwards. In the latter case `dst` may
-        hold part of the bytes, and local ranges stay in quarantine until the provider is done with
-        them.
-        """
         ns = self._slice_ns if timeout is None else min(timeout_ns(timeout, 0), _SLICE_NS)
         try:
             nbytes = src.nbytes
@@ -130,10 +121,13 @@ class Channel(_core.QuickChannel):
                 )  # fmt: skip
         except (AttributeError, TypeError, ValueError):
             dst, src = self._explain(dst, src)
-            return self.memcpy(dst, src, qp=qp, timeout=timeout)
+            return self._memcpy(dst, src, qp=qp, timeout=timeout)
         if op:
             self._operations.finish(self, op, (dst, src), timeout, partial(self._begin, dst, src, qp))
         return None
+
+    def _go_on(self, op: Held, ends: tuple[Any, Any]) -> None:
+        self._operations.finish(self, op, ends, None, partial(self._begin, *ends, None))
 
     def memcpy_async(
         self, dst: Local | RemoteSpan, src: Local | RemoteSpan, *, qp: int | None = None, timeout: float | None = None

@@ -103,11 +103,10 @@ static rt_link *link_of(rt_channel *channel, int32_t qp)
     return index < channel->link_count ? &channel->links[index] : NULL;
 }
 
-/* Takes an operation of the link and leaves the link's turn held; NULL with *status_out, and no
- * turn held, when there is none. */
-static rt_op *link_take_op(rt_link *link, int *status_out)
+/* Takes an operation of the link, whose turn the caller has, and leaves the turn held; NULL with
+ * *status_out, and no turn held, when there is none. */
+static rt_op *link_take_op_in_turn(rt_link *link, int *status_out)
 {
-    rt_turn_take(&link->turn);
     if (link->shut) {
         rt_turn_leave(&link->turn);
         *status_out = rt_channel_refuse(link->channel, NULL);
@@ -119,6 +118,21 @@ static rt_op *link_take_op(rt_link *link, int *status_out)
         *status_out = RT_E_BUSY;
     }
     return op;
+}
+
+static rt_op *link_take_op(rt_link *link, int *status_out)
+{
+    rt_turn_take(&link->turn);
+    return link_take_op_in_turn(link, status_out);
+}
+
+/* As link_take_op, but RT_E_BUSY while another thread has the turn, which it keeps as long as it copies. */
+static rt_op *link_try_op(rt_link *link, int *status_out)
+{
+    if (rt_turn_try(&link->turn))
+        return link_take_op_in_turn(link, status_out);
+    *status_out = RT_E_BUSY;
+    return NULL;
 }
 
 static int64_t op_give_back(rt_link *link, rt_op *op)
@@ -170,6 +184,33 @@ int64_t rt_channel_copy(rt_channel *channel, int32_t qp, uint32_t direction, rt_
     op->few[0] = piece;
     op->cursor = (rt_cursor){op->few, 1, 0, 0};
     return op_start(link, op, size, timeout_ns);
+}
+
+/* Begins an operation whose cursor is set, with the link's turn held, and looks for its end so often. */
+static int64_t op_run_briefly(rt_link *link, rt_op *op, uint32_t looks)
+{
+    int64_t number = rt_op_begin(link, op, false, INT64_MAX);
+    bool done = number > 0 && rt_op_spin_on(link, op, looks) && op->status == RT_OK;
+    return done ? op_give_back(link, op) : number;
+}
+
+int64_t rt_channel_copy_briefly(rt_channel *channel, const rt_copy *copy, uint32_t looks)
+{
+    if (rt_forked())
+        return RT_E_FORKED;
+    if (atomic_load_explicit(&channel->state, memory_order_acquire) != RT_CHANNEL_READY)
+        return rt_channel_refuse(channel, NULL);
+    rt_piece piece;
+    int status = piece_of_copy(channel, copy, &piece);
+    if (status != RT_OK)
+        return status;
+    rt_link *link = &channel->links[0];
+    rt_op *op = link_try_op(link, &status);
+    if (op == NULL)
+        return status;
+    op->few[0] = piece;
+    op->cursor = (rt_cursor){op->few, 1, 0, 0};
+    return op_run_briefly(link, op, looks);
 }
 
 /* Copies as many ranges as an operation keeps itself. */
@@ -262,16 +303,16 @@ void rt_prepared_drop(rt_prepared *prepared)
     rt_channel_unreference(channel);
 }
 
-/* Takes an operation for prepared copies and leaves the link's turn held; NULL with *status_out
- * when there is none. */
-static rt_op *prepared_take(rt_prepared *prepared, int *status_out)
+/* Takes an operation for prepared copies by one of the two functions above and leaves the link's
+ * turn held; NULL with *status_out when there is none. */
+static rt_op *prepared_take(rt_prepared *prepared, rt_op *(*take)(rt_link *link, int *status_out), int *status_out)
 {
     bool forked = rt_forked();
     if (forked || atomic_load_explicit(&prepared->channel->state, memory_order_acquire) != RT_CHANNEL_READY) {
         *status_out = forked ? RT_E_FORKED : rt_channel_refuse(prepared->channel, NULL);
         return NULL;
     }
-    rt_op *op = link_take_op(prepared->link, status_out);
+    rt_op *op = take(prepared->link, status_out);
     if (op == NULL)
         return NULL;
     op->prepared = prepared;
@@ -282,7 +323,7 @@ static rt_op *prepared_take(rt_prepared *prepared, int *status_out)
 static int64_t prepared_run(rt_prepared *prepared, int64_t timeout_ns)
 {
     int status = RT_OK;
-    rt_op *op = prepared_take(prepared, &status);
+    rt_op *op = prepared_take(prepared, link_take_op, &status);
     return op != NULL ? op_start(prepared->link, op, prepared->bytes, timeout_ns) : status;
 }
 
@@ -299,13 +340,8 @@ int64_t rt_prepared_start(rt_prepared *prepared)
 int64_t rt_prepared_run_briefly(rt_prepared *prepared, uint32_t looks)
 {
     int status = RT_OK;
-    rt_link *link = prepared->link;
-    rt_op *op = prepared_take(prepared, &status);
-    if (op == NULL)
-        return status;
-    int64_t number = rt_op_begin(link, op, false, INT64_MAX);
-    bool done = number > 0 && rt_op_spin_on(link, op, looks) && op->status == RT_OK;
-    return done ? op_give_back(link, op) : number;
+    rt_op *op = prepared_take(prepared, link_try_op, &status);
+    return op != NULL ? op_run_briefly(prepared->link, op, looks) : status;
 }
 
 int64_t rt_prepared_finish(rt_prepared *prepared, int64_t number)

@@ -10,9 +10,10 @@ PyObject *rt_cffi_module(void);
 
 PyMODINIT_FUNC PyInit__native(void)
 {
-    static int (*const add[])(PyObject *) = {quick_add,         quick_array_add, quick_tensor_add,   quick_receive_add,
-                                             quick_many_add,    quick_send_add,  quick_loan_add,     quick_hand_add,
-                                             quick_channel_add, quick_team_add,  quick_transfer_add, rt_dlpack_add};
+    static int (*const add[])(PyObject *) = {quick_add,          quick_array_add, quick_tensor_add,  quick_receive_add,
+                                             quick_many_add,     quick_send_add,  quick_loan_add,    quick_hand_add,
+                                             quick_copy_add,     quick_held_add,  quick_channel_add, quick_team_add,
+                                             quick_transfer_add, rt_dlpack_add};
     PyObject *module = rt_cffi_module();
     for (size_t index = 0; module != NULL && index < sizeof add / sizeof add[0]; index++) {
         if (add[index](module) != 0)

@@ -11,7 +11,6 @@
 #include "rdmatensor.h"
 
 enum {
-    COPY_LOOKS = 256,      /* some 5 us for a copy under way: the round trip of a small one over hardware */
     KEEPS_LOCK_MAX = 8192, /* bytes that are sent without giving the lock up: half a microsecond */
 };
 
@@ -101,15 +100,16 @@ static PyObject *prepared_call(PyObject *object, PyObject *args, PyObject *kwarg
         return object_call_python(object, args, kwargs);
     rt_prepared *prepared = (rt_prepared *)(uintptr_t)self->pointer;
     PyObject *handle = Py_NewRef(self->handle); /* another thread may drop it meanwhile */
-    int64_t number;
+    int64_t number = RT_OK;
     if (self->brief) {
-        number = rt_prepared_run_briefly(prepared, COPY_LOOKS);
+        number = rt_prepared_run_briefly(prepared, QUICK_COPY_LOOKS);
         if (number > 0) {
             Py_BEGIN_ALLOW_THREADS
             number = rt_prepared_finish(prepared, number);
             Py_END_ALLOW_THREADS
         }
-    } else {
+    }
+    if (!self->brief || number == RT_E_BUSY) { /* BUSY: another thread copies, and this one waits for it */
         Py_BEGIN_ALLOW_THREADS
         number = rt_prepared_run(prepared);
         Py_END_ALLOW_THREADS

@@ -1,5 +1,5 @@
-/* quick_channel.c: waiting for a word of a span, as Python calls it: in C as long as the
- * word is there or comes soon, and the case is a usual one. Objects of the type are used by one
+/* quick_channel.c: channels, and waiting for a word of a span as Python calls it: in C as long as
+ * the word is there or comes soon, and the case is a usual one. Objects of the type are used by one
  * thread at a time, the one with the interpreter's lock. */
 #include "python/quick_parts.h"
 
@@ -9,13 +9,6 @@
 #include <string.h>
 
 #include "rdmatensor.h"
-
-typedef struct quick_channel {
-    PyObject_HEAD
-    PyObject *handle; /* None once it is closed; the struct begins as a quick_holder */
-    unsigned long long pointer;
-    long long slice_ns;
-} quick_channel;
 
 /* The place of a word, as `_pack` of a Span packs it. */
 typedef struct place {
@@ -86,179 +79,27 @@ static PyObject *channel_wait_word(PyObject *object, PyObject *const *args, Py_s
     return result;
 }
 
-/* ---- operations and lookups that outlive the call that began them ---- */
-
-/* The number of an operation or of a lookup, which ends with this object unless it was ended
- * before. */
-typedef struct quick_held {
-    PyObject_HEAD
-    PyObject *channel, *keep; /* `keep` lives until the provider is done with the operation */
-    PyObject *result;         /* valid once `end` has ended it */
-    long long number;
-    bool lookup;
-} quick_held;
-
-static PyTypeObject *held_type;
-
-static int held_traverse(PyObject *object, visitproc visit, void *arg)
-{
-    quick_held *self = (quick_held *)object;
-    Py_VISIT(Py_TYPE(object));
-    Py_VISIT(self->channel);
-    Py_VISIT(self->keep);
-    Py_VISIT(self->result);
-    return 0;
-}
-
-static int held_clear(PyObject *object)
-{
-    quick_held *self = (quick_held *)object;
-    Py_CLEAR(self->channel);
-    Py_CLEAR(self->keep);
-    Py_CLEAR(self->result);
-    return 0;
-}
-
-/* Gives up an operation that nobody waits for, as at its deadline. One that was ended before is not
- * found. */
-static void held_end(quick_held *self)
-{
-    const quick_channel *channel = (const quick_channel *)self->channel;
-    if (channel == NULL || self->number <= 0 || self->result != NULL || channel->handle == NULL || channel->handle == Py_None)
-        return;
-    rt_channel *behind = (rt_channel *)(uintptr_t)channel->pointer;
-    long long number = self->number;
-    bool lookup = self->lookup;
-    int status = RT_OK;
-    PyObject *handle = Py_NewRef(channel->handle); /* another thread may drop it meanwhile */
-    Py_BEGIN_ALLOW_THREADS
-    if (lookup)
-        rt_lookup_release(behind, number);
-    else
-        status = rt_op_release(behind, number, NULL);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(handle);
-    if (status != RT_E_AGAIN)
-        return;
-    PyObject *limbo = PyObject_GetAttrString(self->channel, "_limbo");
-    PyObject *done = limbo != NULL ? PyObject_CallMethod(limbo, "append", "((O))", self->keep) : NULL;
-    Py_XDECREF(limbo);
-    Py_XDECREF(done);
-}
-
-static void held_dealloc(PyObject *object)
-{
-    PyObject *type, *value, *trace;
-    PyObject_GC_UnTrack(object);
-    PyErr_Fetch(&type, &value, &trace);
-    held_end((quick_held *)object);
-    PyErr_Clear();
-    PyErr_Restore(type, value, trace);
-    held_clear(object);
-    quick_free(object);
-}
-
-/* end(): ends an operation, and returns its status and the reason of a failure; RT_E_AGAIN: it was
- * not done, and is given up. A repeated call returns the same: a caller that was interrupted before
- * it could store the answer has lost nothing. */
-static PyObject *held_release(PyObject *object, PyObject *Py_UNUSED(none))
-{
-    quick_held *self = (quick_held *)object;
-    const quick_channel *channel = (const quick_channel *)self->channel;
-    if (self->result != NULL)
-        return Py_NewRef(self->result);
-    if (channel->handle == NULL || channel->handle == Py_None)
-        return Py_BuildValue("is", RT_E_CLOSED, "its device was closed");
-    rt_channel *behind = (rt_channel *)(uintptr_t)channel->pointer;
-    PyObject *handle = Py_NewRef(channel->handle); /* another thread may drop it meanwhile */
-    rt_detail detail;
-    int status;
-    rt_detail_clear(&detail);
-    Py_BEGIN_ALLOW_THREADS
-    status = rt_op_release(behind, self->number, &detail);
-    Py_END_ALLOW_THREADS
-    Py_DECREF(handle);
-    self->result = Py_BuildValue("is", status, detail.text);
-    return Py_XNewRef(self->result);
-}
-
-static quick_held *held_new(PyObject *channel, PyObject *keep, bool lookup)
-{
-    allocfunc alloc = (allocfunc)PyType_GetSlot(held_type, Py_tp_alloc);
-    quick_held *made = (quick_held *)alloc(held_type, 0);
-    if (made == NULL)
-        return NULL;
-    made->channel = Py_NewRef(channel);
-    made->keep = Py_NewRef(keep);
-    made->lookup = lookup;
-    return made;
-}
-
-PyObject *quick_held_of(PyObject *channel, PyObject *keep, int64_t number)
-{
-    quick_held *made = held_new(channel, keep, false);
-    if (made != NULL)
-        made->number = number;
-    return (PyObject *)made;
-}
-
-/* hold(channel, keep, lookup, function, *args): calls a C function that returns a status, or the
- * number of an operation or lookup. Returns the status, or the number as an object that ends it. */
-static PyObject *held_begin(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
-{
-    if (count < 4) {
-        PyErr_SetString(PyExc_TypeError, "hold(channel, keep, lookup, function, *args)");
-        return NULL;
-    }
-    PyObject *given = PyTuple_New(count - 4);
-    for (Py_ssize_t index = 4; given != NULL && index < count; index++)
-        PyTuple_SetItem(given, index - 4, Py_NewRef(args[index]));
-    PyObject *result = given != NULL ? PyObject_Call(args[3], given, NULL) : NULL;
-    Py_XDECREF(given);
-    if (result == NULL)
-        return NULL;
-    long long number = PyLong_AsLongLong(result);
-    if (number <= 0)
-        return result;
-    quick_held *made = held_new(args[0], args[1], PyObject_IsTrue(args[2]) == 1);
-    if (made != NULL)
-        made->number = number;
-    Py_DECREF(result);
-    return (PyObject *)made;
-}
-
-static PyMemberDef held_members[] = {
-    {"number", T_LONGLONG, offsetof(quick_held, number), READONLY, "for the core"},
-    {NULL, 0, 0, 0, NULL},
-};
-static PyMethodDef held_methods[] = {
-    {"end", held_release, METH_NOARGS,
-     "end($self, /)\n--\n\n"
-     "Ends the operation. Gives its status and the reason it failed; AGAIN: it had not finished and was given up."},
-    {NULL, NULL, 0, NULL},
-};
-static PyType_Slot held_slots[] = {
-    {Py_tp_doc, (void *)"An operation or a lookup that outlives the call that began it. It ends with this object at the\n"
-                        "latest."},
-    {Py_tp_methods, held_methods},
-    {Py_tp_traverse, (void *)held_traverse},
-    {Py_tp_clear, (void *)held_clear},
-    {Py_tp_dealloc, (void *)held_dealloc},
-    {Py_tp_members, held_members},
-    {0, NULL},
-};
-static PyType_Spec held_spec = {"rdmatensor._native.Held", sizeof(quick_held), 0, Py_TPFLAGS_DEFAULT | Py_TPFLAGS_HAVE_GC,
-                                held_slots};
 /* ---- the class ---- */
 
 static PyMemberDef channel_members[] = {
     {"_handle", T_OBJECT_EX, offsetof(quick_channel, handle), 0, "None when it is closed"},
     {"_pointer", T_ULONGLONG, offsetof(quick_channel, pointer), 0, "the C object's address"},
     {"_slice_ns", T_LONGLONG, offsetof(quick_channel, slice_ns), 0, "how long one call waits"},
+    {"_brief", T_ULONGLONG, offsetof(quick_channel, brief), 0, "bytes that are copied without giving the interpreter's lock up"},
     {NULL, 0, 0, 0, NULL},
 };
 
 static PyMethodDef channel_methods[] = {
+    {"memcpy", (PyCFunction)(void *)quick_channel_memcpy, METH_FASTCALL | METH_KEYWORDS,
+     "memcpy($self, /, dst, src, *, qp=None, timeout=None)\n--\n\n"
+     "Copies `src` to `dst`, of equal size, exactly one of them remote, and blocks until it is done.\n\n"
+     "The local end is a region or a range of one, or a tensor or an array that lies in a region; a range is the\n"
+     "fastest. A remote `dst` makes it a one-sided WRITE, done when the bytes are placed in the peer's memory; a\n"
+     "remote `src` makes it a one-sided READ. Any size is allowed; a copy larger than the provider's limit is split.\n"
+     "`qp` chooses the QP (default 0). `timeout` is in seconds, None takes the device's; 0 tries once.\n\n"
+     "Raises OutOfBounds, AccessDenied, InvalidArgument and ClosedError before anything is posted, and\n"
+     "DeadlineExceeded, TransferError and PeerLost afterwards. In the latter case `dst` may hold part of the bytes,\n"
+     "and local ranges stay in quarantine until the provider is done with them."},
     {"wait_word", (PyCFunction)(void *)channel_wait_word, METH_FASTCALL | METH_KEYWORDS,
      "wait_word($self, /, span, value, *, timeout=None)\n--\n\n"
      "Blocks until the 8-byte word in `span`, which a peer writes, is at or past `value`.\n\n"
@@ -281,16 +122,6 @@ static PyType_Slot channel_slots[] = {
 static PyType_Spec channel_spec = {"rdmatensor._native.QuickChannel", sizeof(quick_channel), 0,
                                    Py_TPFLAGS_DEFAULT | Py_TPFLAGS_BASETYPE | Py_TPFLAGS_HAVE_GC, channel_slots};
 
-/* ---- the names ---- */
-
-static PyMethodDef functions[] = {
-    {"hold", (PyCFunction)(void *)held_begin, METH_FASTCALL,
-     "hold($module, channel, keep, lookup, function, /, *args)\n--\n\n"
-     "Calls a C function that begins an operation or a lookup. Gives its status, or a `Held` while it goes on. `keep`\n"
-     "lives until the provider is done with it."},
-    {NULL, NULL, 0, NULL},
-};
-
 int quick_channel_add(PyObject *module)
 {
     static PyTypeObject *channel_type;
@@ -301,8 +132,5 @@ int quick_channel_add(PyObject *module)
     if (name_nbytes == NULL)
         name_nbytes = PyUnicode_InternFromString("nbytes");
     bool named = name_handle != NULL && name_packed != NULL && name_nbytes != NULL;
-    int status = named ? quick_type_add(module, &channel_spec, &channel_type) : -1;
-    if (status == 0)
-        status = quick_type_add(module, &held_spec, &held_type);
-    return status == 0 ? PyModule_AddFunctions(module, functions) : status;
+    return named ? quick_type_add(module, &channel_spec, &channel_type) : -1;
 }

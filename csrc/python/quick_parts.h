@@ -21,6 +21,8 @@
 
 enum { QUICK_LOOKS = 80 /* some 2 us for a peer's WRITE to finish, before the interpreter's lock is given up */ };
 
+enum { QUICK_COPY_LOOKS = 256 /* some 5 us for a copy under way: the round trip of a small one over hardware */ };
+
 enum { QUICK_RANK_MAX = 16 };
 
 /* The place and type of a tensor, shared by the tensors that a slot holds one after the other. */
@@ -75,6 +77,14 @@ typedef struct quick_arrival {
     bool busy;                         /* a thread is in its READ, without the interpreter's lock */
     bool in_slot;                      /* the slot is held until the tensor is released */
 } quick_arrival;
+
+typedef struct quick_channel {
+    PyObject_HEAD
+    PyObject *handle; /* None once it is closed; the struct begins as a quick_holder */
+    unsigned long long pointer;
+    long long slice_ns;
+    unsigned long long brief; /* bytes that are copied without giving the interpreter's lock up */
+} quick_channel;
 
 /* The beginning of every object that holds one other, and the functions for its life. */
 typedef struct quick_holder {
@@ -172,8 +182,16 @@ int quick_team_add(PyObject *module);
 /* ---- quick_transfer.c ---- */
 int quick_transfer_add(PyObject *module);
 
+/* ---- quick_copy.c ---- */
+/* The method `memcpy` of a channel. */
+PyObject *quick_channel_memcpy(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names);
+int quick_copy_add(PyObject *module);
+
 /* ---- quick_channel.c ---- */
 int quick_channel_add(PyObject *module);
+
+/* ---- quick_held.c ---- */
+int quick_held_add(PyObject *module);
 /* A Held of an operation of the channel, a new reference, or NULL with an exception. */
 PyObject *quick_held_of(PyObject *channel, PyObject *keep, int64_t number);
 

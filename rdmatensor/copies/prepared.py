@@ -15,14 +15,20 @@ if TYPE_CHECKING:
 
     from rdmatensor._core import Held, PreparedHandle
     from rdmatensor.copies.transfer import Operations, Transfer
+    from rdmatensor.limits import Limits
     from rdmatensor.owners import OwningChannel
 
-__all__ = ["PreparedCopy", "prepare"]
+__all__ = ["PreparedCopy", "brief", "prepare"]
 
 _BRIEF = 8192  # bytes that take half a microsecond where posting is copying
 _start = _core.prepared_start
 _hold = _core.hold
 _FEW = 16  # copies whose bytes are counted
+
+
+def brief(limits: Limits) -> int:
+    """The most bytes of a copy that is posted without giving the interpreter's lock up."""
+    return _BRIEF if limits.completes_in_post else limits.message_size_max  # one work request
 
 
 class PreparedCopy(_core.QuickPrepared):
@@ -46,9 +52,7 @@ class PreparedCopy(_core.QuickPrepared):
         self._operations = operations
         self._handle = handle
         self._pointer = _core.prepared_pointer(handle)
-        limits = channel.device.limits
-        most = _BRIEF if limits.completes_in_post else limits.message_size_max  # one work request for each copy
-        self._brief = nbytes is not None and nbytes <= most
+        self._brief = nbytes is not None and nbytes <= brief(channel.device.limits)
         self._keep = keep
 
     # Called as `copy()` or `copy(timeout=...)`: csrc/python/quick.c runs the copies and falls back

@@ -25,10 +25,11 @@ _pack = struct.Struct("=QQQQ").pack
 class Attachment:
     """The state that a remote and its spans share: the C object, until it is closed."""
 
-    __slots__ = ("__weakref__", "access", "channel", "handle", "nbytes", "peer")
+    __slots__ = ("__weakref__", "access", "channel", "handle", "nbytes", "peer", "pointer")
 
     def __init__(self, channel: OwningChannel, handle: RemoteHandle) -> None:
         self.handle: RemoteHandle | None = handle
+        self.pointer = _core.pointer_of(handle)
         self.channel = channel
         self.peer = channel.peer
         self.access = Access(_core.remote_rights(handle))

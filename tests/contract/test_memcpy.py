@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -28,6 +29,43 @@ def test_a_read_fetches_the_bytes_and_nothing_around_them(ends: Ends, size: int)
     target = ends.local(b"\xee" * (size + 128))
     ends.channel.memcpy(target[64 : 64 + size], remote[64 : 64 + size])
     assert bytes(target.view()) == b"\xee" * 64 + data[64 : 64 + size] + b"\xee" * 64
+
+
+def test_the_ends_may_be_named_and_options_given(ends: Ends) -> None:
+    data = pattern(64)
+    name, remote = ends.expose(64)
+    ends.channel.memcpy(dst=remote, src=ends.local(data))
+    assert ends.peek(name, 0, 64) == data
+    back = ends.local(64)
+    ends.channel.memcpy(back, src=remote, qp=0, timeout=60)
+    assert bytes(back.view()) == data
+    with pytest.raises(TypeError, match="src"):
+        ends.channel.memcpy(back)  # type: ignore[call-arg]
+    with pytest.raises(TypeError, match="positional"):
+        ends.channel.memcpy(back, remote, 0)  # type: ignore[call-arg]
+
+
+def test_threads_that_copy_on_one_qp_do_not_wait_with_the_interpreter(ends: Ends) -> None:
+    """Small copies of some threads beside large ones of another: each arrives, and is the last of its thread."""
+    if ends.limits.virtual_time:
+        pytest.skip("limits.virtual_time: one thread only")
+    name, remote = ends.expose((4 << 20) + 4 * 64)
+    large, small = ends.local(pattern(4 << 20)), [ends.local(64) for _ in range(4)]
+
+    def copies(number: int) -> None:
+        place = remote[(4 << 20) + number * 64 :][:64]
+        for round in range(300):
+            small[number].view()[:] = bytes([number * 50 + round % 50]) * 64
+            ends.channel.memcpy(place, small[number])
+
+    threads = [threading.Thread(target=copies, args=(number,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    ends.channel.memcpy(remote[: 4 << 20], large)
+    while any(thread.is_alive() for thread in threads):
+        ends.channel.memcpy(remote[: 4 << 20], large)
+    assert ends.peek(name, 0, 4 << 20) == pattern(4 << 20)
+    assert ends.peek(name, 4 << 20, (4 << 20) + 256) == b"".join(bytes([number * 50 + 49]) * 64 for number in range(4))
 
 
 @pytest.mark.parametrize(("here", "there"), [(0, 1), (1, 0), (3, 5), (63, 1), (1, 4095)])

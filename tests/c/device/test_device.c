@@ -308,6 +308,7 @@ static int child_calls(core_ends *ends, rt_prepared *prepared, int64_t op)
         rt_channel_connect(ends->near, "127.0.0.1:1", NULL, 0, &channel, NULL),
         rt_channel_wait_ready(ends->channel, 0, NULL),
         rt_channel_copy(ends->channel, 0, RT_WRITE, ends->remote, 0, ends->local, 0, 8, RT_SLICE_NS),
+        rt_channel_copy_briefly(ends->channel, &copy, 1),
         rt_channel_copy_many(ends->channel, 0, &copy, 1, RT_SLICE_NS, &bad),
         rt_prepared_create(ends->channel, 0, &copy, 1, &another, &bad),
         rt_prepared_run(prepared),
