@@ -247,7 +247,9 @@ bool rt_link_post_small(rt_link *link, const rt_piece *pieces, uint32_t count, i
         const rt_region *region = piece->region;
         const rt_remote *remote = piece->remote;
         batch.segments[index] = (rt_segment){region->memory, region->address + piece->region_offset, piece->size};
-        batch.works[index] = (rt_work){.opcode = RT_WORK_WRITE,
+        bool immediate = piece_speaks(piece);
+        batch.works[index] = (rt_work){.opcode = immediate ? RT_WORK_WRITE_IMM : RT_WORK_WRITE,
+                                       .immediate = immediate ? piece->immediate : 0,
                                        .segment_count = 1,
                                        .segments = &batch.segments[index],
                                        .remote = remote->premote,

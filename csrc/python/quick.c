@@ -10,10 +10,6 @@
 
 #include "rdmatensor.h"
 
-enum {
-    KEEPS_LOCK_MAX = 8192, /* bytes that are sent without giving the lock up: half a microsecond */
-};
-
 /* A contiguous tensor bound to a static edge, or any other bound tensor: `nbytes` is then 0
  * here. */
 typedef struct quick_bound {
@@ -148,7 +144,7 @@ static PyObject *bound_call(PyObject *object, PyObject *args, PyObject *kwargs)
     rt_edge *edge = usual && way != NULL && PyObject_TypeCheck(self->edge, quick_edge_type) ? quick_free_edge(way) : NULL;
     if (edge == NULL)
         return object_call_python(object, args, kwargs);
-    if (self->nbytes <= KEEPS_LOCK_MAX && rt_edge_send_at_once(edge, self->address, self->nbytes) == 0)
+    if (self->nbytes <= QUICK_KEEPS_LOCK_MAX && rt_edge_send_at_once(edge, self->address, self->nbytes) == 0)
         Py_RETURN_NONE;
     int64_t status;
     PyObject *handle = Py_NewRef(way->handle); /* another thread may drop it meanwhile */

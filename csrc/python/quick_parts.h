@@ -23,6 +23,8 @@ enum { QUICK_LOOKS = 80 /* some 2 us for a peer's WRITE to finish, before the in
 
 enum { QUICK_COPY_LOOKS = 256 /* some 5 us for a copy under way: the round trip of a small one over hardware */ };
 
+enum { QUICK_KEEPS_LOCK_MAX = 8192 /* bytes that are sent without giving the lock up: half a microsecond */ };
+
 enum { QUICK_RANK_MAX = 16 };
 
 /* The place and type of a tensor, shared by the tensors that a slot holds one after the other. */
@@ -156,8 +158,9 @@ int quick_receive_add(PyObject *module);
 /* ---- quick_record.c ---- */
 int quick_known_traverse(const quick_known *known, visitproc visit, void *arg);
 void quick_known_forget(quick_edge *edge);
-/* Receives a tensor of a dynamic edge that needs no READ: *made_out, a new reference. NULL: none, *status_out says why, and
- * RT_E_AGAIN leaves it to Python. -1 with an exception. */
+/* Receives a tensor of a dynamic edge that needs no READ, waiting for it for up to a slice:
+ * *made_out, a new reference. NULL: none, *status_out says why, and RT_E_AGAIN leaves it to Python,
+ * as it does a tensor that has come and must be READ. -1 with an exception. */
 int quick_record_receive(PyObject *edge, bool borrow, PyObject **made_out, int *status_out);
 
 /* ---- quick_many.c ---- */

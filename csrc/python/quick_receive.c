@@ -239,7 +239,8 @@ static PyObject *edge_go_on(PyObject *object, int64_t status)
     return made;
 }
 
-/* Of a dynamic edge: a tensor that needs no READ, else Python. */
+/* Of a dynamic edge: a tensor that needs no READ, else Python, which also waits for threads whose
+ * READs hold all slots. */
 static PyObject *edge_receive_record(PyObject *object, PyObject *const *args, Py_ssize_t count, PyObject *names)
 {
     PyObject *made;
@@ -248,7 +249,7 @@ static PyObject *edge_receive_record(PyObject *object, PyObject *const *args, Py
         return NULL;
     if (made != NULL)
         return made;
-    if (status == RT_E_AGAIN || status == RT_E_INTERRUPTED)
+    if (status == RT_E_AGAIN || status == RT_E_INTERRUPTED || status == RT_E_BUSY)
         return edge_receive_python(object, args, count, names);
     return edge_go_on(object, status);
 }

@@ -166,13 +166,14 @@ int quick_record_receive(PyObject *edge, bool borrow, PyObject **made_out, int *
     rt_edge_arrival got;
     PyObject *handle = Py_NewRef(self->handle); /* another thread may drop it meanwhile */
     int status = rt_edge_receive_record_at_once(behind, QUICK_LOOKS, borrow, &got), left = 0;
-    if (status == RT_E_AGAIN && borrow) {
+    if (status == RT_E_AGAIN) {
+        long long slice_ns = self->slice_ns;
         Py_BEGIN_ALLOW_THREADS
-        status = rt_edge_receive_borrowed(behind, self->slice_ns, &got);
+        status = borrow ? rt_edge_receive_borrowed(behind, slice_ns, &got) : rt_edge_receive(behind, slice_ns, &got);
         Py_END_ALLOW_THREADS
     }
     if (status == RT_OK && got.address == 0 && got.borrowed == 0)
-        arrival_leave(edge, &got); /* it cannot be borrowed: Python says why */
+        arrival_leave(edge, &got); /* Python READs it, or says why it cannot be borrowed */
     else if (status == RT_OK)
         left = arrival_hand(edge, &got, handle, made);
     bool handed = status == RT_OK && made->edge != NULL && left == 0;

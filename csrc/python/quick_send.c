@@ -45,8 +45,22 @@ static int sending_tell(PyObject *sending, int64_t result)
     return status;
 }
 
+/* A send that waits for nothing, with the interpreter's lock kept; RT_E_AGAIN leaves it to a call
+ * that may wait. *released_out: the receiver has released the tensors up to this sequence. */
+static int64_t send_at_once(const quick_edge *edge, const rt_edge_tensor *tensor, uint64_t address, uint64_t nbytes,
+                            uint64_t *released_out)
+{
+    rt_edge *behind = quick_free_edge(edge);
+    if (behind == NULL)
+        return RT_E_AGAIN;
+    if (tensor == NULL)
+        return nbytes <= QUICK_KEEPS_LOCK_MAX ? rt_edge_send_at_once(behind, address, nbytes) : RT_E_AGAIN;
+    return rt_edge_send_tensor_at_once(behind, tensor, released_out);
+}
+
 /* send(edge, owner, tensor, address, nbytes, ns, sending=None): calls rt_edge_send_tensor where
- * there is a tensor, else rt_edge_send. `owner` lives as long as its memory is needed. */
+ * there is a tensor, which lies at `address` unless that is 0, else rt_edge_send. `owner` lives as
+ * long as its memory is needed. */
 static PyObject *edge_send(PyObject *Py_UNUSED(module), PyObject *const *args, Py_ssize_t count)
 {
     if (count < 6 || !PyObject_TypeCheck(args[0], quick_edge_type)) {
@@ -63,16 +77,25 @@ static PyObject *edge_send(PyObject *Py_UNUSED(module), PyObject *const *args, P
     rt_edge *behind = quick_open_edge(edge);
     if (behind == NULL)
         return PyLong_FromLong(RT_E_CLOSED);
+    const rt_edge_tensor *given = (const rt_edge_tensor *)(uintptr_t)tensor;
+    rt_edge_tensor there;
+    if (given != NULL && address != 0) {
+        there = *given;
+        there.address = address;
+        given = &there;
+    }
     PyObject *handle = Py_NewRef(edge->handle); /* another thread may drop it meanwhile */
-    int64_t result;
-    Py_BEGIN_ALLOW_THREADS
-    if (tensor != 0)
-        result = rt_edge_send_tensor(behind, (const rt_edge_tensor *)(uintptr_t)tensor, ns);
-    else
-        result = rt_edge_send(behind, address, nbytes, ns);
-    Py_END_ALLOW_THREADS
+    uint64_t released = 0;
+    int64_t result = sending == NULL ? send_at_once(edge, given, address, nbytes, &released) : RT_E_AGAIN;
+    if (result == RT_E_AGAIN) {
+        Py_BEGIN_ALLOW_THREADS
+        result = given != NULL ? rt_edge_send_tensor(behind, given, ns) : rt_edge_send(behind, address, nbytes, ns);
+        Py_END_ALLOW_THREADS
+    }
     Py_DECREF(handle);
     if (result > 0 && quick_keep(edge, result, args[1]) != 0)
+        return NULL;
+    if (released != 0 && quick_keep_until(edge, released) != 0)
         return NULL;
     if (result >= 0 && sending != NULL && sending_tell(sending, result) != 0)
         return NULL;

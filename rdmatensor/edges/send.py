@@ -86,7 +86,7 @@ class SendEdge(Edge):
         """The largest tensor, in bytes, that is copied into the record of a dynamic edge; 0 for a
         static edge.
         """
-        self._templates: dict[tuple[int, Shape, Shape | None], tuple[EdgeTensor, int]] = {}  # tensor and its bytes
+        self._templates: dict[tuple[int, Shape, Shape | None], tuple[EdgeTensor, int, int]] = {}  # see _template
         self._pointer = _core.edge_pointer(handle)
         self._places: dict[tuple[int, Shape], dict[int, tuple[Form, object]]] = {}  # of loans, by type
         self._lent: object = None
@@ -111,15 +111,14 @@ class SendEdge(Edge):
             if result:
                 self._finish(result, partial(_send, self, owner, 0, address, self._nbytes), timeout)
             return
-        made, nbytes = self._struct(address, dtype, shape, strides)
+        template, pointer, nbytes = self._template(dtype, shape, strides)
         if self._backlog:
             self._finish_sending(self._backlog[-1], timeout_ns(timeout, self.device.timeout_ns))
-        begin = partial(_send, self, (owner, made), _tensor_pointer(made), 0, 0)
-        result = begin(ns)
+        result = _send(self, owner, pointer, address, 0, ns)
         if result > 0 and self._nbytes < 0:
             self._sent(result, nbytes)
         elif result:
-            self._finish(result, begin, timeout)
+            self._finish(result, partial(_send, self, (owner, template), pointer, address, 0), timeout)
 
     def send_async(self, tensor: Any, timeout: float | None = None) -> Transfer:
         """Begins to send a tensor and returns without waiting, even for the receiver. Poll, wait
@@ -280,17 +279,23 @@ class SendEdge(Edge):
         return dtype is self._dtype and shape == self._shape
 
     def _struct(self, address: int, dtype: DType, shape: Shape, strides: Shape | None) -> tuple[EdgeTensor, int]:
-        """The tensor as C takes it, and its bytes; checked, unless one of the same form was checked
-        before.
+        """The tensor as C takes it, and its bytes; checked."""
+        template, _, nbytes = self._template(dtype, shape, strides)
+        return _tensor_at(template, address), nbytes
+
+    def _template(self, dtype: DType, shape: Shape, strides: Shape | None) -> tuple[EdgeTensor, int, int]:
+        """A tensor of this form at any address as C takes it, the address of this description, and
+        the tensor's bytes; checked, unless one of the same form was checked before.
         """
         known = self._templates.get((dtype.code, shape, strides))
         if known is None:
             self._check(dtype, shape)
             sizes = as_shape(shape, dtype)
-            known = _core.edge_tensor(address, dtype.code, sizes, strides), nbytes_of(sizes, dtype)
+            made = _core.edge_tensor(0, dtype.code, sizes, strides)
+            known = made, _tensor_pointer(made), nbytes_of(sizes, dtype)
             if len(self._templates) < _TEMPLATES_MAX:
                 self._templates[dtype.code, tuple(shape), strides] = known
-        return _tensor_at(known[0], address), known[1]
+        return known
 
     def _check(self, dtype: DType, shape: Shape) -> None:
         what = f"send a {dtype} tensor of shape {tuple(shape)}"

@@ -56,27 +56,26 @@ class Binding(_core.QuickTeam):
     def _bind_reduction(
         self, what: str, array: Array, root: int, op: str, out: Array | None, timeout: float | None
     ) -> PreparedCall:
-        on = repr(self)
         mine = root in (NO_ROOT, self.rank)
-        given = operand(array, what, on, written=out is None and mine)
-        target = given if out is None else result(given, given.shape, out, what, on)
-        apart(given, target, what, on, same=True)
-        number = number_of(op, given.dtype, what, on)
+        given = operand(array, what, self, written=out is None and mine)
+        target = given if out is None else result(given, given.shape, out, what, self)
+        apart(given, target, what, self, same=True)
+        number = number_of(op, given.dtype, what, self)
         sends, receives = ((given.address, given.nbytes),), ((target.address, target.nbytes),)
         gives = target.given if mine else None
         return self._bound(_REDUCE, sends, receives, gives, given, target, reduction=number, root=root, timeout=timeout)
 
     def _bind_broadcast(self, array: Array, root: int = 0, *, timeout: float | None = None) -> PreparedCall:
         self._check_rank(root, "broadcast", "root")
-        given = operand(array, "broadcast", repr(self), written=root != self.rank)
+        given = operand(array, "broadcast", self, written=root != self.rank)
         piece = ((given.address, given.nbytes),)
         return self._bound(_BROADCAST, _NONE, piece, given.given, given, root=root, count=given.nbytes, timeout=timeout)
 
     def _bind_all_gather(self, array: Array, *, out: Array | None = None, timeout: float | None = None) -> PreparedCall:
-        what, on = "all_gather", repr(self)
-        given = operand(array, what, on)
-        target = result(given, (self.size, *given.shape), out, what, on)
-        apart(given, target, what, on)
+        what = "all_gather"
+        given = operand(array, what, self)
+        target = result(given, (self.size, *given.shape), out, what, self)
+        apart(given, target, what, self)
         piece = ((given.address, given.nbytes),)
         return self._bound(
             _GATHER_ALL, piece, target.blocks(self.size), target.given, given, target, count=given.nbytes,
@@ -86,15 +85,15 @@ class Binding(_core.QuickTeam):
     def _bind_gather(
         self, array: Array, root: int = 0, *, out: Array | None = None, timeout: float | None = None
     ) -> PreparedCall:
-        what, on = "gather", repr(self)
+        what = "gather"
         self._check_rank(root, what, "root")
-        given = operand(array, what, on)
+        given = operand(array, what, self)
         sends = tuple((given.address, given.nbytes if rank == root else 0) for rank in range(self.size))
         if root != self.rank:
             nothing = tuple((0, 0) for _ in range(self.size))
             return self._bound(_EXCHANGE, sends, nothing, None, given, reduction=_GATHER, root=root, timeout=timeout)
-        target = result(given, (self.size, *given.shape), out, what, on)
-        apart(given, target, what, on)
+        target = result(given, (self.size, *given.shape), out, what, self)
+        apart(given, target, what, self)
         return self._bound(
             _EXCHANGE, sends, target.blocks(self.size), target.given, given, target, reduction=_GATHER, root=root,
             timeout=timeout,
@@ -103,23 +102,23 @@ class Binding(_core.QuickTeam):
     def _bind_scatter(
         self, array: Array | None, out: Array, root: int = 0, *, timeout: float | None = None
     ) -> PreparedCall:
-        what, on = "scatter", repr(self)
+        what = "scatter"
         self._check_rank(root, what, "root")
-        target = operand(out, what, on, written=True)
+        target = operand(out, what, self, written=True)
         receives = tuple((target.address, target.nbytes if rank == root else 0) for rank in range(self.size))
         if root != self.rank:
             nothing = tuple((0, 0) for _ in range(self.size))
             return self._bound(
                 _EXCHANGE, nothing, receives, target.given, target, reduction=_SCATTER, root=root, timeout=timeout
             )
-        given = operand(array, what, on)
+        given = operand(array, what, self)
         if given.dtype is not target.dtype or given.shape != (self.size, *target.shape):
             why = (
                 f"the array has {given.shape} of {given.dtype}; with this out= it has "
                 f"{(self.size, *target.shape)} of {target.dtype}"
             )
-            raise InvalidArgument(what, on, why)
-        apart(given, target, what, on)
+            raise InvalidArgument(what, repr(self), why)
+        apart(given, target, what, self)
         return self._bound(
             _EXCHANGE, given.blocks(self.size), receives, target.given, target, given, reduction=_SCATTER, root=root,
             timeout=timeout,
@@ -128,22 +127,22 @@ class Binding(_core.QuickTeam):
     def _bind_reduce_scatter(
         self, array: Array, op: str = "sum", *, out: Array | None = None, timeout: float | None = None
     ) -> PreparedCall:
-        what, on = "reduce_scatter", repr(self)
-        given = operand(array, what, on)
-        number = number_of(op, given.dtype, what, on)
-        target = result(given, self._part(given, what), out, what, on)
-        apart(given, target, what, on)
+        what = "reduce_scatter"
+        given = operand(array, what, self)
+        number = number_of(op, given.dtype, what, self)
+        target = result(given, self._part(given, what), out, what, self)
+        apart(given, target, what, self)
         return self._bound(
             _REDUCE_SCATTER, given.blocks(self.size), ((target.address, target.nbytes),), target.given, target, given,
             reduction=number, timeout=timeout,
         )  # fmt: skip
 
     def _bind_all_to_all(self, array: Array, *, out: Array | None = None, timeout: float | None = None) -> PreparedCall:
-        what, on = "all_to_all", repr(self)
-        given = operand(array, what, on)
+        what = "all_to_all"
+        given = operand(array, what, self)
         self._part(given, what)
-        target = result(given, given.shape, out, what, on)
-        apart(given, target, what, on)
+        target = result(given, given.shape, out, what, self)
+        apart(given, target, what, self)
         return self._bound(
             _EXCHANGE, given.blocks(self.size), target.blocks(self.size), target.given, given, target,
             reduction=_ALL_TO_ALL, timeout=timeout,

@@ -38,20 +38,20 @@ class Operand(NamedTuple):
         return tuple((self.address + index * nbytes, nbytes) for index in range(number))
 
 
-def operand(given: Any, what: str, on: str, *, written: bool = False) -> Operand:
-    """An array as a call takes it. InvalidArgument where it is not contiguous, or is to be written
+def operand(given: Any, what: str, on: object, *, written: bool = False) -> Operand:
+    """An array as a call of `on` takes it. InvalidArgument where it is not contiguous, or is to be written
     to and cannot; TypeError where it is no array.
     """
     address, dtype, shape, strides, keep = describe(given)
     if strides is not None:
         why = "the array is not contiguous: give a copy, as numpy.ascontiguousarray makes one"
-        raise InvalidArgument(what, on, why)
+        raise InvalidArgument(what, repr(on), why)
     if written and not writable(given):
-        raise InvalidArgument(what, on, "the array is read-only, and the call writes into it")
+        raise InvalidArgument(what, repr(on), "the array is read-only, and the call writes into it")
     return Operand(given, address, dtype, tuple(shape), keep)
 
 
-def result(like: Operand, shape: Shape, out: Any, what: str, on: str) -> Operand:
+def result(like: Operand, shape: Shape, out: Any, what: str, on: object) -> Operand:
     """The array for a result: `out` after a check of its type and shape, or a new one of the kind of
     `like`.
     """
@@ -60,21 +60,21 @@ def result(like: Operand, shape: Shape, out: Any, what: str, on: str) -> Operand
     found = operand(out, what, on, written=True)
     if found.dtype is not like.dtype or found.shape != shape:
         why = f"out= has {found.shape} of {found.dtype}, and the result {shape} of {like.dtype}"
-        raise InvalidArgument(what, on, why)
+        raise InvalidArgument(what, repr(on), why)
     return found
 
 
-def _new(like: Operand, shape: Shape, what: str, on: str) -> Any:
+def _new(like: Operand, shape: Shape, what: str, on: object) -> Any:
     if hasattr(like.given, "new_empty"):
         return like.given.new_empty(shape)  # torch's
     if like.dtype.numpy is None:
-        raise InvalidArgument(what, on, f"NumPy has no {like.dtype}: give an array for the result as out=")
+        raise InvalidArgument(what, repr(on), f"NumPy has no {like.dtype}: give an array for the result as out=")
     return np.empty(shape, like.dtype.numpy)
 
 
-def apart(one: Operand, other: Operand, what: str, on: str, *, same: bool = False) -> None:
+def apart(one: Operand, other: Operand, what: str, on: object, *, same: bool = False) -> None:
     """InvalidArgument where two arrays share memory; `same`: the very same memory is fine."""
     if not one.nbytes or not other.nbytes or (same and one.address == other.address):
         return
     if one.address < other.address + other.nbytes and other.address < one.address + one.nbytes:
-        raise InvalidArgument(what, on, "out= shares memory with the array: give memory of its own")
+        raise InvalidArgument(what, repr(on), "out= shares memory with the array: give memory of its own")

@@ -29,18 +29,18 @@ _ALLOWED = {"b": 7, "i": 7, "u": 7, "f": 4, "c": 2}
 """How many of the reductions an element type has, by NumPy's kind of it."""
 
 
-def number_of(op: str, dtype: DType, what: str, on: str) -> int:
+def number_of(op: str, dtype: DType, what: str, on: object) -> int:
     """The number of a reduction. InvalidArgument where there is none of this name, or none for the
     element type.
     """
     number = OPS.get(op)
     if number is None:
-        raise InvalidArgument(what, on, f"op={op!r} is no reduction: these are {', '.join(OPS)}")
+        raise InvalidArgument(what, repr(on), f"op={op!r} is no reduction: these are {', '.join(OPS)}")
     allowed = _ALLOWED[dtype.numpy.kind] if dtype.numpy is not None else 1 if dtype.name == "bfloat16" else 0
     if number >= allowed:
         names = ", ".join(list(OPS)[:allowed])
         why = f"{dtype.name} has these reductions: {names}" if allowed else f"{dtype.name} has no reductions here"
-        raise InvalidArgument(what, on, f"{why}, not {op!r}")
+        raise InvalidArgument(what, repr(on), f"{why}, not {op!r}")
     return number
 
 

@@ -197,13 +197,13 @@ class Team(Binding):
         """Sends an array to a member, whose `recv` names this rank, or none, and the same tag. Returns
         when the array may be changed; for a large one, that is when the receiver has it.
         """
-        self._begun(operand(array, "send", repr(self)), to, tag, True, timeout).wait()
+        self._begun(operand(array, "send", self), to, tag, True, timeout).wait()
 
     def recv(self, out: Array, source: int | None = None, tag: int = 0, *, timeout: float | None = None) -> int:
         """Receives an array into `out`, of the sender's type and size, from the rank `source` or from
         any. Gives the sender's rank. Arrays of one sender and tag come in the order of sending.
         """
-        given = operand(out, "receive", repr(self), written=True)
+        given = operand(out, "receive", self, written=True)
         transfer = self._begun(given, NO_ROOT if source is None else source, tag, False, timeout)
         transfer.wait()
         return transfer.source
@@ -212,7 +212,7 @@ class Team(Binding):
         """Begins to send; the array must not be changed before the transfer is done. A send whose
         transfer is dropped goes on until the team is closed.
         """
-        return self._driven(self._begun(operand(array, "send", repr(self)), to, tag, True, timeout))
+        return self._driven(self._begun(operand(array, "send", self), to, tag, True, timeout))
 
     def recv_async(
         self, out: Array, source: int | None = None, tag: int = 0, *, timeout: float | None = None
@@ -220,7 +220,7 @@ class Team(Binding):
         """Begins to receive; `source` of the transfer is the sender's rank once it is done. A transfer
         that is dropped is given up.
         """
-        given = operand(out, "receive", repr(self), written=True)
+        given = operand(out, "receive", self, written=True)
         return self._driven(self._begun(given, NO_ROOT if source is None else source, tag, False, timeout))
 
     def _driven(self, transfer: TeamTransfer) -> TeamTransfer:

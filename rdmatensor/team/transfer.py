@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 import time
-from collections.abc import Callable
 
 from rdmatensor import _core
 from rdmatensor.backoff import Backoff
@@ -35,7 +33,10 @@ class TeamTransfer(Transfer):
 
     def begin(self, sends: bool, peer: int, tag: int, dtype: int, address: int, nbytes: int) -> None:
         """Starts it, once."""
-        self._step(functools.partial(self._quick._begin, sends, peer, tag, dtype, address, nbytes))
+        try:
+            self._quick._begin(sends, peer, tag, dtype, address, nbytes)
+        except RdmaError as error:
+            self._error = error
 
     @property
     def settled(self) -> bool:
@@ -48,25 +49,29 @@ class TeamTransfer(Transfer):
         return self._quick._source
 
     def done(self) -> bool:
-        return self.settled or self._step(functools.partial(self._quick._wait, 0))
+        return self.settled or self._step(0)
 
     def wait(self, timeout: float | None = None) -> None:
         limit = timeout_ns(timeout, self._limit_ns)
+        if not self.settled:
+            self._wait(limit)
+        if self._error is not None:
+            raise self._error
+
+    def _wait(self, limit: int) -> None:
         end = time.monotonic_ns() + limit
-        naps = Backoff(*_NAPS)
+        naps: Backoff | None = None
         while not self.settled:
             left = end - time.monotonic_ns()
-            slice_ns = max(min(left, _core.SLICE_NS), 0)
-            if self._step(functools.partial(self._quick._wait, slice_ns)):
+            if self._step(max(min(left, _core.SLICE_NS), 0)):
                 break
             if left <= 0:
                 self.give_up()
                 why = f"it was not done in {limit / 1e9:g} s, and is given up"
                 self._error = DeadlineExceeded(self._what, repr(self._quick._team), why)
             elif time.monotonic_ns() - (end - left) < _core.SLICE_NS // 8:
+                naps = naps or Backoff(*_NAPS)
                 naps.nap(left / 1e9)  # another thread waits for it
-        if self._error is not None:
-            raise self._error
 
     async def _awaited(self) -> None:
         naps = Backoff(*_NAPS)
@@ -79,10 +84,10 @@ class TeamTransfer(Transfer):
             self._error = ClosedError(self._what, repr(self._quick._team), "the team was closed")
         self._quick._end()
 
-    def _step(self, call: Callable[[], bool]) -> bool:
-        """Runs a step of the core; keeps its error for whoever waits."""
+    def _step(self, slice_ns: int) -> bool:
+        """Waits for at most a slice; keeps the core's error for whoever waits."""
         try:
-            return call()
+            return self._quick._wait(slice_ns)
         except RdmaError as error:
             self._error = error
             return True

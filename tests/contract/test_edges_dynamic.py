@@ -246,21 +246,29 @@ def test_a_tensor_that_is_not_the_edges_is_refused(ends: Ends, words: dict[str, 
         back.edge.send(np.zeros((1,) * 17, words.get("dtype", "float32")))
 
 
+@pytest.mark.parametrize("how", ["plain", "bound", "lent"])
+@pytest.mark.parametrize("words", [{}, {"verify": "crc32c"}])
 @pytest.mark.parametrize("ordering", ["chained", "immediate"])
-def test_records_are_carried_in_every_way_that_is_promised(ends: Ends, ordering: str) -> None:
+def test_records_are_carried_in_every_way_that_is_promised(ends: Ends, ordering: str, words: Any, how: str) -> None:
     promised = {
         "chained": ends.limits.orders_writes and ends.limits.places_words_whole,
         "immediate": ends.limits.carries_immediate,
     }[ordering]
     if not promised:
         pytest.skip(f"this device's promises do not carry {ordering!r}")
-    wire = Wire(ends, ordering=ordering, verify="crc32c", slots=3)
+    back = Back(ends, ordering=ordering, slots=3, **words)
     for number in range(9):
         shape = (number * 40, 10)
-        wire.send("int16", shape, bits("int16", shape, number))
-        with wire.recv() as tensor:
-            assert bytes(tensor.view()) == bits("int16", shape, number)
-    assert wire.edge.stats.corrupt == 0
+        array = np.frombuffer(bits("int16", shape, number), "int16").reshape(shape)
+        if how == "plain":
+            back.edge.send(array)
+        elif how == "bound":
+            back.edge.prepare(array)()
+        else:
+            with back.edge.loan(shape, "int16") as slot:
+                slot.numpy()[:] = array
+        assert back.recv() == ("int16", shape, array.tobytes())
+    assert back.edge.stats.transfers == 9
 
 
 def test_a_bound_tensor_is_sent_again_and_again(ends: Ends) -> None:
