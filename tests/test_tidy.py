@@ -310,6 +310,11 @@ def no_sleeping(path: str, text: str) -> list[str]:
     return find(SLEEPS, code_only(text) if path.endswith((".c", ".h")) else text, "wait on a condition instead")
 
 
+def no_imports_from_conftest(path: str, text: str) -> list[str]:
+    why = "every folder has a conftest, and one run imports one of them: make a module of a name of its own"
+    return find(r"^\s*(from|import) conftest\b", text, why)
+
+
 UNFINISHED = r"\b(T[O]DO|F[I]XME|X[X]X|H[A]CK)\b"
 
 
@@ -346,6 +351,7 @@ HELD: list[tuple[Rule, Callable[[], list[str]]]] = [
         no_sleeping,
         lambda: [path for path in tree("tests/**/*.py") if path != "tests/test_tidy.py"] + c_test_files(),
     ),
+    (no_imports_from_conftest, lambda: tree("tests/**/*.py")),
     (nothing_is_unfinished, lambda: c_files() + c_test_files() + python_files() + ["Makefile"]),
 ]
 
@@ -442,6 +448,7 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (no_sleeping, "tests/python/test_x.py", "    time.sl" + "eep(0.1)"),
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sl" + "eep(1)"),
     (no_sleeping, "tests/c/test_x.c", "    usl" + "eep(1000);"),
+    (no_imports_from_conftest, "tests/python/test_x.py", "from conftest import FAKE"),
     (nothing_is_unfinished, "csrc/rpc/carrier.c", "/* TO" + "DO: later */"),
 ]
 
@@ -472,6 +479,7 @@ FINE: list[tuple[Rule, str, str]] = [
     (python_layering, "rdmatensor/torch/backend.py", "import torch\nfrom rdmatensor import Device"),
     (python_layering, "rdmatensor/cli/__init__.py", "from . import devices\nfrom rdmatensor.cli import devices"),
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sleep(0)"),
+    (no_imports_from_conftest, "tests/python/test_x.py", "from kinds import FAKE"),
 ]
 
 

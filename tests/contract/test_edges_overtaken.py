@@ -7,9 +7,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import FAKE, WHY_NOT
 from edge_ends import Wire
 from ends import Ends
+from kinds import FAKE, WHY_NOT
 from test_edges_torn import SHAPE, TENSORS, receive_all
 
 import rdmatensor as rt

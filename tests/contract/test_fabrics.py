@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from conftest import MAKERS
 from ends import Ends, pid_of
+from kinds import MAKERS
 from test_memcpy import test_a_write_places_the_bytes_and_nothing_around_them as write
 
 import rdmatensor as rt

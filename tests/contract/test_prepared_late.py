@@ -7,8 +7,8 @@ import threading
 from collections.abc import Callable, Iterator
 
 import pytest
-from conftest import FAKE, MAKERS, WHY_NOT
 from ends import Ends, pattern
+from kinds import FAKE, MAKERS, WHY_NOT
 
 import rdmatensor as rt
 

@@ -5,7 +5,7 @@ groups have room for all members.
 from __future__ import annotations
 
 import pytest
-from conftest import FAKE, WHY_NOT
+from kinds import FAKE, WHY_NOT
 
 import rdmatensor as rt
 from rdmatensor.team import fabric

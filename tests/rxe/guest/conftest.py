@@ -8,11 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from joined import DEVICES
 from peers import Stranger
 
 import rdmatensor as rt
 
-DEVICES = [name for name in os.environ.get("RDMATENSOR_RXE_DEVICES", "").split(",") if name]
 PYVERBS = Path("/usr/lib/python3/dist-packages/pyverbs")
 
 

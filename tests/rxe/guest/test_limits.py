@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 
 import pytest
-from conftest import DEVICES
+from joined import DEVICES
 from peers import BOTH, digest, digest_of, expose, filled
 
 import rdmatensor as rt

@@ -6,7 +6,7 @@ import subprocess
 import sys
 
 import pytest
-from conftest import DEVICES
+from joined import DEVICES
 
 pytestmark = pytest.mark.timeout(900)
 NOBODY = 65534

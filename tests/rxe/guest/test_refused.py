@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from conftest import DEVICES
+from joined import DEVICES
 from peers import (
     BOTH,
     QP_ERROR,

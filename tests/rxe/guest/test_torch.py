@@ -8,7 +8,7 @@ import sys
 
 import numpy as np
 import pytest
-from conftest import DEVICES
+from joined import DEVICES
 from peers import BOTH, digest, digest_of, expose
 
 from rdmatensor.testing import VerbsFabric
