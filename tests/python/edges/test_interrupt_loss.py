@@ -44,39 +44,48 @@ def there() -> Iterator[rt.Device]:
 
 
 class Pest:
-    """A thread that interrupts the main thread, each time within 2 ms of being asked to."""
+    """A thread that interrupts the main thread, each time within 2 ms of being asked to.
+
+    The two share attributes and no lock: a main thread that is interrupted in a method of an Event, between taking its
+    lock and the block that gives it back, would keep the lock for ever.
+    """
 
     def __init__(self, count: int) -> None:
-        self.left = count
-        self._asked = threading.Event()
-        self._ended = threading.Event()
+        self._count = count
+        self._asked = self._over = self._ended = False
         self._main = threading.main_thread().ident
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
 
     def _run(self) -> None:
-        moments = random.Random(7)
-        while self.left and not self._ended.is_set():
-            if self._asked.wait(0.01):
-                self._ended.wait(moments.random() * 0.002)
-                self._asked.clear()
-                self.left -= 1
+        moments, naps, left = random.Random(7), threading.Event(), self._count
+        while left and not self._ended:
+            naps.wait(moments.random() * 0.002)
+            if self._asked:
+                self._asked = False
+                left -= 1
                 assert self._main is not None
                 signal.pthread_kill(self._main, signal.SIGINT)
+        self._over = True
 
     def pester(self, step: Callable[[], None]) -> int:
         """Calls `step` again and again until all interrupts have come; how many met it."""
         met = 0
-        while True:
-            try:
-                while self.left:
-                    self._asked.set()
-                    step()
-                self._ended.set()
-                self._thread.join()
-                return met
-            except KeyboardInterrupt:
-                met += 1
+        try:
+            while True:
+                try:
+                    while not self._over:
+                        self._asked = True
+                        step()
+                    for _ in range(10_000):  # the last one may be on its way
+                        pass
+                    break
+                except KeyboardInterrupt:
+                    met += 1
+        finally:
+            self._ended = True
+        self._thread.join()
+        return met
 
 
 class Sender:
