@@ -310,6 +310,12 @@ def no_sleeping(path: str, text: str) -> list[str]:
     return find(SLEEPS, code_only(text) if path.endswith((".c", ".h")) else text, "wait on a condition instead")
 
 
+def conditions_are_entered_by_their_lock(path: str, text: str) -> list[str]:
+    """A Condition is written in Python: Ctrl-C between its taking the lock and the block would keep the lock taken."""
+    names = "|".join(re.findall(r"(\w+) = threading\.Condition\(", text))
+    return find(rf"\bwith (?:\w+\.)*(?:{names}):", text, "enter the lock itself, in one step of C") if names else []
+
+
 def no_imports_from_conftest(path: str, text: str) -> list[str]:
     why = "every folder has a conftest, and one run imports one of them: make a module of a name of its own"
     return find(r"^\s*(from|import) conftest\b", text, why)
@@ -352,6 +358,7 @@ HELD: list[tuple[Rule, Callable[[], list[str]]]] = [
         lambda: [path for path in tree("tests/**/*.py") if path != "tests/test_tidy.py"] + c_test_files(),
     ),
     (no_imports_from_conftest, lambda: tree("tests/**/*.py")),
+    (conditions_are_entered_by_their_lock, lambda: tree("rdmatensor/**/*.py")),
     (nothing_is_unfinished, lambda: c_files() + c_test_files() + python_files() + ["Makefile"]),
 ]
 
@@ -449,6 +456,7 @@ SAMPLES: list[tuple[Rule, str, str]] = [
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sl" + "eep(1)"),
     (no_sleeping, "tests/c/test_x.c", "    usl" + "eep(1000);"),
     (no_imports_from_conftest, "tests/python/test_x.py", "from conftest import FAKE"),
+    (conditions_are_entered_by_their_lock, "rdmatensor/x.py", "changed = threading.Condition(lock)\nwith changed:"),
     (nothing_is_unfinished, "csrc/rpc/carrier.c", "/* TO" + "DO: later */"),
 ]
 
@@ -480,6 +488,7 @@ FINE: list[tuple[Rule, str, str]] = [
     (python_layering, "rdmatensor/cli/__init__.py", "from . import devices\nfrom rdmatensor.cli import devices"),
     (no_sleeping, "tests/python/test_x.py", "    await asyncio.sleep(0)"),
     (no_imports_from_conftest, "tests/python/test_x.py", "from kinds import FAKE"),
+    (conditions_are_entered_by_their_lock, "rdmatensor/x.py", "changed = threading.Condition(lock)\nwith lock:"),
 ]
 
 

@@ -174,7 +174,7 @@ class Fabric:
         """The channel and the shared memory with a peer's device: the existing ones, or new ones."""
         key = bytes.fromhex(meeting.cards[peer]["device"])
         while True:
-            with _changed:
+            with _lock:
                 pair = self.pairs.get(key)
                 if pair is not None and pair.channel.state == "ready":
                     return pair
@@ -185,10 +185,10 @@ class Fabric:
             meeting.look(peer)
         try:
             pair = self._make_pair(meeting, peer, key)
-            with _changed:
+            with _lock:
                 self.pairs[key] = pair
         finally:
-            with _changed:
+            with _lock:
                 self.tying.discard(key)
                 _changed.notify_all()
         return pair
@@ -224,7 +224,7 @@ class Fabric:
     def _accept(self, meeting: Waiting, peer: int, key: bytes) -> Channel:
         probe = _Probe(meeting.cards[peer]["ticket"])
         while True:
-            with _changed:
+            with _lock:
                 channel = self.arrived.pop(key, None)
                 if channel is not None and channel.state == "ready":
                     return channel
@@ -246,7 +246,7 @@ class Fabric:
         except (DeadlineExceeded, ConnectError, PeerLost):
             pass  # none came, or it is gone already
         finally:
-            with _changed:
+            with _lock:
                 self.accepting = False
                 if channel is not None:
                     self.arrived[channel.peer_id] = channel
@@ -285,7 +285,7 @@ class Fabric:
         global _fabric
         if share is not None:
             share.team.leave()
-        with _changed:
+        with _lock:
             if share is not None:
                 self.shares.remove(share)
                 self.parked.append(share.team)

@@ -1,6 +1,8 @@
 /* fake_cuda_streams.c: the fake CUDA driver's streams: work is queued, and done when somebody waits for it, or as the engine says. */
 #include "fake_cuda_state.h"
 
+#include "base/clock.h"
+
 #include <assert.h>
 #include <sched.h>
 #include <stdlib.h>
@@ -15,6 +17,7 @@ FAKE_CUDA_API cuda_result cuStreamBeginCapture_v2(cuda_stream stream, int mode);
 FAKE_CUDA_API cuda_result cuStreamEndCapture(cuda_stream stream, void **graph_out);
 
 enum { RIPENING_YIELDS = 200 };
+static const int64_t RIPENING_NS = 1000000;
 
 static pthread_t ripening_thread;
 
@@ -121,7 +124,8 @@ static void *ripening_run(void *unused)
             continue;
         }
         pthread_mutex_unlock(&fake_cuda.lock);
-        for (int turn = 0; turn < RIPENING_YIELDS; turn++)
+        int64_t until = rt_clock_now_ns() + RIPENING_NS; /* beside busy processes, one yield takes milliseconds */
+        for (int turn = 0; turn < RIPENING_YIELDS && rt_clock_now_ns() < until; turn++)
             sched_yield();
         pthread_mutex_lock(&fake_cuda.lock);
         for (fake_stream *stream = fake_cuda.streams; stream != NULL; stream = stream->next)
