@@ -29,6 +29,25 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> FilesTogethe
     return FilesTogether(config, log)
 
 
+class Named:
+    """Names failures as they come: a run that is ended before its summary has then told them."""
+
+    def __init__(self, reporter: Any) -> None:
+        self._reporter = reporter
+
+    @pytest.hookimpl(trylast=True)
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        if report.failed:
+            self._reporter.write_line(f"\nfailed, as the summary will explain: {report.nodeid} ({report.when})")
+
+
+@pytest.hookimpl(trylast=True)  # the terminal's plugin is there
+def pytest_configure(config: pytest.Config) -> None:
+    reporter = config.pluginmanager.getplugin("terminalreporter")
+    if reporter is not None and not hasattr(config, "workerinput"):  # a worker's reports are shown by its controller
+        config.pluginmanager.register(Named(reporter))
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Counts the tests that a worker shows beside its own: those of tests/rxe that ran elsewhere."""
