@@ -414,16 +414,7 @@ static void a_device_without_windows_promises_none_and_keeps_no_room(void)
 
 #else
 
-static void skipped(void)
-{
-    CHECK_SKIP("built without infiniband/verbs.h: install libibverbs-dev");
-}
-
-#undef CHECK_TEST
-#define CHECK_TEST(function)                                                                                                     \
-    {                                                                                                                            \
-#function, skipped                                                                                                       \
-    }
+#include "without_verbs.h"
 
 #endif
 
